@@ -1,0 +1,353 @@
+"""The command line. Only the chosen command imports what it needs, so that `--help` answers at once.
+
+Exit codes: 0 done, 1 failed with one line that says what to do, 2 wrong usage, 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from . import __version__
+from .errors import Cancelled, DependencyError, Sam3dError
+from .progress import PROGRESS
+
+logger = logging.getLogger(__name__)
+
+DONE, FAILED, CANCELLED = 0, 1, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    for library in ("monai", "pooch", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    try:
+        return options.run(options)
+    except (Cancelled, KeyboardInterrupt) as error:
+        logger.warning("%s", error or "cancelled.")
+        return CANCELLED
+    except Sam3dError as error:
+        logger.error("%s", error)
+    except ImportError as error:
+        logger.error("%s", DependencyError(f"{error}; run `sam3dsegment doctor` to see what is missing."))
+    except MemoryError as error:
+        logger.error("out of memory (%s); close other programs, or use a smaller volume.", error)
+    except BrokenPipeError:
+        pass  # the reader of our output has gone
+    return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sam3dsegment", description="Segment volumes with a frozen SAM encoder and a light 3-D decoder."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    segment = _command(commands, "segment", _segment, "segment a volume, or every volume of a folder")
+    segment.add_argument(
+        "input", nargs="+", type=Path, metavar="INPUT", help="volume file, DICOM folder, or folder of volumes"
+    )
+    segment.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="file (.seg.nrrd, .nii.gz, ...), or folder for many volumes",
+    )
+    segment.add_argument("--model", default="hippocampus-mri", metavar="NAME|FILE", help="default: %(default)s")
+    _add_computing(segment)
+    segment.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default: %(default)s"
+    )
+    segment.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    segment.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
+
+    train = _command(commands, "train", _train, "train a decoder from labelled volumes")
+    train.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with imagesTr, labelsTr and, if there is one, dataset.json",
+    )
+    train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.sam3d")
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON; the options below override it")
+    train.add_argument("--cases", type=int, metavar="N", help="use only N training cases")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="M", help="time to train for")
+    length.add_argument("--epochs", type=int, metavar="E", help="passes over the training cases, instead of a time")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint of a stopped training")
+    train.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="sam_vit_b, sam_vit_l, sam_vit_h, compact_vit, or a model whose encoder to use",
+    )
+    train.add_argument("--seed", type=int, metavar="S")
+    _add_computing(train)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "compare predictions with references")
+    evaluate.add_argument("--predictions", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--labels", type=Path, required=True, metavar="DIR", help="references of the same names")
+    evaluate.add_argument(
+        "--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice; default: %(default)s"
+    )
+    evaluate.add_argument("--json", type=Path, metavar="FILE")
+    evaluate.add_argument("--csv", type=Path, metavar="FILE")
+
+    models = _group(commands, "models", "the models that are there")
+    _command(models, "list", _models_list, "names, modality and labels")
+    show = _command(models, "show", _models_show, "one model's card, as JSON")
+    show.add_argument("model", metavar="NAME|FILE")
+
+    weights = _group(commands, "weights", "SAM's own checkpoints")
+    for name, run, text in (
+        ("list", _weights_list, "which there are, and which of them are here"),
+        ("path", _weights_path, "where a checkpoint is, or has to be put"),
+        ("verify", _weights_verify, "check a checkpoint against its published hash"),
+        ("download", _weights_download, "get a checkpoint"),
+        ("clear", _weights_clear, "remove downloaded checkpoints"),
+    ):
+        command = _command(weights, name, run, text)
+        if name in ("path", "verify", "download"):
+            command.add_argument("encoder", nargs="?", default="sam_vit_b", help="default: %(default)s")
+        if name == "verify":
+            command.add_argument("--file", type=Path, help="a checkpoint elsewhere")
+
+    cache = _group(commands, "cache", "cached embeddings")
+    _command(cache, "info", _cache_info, "where they are and how much they take")
+    _command(cache, "clear", _cache_clear, "remove them")
+
+    _command(commands, "doctor", _doctor, "check this computer")
+    return parser
+
+
+def _group(commands: Any, name: str, text: str) -> Any:
+    return commands.add_parser(name, help=text, description=text).add_subparsers(metavar="COMMAND", required=True)
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sam-checkpoint", type=Path, metavar="FILE", help="SAM's weights, if not in `weights path`")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default: %(default)s")
+    parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
+
+
+class _Stop:
+    """Turns the first interrupt into a polite request, so that no file is left half-written."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from .batch import segment_files, write_json
+    from .devices import keep_freed_memory
+    from .inference import Segmenter
+    from .model_file import load_model
+
+    keep_freed_memory()
+    stop = _Stop()
+    progress = PROGRESS[options.progress]()
+    model = load_model(options.model)
+
+    def load() -> Segmenter:
+        return Segmenter.load(model, options.device, options.precision, options.sam_checkpoint)
+
+    try:
+        summary = segment_files(model, load, options.input, options.output, options.overwrite, progress, stop)
+    finally:
+        progress.close()
+    if len(summary.records) + len(summary.skipped) + len(summary.failed) > 1 or not summary.records:
+        logger.info("%s.", summary)
+    if options.report:
+        write_json(
+            options.report,
+            {"segmented": summary.records, "skipped": summary.skipped, "failed": summary.failed},
+        )
+    return FAILED if summary.failed else DONE
+
+
+def _train(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from .config import TrainingConfig, from_json
+    from .devices import keep_freed_memory
+    from .training.trainer import train
+
+    keep_freed_memory()
+    values = _read_json(options.config) if options.config else {}
+    config = from_json(TrainingConfig, values)
+    given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed")}
+    if given["minutes"] is not None:
+        given["epochs"] = 0
+    config = dataclasses.replace(config, **{key: value for key, value in given.items() if value is not None})
+    stop = _Stop()
+    progress = PROGRESS[options.progress]()
+    try:
+        model = train(
+            options.data,
+            options.output,
+            config,
+            options.cases,
+            options.sam_checkpoint,
+            options.device,
+            options.resume,
+            progress,
+            stop,
+        )
+    finally:
+        progress.close()
+    summary = model.card.training
+    dice = ", ".join(f"{name} {value:.4f}" for name, value in summary.dice.items())
+    logger.info("%s: Dice %s (%s, %d cases).", options.output, dice, summary.dice_note, summary.dice_cases)
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .batch import write_json
+    from .training.evaluation import as_csv, as_dicts, as_table, evaluate_folders
+
+    rows = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
+    _say(as_table(rows))
+    if options.json:
+        write_json(options.json, {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(rows)})
+    if options.csv:
+        options.csv.write_text(as_csv(rows), encoding="utf-8")
+    return DONE
+
+
+def _models_list(options: argparse.Namespace) -> int:
+    from .errors import ModelFileError
+    from .model_store import list_models, read_card
+
+    for path in list_models():
+        try:
+            card = read_card(path)
+        except ModelFileError as error:
+            logger.warning("%s", error)
+            continue
+        _say(f"{path.stem:<24} {card.modality:<8} {', '.join(label.name for label in card.labels)}")
+    return DONE
+
+
+def _models_show(options: argparse.Namespace) -> int:
+    import json
+
+    from .config import to_json
+    from .model_store import find_model, read_card
+
+    path = find_model(options.model)
+    _say(json.dumps({"file": str(path), **to_json(read_card(path))}, indent=2))
+    return DONE
+
+
+def _weights_list(options: argparse.Namespace) -> int:
+    from .weights import CHECKPOINTS
+
+    for name, checkpoint in CHECKPOINTS.items():
+        here = "here" if checkpoint.path.is_file() else "not here"
+        _say(f"{name:<12} {checkpoint.megabytes:>5} MB  {here:<9} {checkpoint.url}")
+    return DONE
+
+
+def _weights_path(options: argparse.Namespace) -> int:
+    from .weights import published
+
+    _say(str(published(options.encoder).path))
+    return DONE
+
+
+def _weights_verify(options: argparse.Namespace) -> int:
+    from .weights import published, verify
+
+    checkpoint = published(options.encoder)
+    path = options.file or checkpoint.path
+    verify(checkpoint, path)
+    _say(f"{path} is the published {checkpoint.file_name}.")
+    return DONE
+
+
+def _weights_download(options: argparse.Namespace) -> int:
+    from .weights import download, published
+
+    _say(str(download(published(options.encoder))))
+    return DONE
+
+
+def _weights_clear(options: argparse.Namespace) -> int:
+    from .weights import CHECKPOINTS
+
+    for checkpoint in CHECKPOINTS.values():
+        if checkpoint.path.is_file():
+            checkpoint.path.unlink()
+            _say(f"removed {checkpoint.path}")
+    return DONE
+
+
+def _cache_info(options: argparse.Namespace) -> int:
+    from .cache import cache_info
+
+    info = cache_info()
+    _say(f"{info.files} files, {info.bytes / 2**20:.1f} MB in {info.folder}")
+    return DONE
+
+
+def _cache_clear(options: argparse.Namespace) -> int:
+    from .cache import clear_cache
+
+    info = clear_cache()
+    _say(f"removed {info.files} files, {info.bytes / 2**20:.1f} MB from {info.folder}")
+    return DONE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    findings, problems = examine()
+    for name, finding in findings:
+        _say(f"{name:<18} {finding}")
+    for problem in problems:
+        logger.error("%s", problem)
+    return FAILED if problems else DONE
+
+
+def _read_json(path: Path) -> Any:
+    import json
+
+    from .errors import InputError
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}; check the path.") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is not valid JSON: {error}.") from error

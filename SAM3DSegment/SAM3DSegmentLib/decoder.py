@@ -1,0 +1,114 @@
+"""The light residual 3-D decoder: four layers, each doubling the in-plane size of a stacked slice embedding.
+
+Source of the formulas: docs/loss_and_decoder.md; the paper behind them is Bui et al., "SAM3D: Segment Anything Model
+in Volumetric Medical Images", ISBI 2024, arXiv:2309.03493. The paper's public code projects with 1x1x1, upsamples with
+"nearest" and has three heads; `DecoderConfig` names these differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import DecoderConfig
+from .errors import InputError
+
+NEGATIVE_SLOPE = 0.01  # of every LeakyReLU
+
+
+class ResDualConv3d(nn.Module):
+    """Residual dual convolution on (N, C, D, H, W).
+
+    With phi(g) = IN(W2 * LeakyReLU(IN(W1 * g))):
+
+    - shortcut "projection": y = LeakyReLU(phi(g) + IN(W0 * g)), the body of a decoder layer;
+    - shortcut "identity":   y = g + phi(g), whose gradient is I + dphi/dg, so that it cannot vanish.
+
+    W1 and W2 are 3x3x3; W0 is `projection_kernel` cubed, 3 by default. Convolutions have no bias, because the
+    instance norm (IN) that follows would remove it.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, shortcut: str = "projection", projection_kernel: int = 3
+    ) -> None:
+        super().__init__()
+        if shortcut not in ("projection", "identity"):
+            raise InputError(f"shortcut {shortcut!r} is unknown; use 'projection' or 'identity'.")
+        if shortcut == "identity" and in_channels != out_channels:
+            raise InputError(
+                f"an identity shortcut cannot turn {in_channels} channels into {out_channels}; use 'projection'."
+            )
+        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm1 = nn.InstanceNorm3d(out_channels, affine=True)
+        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.InstanceNorm3d(out_channels, affine=True)
+        self.projection: nn.Module | None = None
+        if shortcut == "projection":
+            self.projection = nn.Sequential(
+                nn.Conv3d(in_channels, out_channels, projection_kernel, padding=projection_kernel // 2, bias=False),
+                nn.InstanceNorm3d(out_channels, affine=True),
+            )
+
+    def forward(self, g: Tensor) -> Tensor:
+        phi = self.norm2(self.conv2(F.leaky_relu(self.norm1(self.conv1(g)), NEGATIVE_SLOPE)))
+        if self.projection is None:
+            return g + phi
+        return F.leaky_relu(phi + self.projection(g), NEGATIVE_SLOPE)
+
+
+class Sam3dDecoder(nn.Module):
+    """Stacked slice embeddings to class logits.
+
+    forward: (N, channels[0], D, h, w) -> list of logits (N, num_classes, D, h * 2^l, w * 2^l) for the levels l = 1..4,
+    coarse to fine; the last has SAM's patch size of 16 undone. D is never resampled. With fewer `heads` only the
+    finest levels are given. Compute and memory are O(D H W).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: Sequence[int] = (256, 128, 64, 32, 16),
+        projection_kernel: int = 3,
+        upsampling: str = "trilinear",
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.config = DecoderConfig(num_classes, tuple(channels), projection_kernel, upsampling, heads)
+        self.layers = nn.ModuleList(
+            ResDualConv3d(before, after, projection_kernel=projection_kernel)
+            for before, after in zip(self.config.channels, self.config.channels[1:])
+        )
+        self.heads = nn.ModuleList(nn.Conv3d(c, num_classes, 1) for c in self.config.channels[-heads:])
+        # oneDNN's and cuDNN's kernels for few channels are up to twice as fast in this layout.
+        self.to(memory_format=torch.channels_last_3d)
+
+    @classmethod
+    def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:
+        return cls(config.num_classes, config.channels, config.projection_kernel, config.upsampling, config.heads)
+
+    def forward(self, embeddings: Tensor) -> list[Tensor]:
+        if embeddings.ndim != 5 or embeddings.shape[1] != self.config.channels[0]:
+            raise InputError(
+                f"embeddings of shape {tuple(embeddings.shape)} do not fit; "
+                f"the decoder takes (N, {self.config.channels[0]}, D, h, w)."
+            )
+        g = embeddings.contiguous(memory_format=torch.channels_last_3d)
+        logits = []
+        last, first_head = len(self.layers) - 1, len(self.layers) - len(self.heads)
+        for level, layer in enumerate(self.layers):
+            g = layer(g)
+            if level >= first_head:
+                # A head mixes channels only and U2's weights sum to 1, so head(U2(g)) = U2(head(g)): the widest
+                # feature map, at the output's own size, need not be made.
+                logits.append(self._upsample(self.heads[level - first_head](g)))
+            if level < last:
+                g = self._upsample(g)
+        return logits
+
+    def _upsample(self, g: Tensor) -> Tensor:
+        """Double H and W and leave D alone; with D's factor at 1, trilinear is bilinear in each slice."""
+        corners = False if self.config.upsampling == "trilinear" else None
+        return F.interpolate(g, scale_factor=(1, 2, 2), mode=self.config.upsampling, align_corners=corners)

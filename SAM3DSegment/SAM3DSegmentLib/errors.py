@@ -1,0 +1,29 @@
+"""The errors that a user can cause or mend. Each message quotes the bad value and says what to do."""
+
+
+class Sam3dError(Exception):
+    """Base class: the command line prints the message as one line and exits with 1."""
+
+
+class InputError(Sam3dError):
+    """A file, folder, array or option given by the user cannot be used."""
+
+
+class GeometryError(Sam3dError):
+    """A volume's axes, spacing or direction cannot be used."""
+
+
+class WeightsError(Sam3dError):
+    """An encoder checkpoint is missing, damaged, or not the one that a model was trained with."""
+
+
+class ModelFileError(Sam3dError):
+    """A `.sam3d` model file is missing, damaged, or of another format."""
+
+
+class DependencyError(Sam3dError):
+    """A Python package that this step needs is not installed."""
+
+
+class Cancelled(Sam3dError):
+    """The user cancelled; nothing was written."""

@@ -1,0 +1,141 @@
+"""The only place that reorders, flips, resizes or pads axes; each operation stands beside its inverse.
+
+Words for axes: `ijk` for matrices in Slicer's sense (`ijk_to_ras`, 4x4, mm, RAS), `kji` for numpy arrays as
+SimpleITK and `slicer.util.arrayFromVolume` give them, `dhw` once the slicing axis has been moved first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import SlicingRule
+from .errors import GeometryError
+
+# World direction (index of R, A or S; sign) in which each of the axes d, h, w runs. Rows and columns follow the
+# display convention of radiology: anterior or superior at the top, the patient's right on the viewer's left.
+_PLANE_DIRECTIONS: dict[str, tuple[tuple[int, int], ...]] = {
+    "axial": ((2, +1), (1, -1), (0, -1)),  # slices upwards, rows to posterior, columns to the left side
+    "coronal": ((1, +1), (2, -1), (0, -1)),  # slices forwards, rows to inferior, columns to the left side
+    "sagittal": ((0, -1), (2, -1), (1, -1)),  # slices to the left side, rows to inferior, columns to posterior
+}
+_PLANE_OF_WORLD_AXIS = {0: "sagittal", 1: "coronal", 2: "axial"}
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How a kji array becomes a dhw array, seen by every model the same way up.
+
+    kji_axes: which kji axis becomes d, h and w; flips: whether that axis runs backwards; spacing_mm: of d, h and w.
+    """
+
+    plane: str
+    kji_axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    spacing_mm: tuple[float, float, float]
+
+    def to_dhw(self, array_kji: np.ndarray) -> np.ndarray:
+        """(K, J, I) -> (D, H, W), contiguous: what follows is then the same to the bit for every storage order."""
+        return np.ascontiguousarray(array_kji.transpose(self.kji_axes)[self._reversal()])
+
+    def to_kji(self, array_dhw: np.ndarray) -> np.ndarray:
+        """(D, H, W) -> (K, J, I), the exact inverse of `to_dhw`."""
+        return np.ascontiguousarray(array_dhw[self._reversal()].transpose(np.argsort(self.kji_axes)))
+
+    def _reversal(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)
+
+    @property
+    def left_right_axis(self) -> int:
+        """Index in dhw of the axis that runs between the patient's sides."""
+        return [world for world, _ in _PLANE_DIRECTIONS[self.plane]].index(0)
+
+
+def spacing_and_directions(ijk_to_ras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ijk_to_ras (4, 4) -> spacing (3,) in mm and unit direction columns (3, 3) of the axes i, j, k.
+
+    Raises GeometryError if the matrix is not finite or its axes do not span space.
+    """
+    matrix = np.asarray(ijk_to_ras, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise GeometryError(f"ijk_to_ras {matrix.tolist()} is not a finite 4x4 matrix; repair the image's header.")
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    if (spacing <= 0).any() or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-3:
+        raise GeometryError(f"the axes {matrix[:3, :3].tolist()} do not span space; repair the image's header.")
+    return spacing, matrix[:3, :3] / spacing
+
+
+def plan_slicing(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
+    """The slicing of a volume with this matrix under `rule`; any permuted, flipped, oblique or left-handed axes.
+
+    An oblique axis counts as the world axis that it is nearest to, such that all three are taken.
+    """
+    spacing_ijk, directions = spacing_and_directions(ijk_to_ras)
+    closeness = np.abs(directions).round(6)
+    world_of_ijk = max(
+        itertools.permutations(range(3)), key=lambda p: sum(closeness[p[axis], axis] for axis in (0, 1, 2))
+    )
+    ijk_of_world = [world_of_ijk.index(world) for world in (0, 1, 2)]
+    ascending = np.sort(spacing_ijk)
+    plane = rule.plane
+    if ascending[2] >= rule.anisotropy * ascending[1]:
+        plane = _PLANE_OF_WORLD_AXIS[world_of_ijk[int(spacing_ijk.argmax())]]
+    axes, flips, spacing = [], [], []
+    for world, sign in _PLANE_DIRECTIONS[plane]:
+        ijk_axis = ijk_of_world[world]
+        axes.append(2 - ijk_axis)
+        flips.append(bool(directions[world, ijk_axis] * sign < 0))
+        # Rounded because file formats store a spacing to different precision and sizes are derived from it.
+        spacing.append(float(round(spacing_ijk[ijk_axis], 4)))
+    return Slicing(plane, tuple(axes), tuple(flips), tuple(spacing))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class SquareFit:
+    """Slices of height x width pixels on a square of `size` pixels: resized to `inner`, then padded to be centred.
+
+    The longer side in mm fills the square and the aspect is kept in mm, so that anatomy keeps its shape.
+    """
+
+    height: int
+    width: int
+    size: int
+    inner: tuple[int, int]
+
+    @classmethod
+    def plan(cls, height: int, width: int, spacing_hw_mm: tuple[float, float], size: int) -> SquareFit:
+        extents = (height * spacing_hw_mm[0], width * spacing_hw_mm[1])
+        inner = [max(1, round(size * extent / max(extents))) for extent in extents]
+        return cls(height, width, size, (inner[0], inner[1]))
+
+    @property
+    def _offsets(self) -> tuple[int, int]:
+        return (self.size - self.inner[0]) // 2, (self.size - self.inner[1]) // 2
+
+    def resize(self, slices: Tensor) -> Tensor:
+        """(B, C, height, width) float -> (B, C, *inner); averaging where pixels become larger."""
+        shrinks = self.inner[0] < self.height or self.inner[1] < self.width
+        return F.interpolate(slices, self.inner, mode="bilinear", align_corners=False, antialias=shrinks)
+
+    def resize_labels(self, labels: Tensor) -> Tensor:
+        """(B, height, width) integers -> (B, *inner), each pixel taking the nearest label."""
+        return F.interpolate(labels[:, None].float(), self.inner, mode="nearest-exact")[:, 0].to(labels.dtype)
+
+    def unresize(self, inner: Tensor) -> Tensor:
+        """(B, C, *inner) -> (B, C, height, width): back on the pixel centres of the original slices."""
+        return F.interpolate(inner, (self.height, self.width), mode="bilinear", align_corners=False)
+
+    def pad(self, inner: Tensor) -> Tensor:
+        """(..., *inner) -> (..., size, size), with zeros around."""
+        top, left = self._offsets
+        bottom, right = self.size - self.inner[0] - top, self.size - self.inner[1] - left
+        return F.pad(inner, (left, right, top, bottom))
+
+    def unpad(self, square: Tensor) -> Tensor:
+        """(..., size, size) -> (..., *inner), the exact inverse of `pad`."""
+        top, left = self._offsets
+        return square[..., top : top + self.inner[0], left : left + self.inner[1]]

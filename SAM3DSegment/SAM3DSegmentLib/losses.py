@@ -1,0 +1,89 @@
+"""Cross-entropy plus soft Dice at every decoder level (formulas and their source: docs/loss_and_decoder.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import InputError
+
+SMOOTHING = 1e-6  # keeps 0/0 of an absent class finite; far below any real squared norm
+
+
+class DiceLoss(nn.Module):
+    """1 - SoftDice, SoftDice = 2 <Y, P> / (|Y|^2 + |P|^2), P = softmax(logits), Y one-hot; mean over the batch.
+
+    per_class=False takes the ratio once per sample, over all classes and voxels; per_class=True averages the ratio of
+    each class, so that a small structure counts as much as the background.
+    """
+
+    def __init__(self, per_class: bool = True) -> None:
+        super().__init__()
+        self.per_class = per_class
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 -> scalar."""
+        probabilities = logits.softmax(dim=1)
+        one_hot = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+        axes = (2, 3, 4) if self.per_class else (1, 2, 3, 4)
+        overlap = (one_hot * probabilities).sum(axes)
+        squares = one_hot.square().sum(axes) + probabilities.square().sum(axes)
+        return 1 - ((2 * overlap + SMOOTHING) / (squares + SMOOTHING)).mean()
+
+
+class DiceCrossEntropyLoss(nn.Module):
+    """L = CE + (1 - SoftDice); CE is the mean over voxels."""
+
+    def __init__(self, per_class: bool = True) -> None:
+        super().__init__()
+        self.dice = DiceLoss(per_class)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 -> scalar."""
+        return F.cross_entropy(logits, labels) + self.dice(logits, labels)
+
+
+class DeepSupervisionLoss(nn.Module):
+    """Sum over the levels of alpha_l L_l, each level weighing twice the coarser one; the weights add up to 1.
+
+    For four levels (alpha_4, alpha_3, alpha_2, alpha_1) = (8, 4, 2, 1) / 15, level 4 being the finest. Labels are
+    brought to a level's in-plane size by taking the voxel nearest to each cell's centre.
+    """
+
+    def __init__(self, per_class: bool = True) -> None:
+        super().__init__()
+        self.loss = DiceCrossEntropyLoss(per_class)
+
+    @staticmethod
+    def weights(levels: int) -> list[float]:
+        """Coarse to fine: for four levels [1/15, 2/15, 4/15, 8/15]."""
+        return [2**level / (2**levels - 1) for level in range(levels)]
+
+    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+        """logits: one (N, C, D, H, W) tensor, or a list of them coarse to fine; labels (N, D, H, W) int64."""
+        levels = [logits] if isinstance(logits, Tensor) else list(logits)
+        if not levels:
+            raise InputError("the list of logits is empty; give at least the finest level.")
+        if levels[-1].shape[2] != labels.shape[1]:
+            raise InputError(f"logits {tuple(levels[-1].shape)} and labels {tuple(labels.shape)} differ in depth.")
+        terms = [
+            weight * self.loss(level, _resize_labels(labels, level.shape[-2], level.shape[-1]))
+            for weight, level in zip(self.weights(len(levels)), levels)
+        ]
+        return torch.stack(terms).sum()
+
+
+def _resize_labels(labels: Tensor, height: int, width: int) -> Tensor:
+    if labels.shape[-2:] == (height, width):
+        return labels
+    rows = _nearest(labels.shape[-2], height, labels.device)
+    columns = _nearest(labels.shape[-1], width, labels.device)
+    return labels[..., rows[:, None], columns]
+
+
+def _nearest(size: int, new_size: int, device: torch.device) -> Tensor:
+    centres = (torch.arange(new_size, device=device) + 0.5) * (size / new_size)
+    return centres.long().clamp(max=size - 1)

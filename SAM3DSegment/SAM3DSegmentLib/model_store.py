@@ -1,0 +1,90 @@
+"""Where model files live, and their cards. Nothing here imports torch, so that listing models is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from .config import ModelCard, from_json
+from .errors import InputError, ModelFileError
+
+SUFFIX = ".sam3d"
+FORMAT_VERSION = 1
+METADATA_KEY = "sam3dsegment"
+
+
+def bundled_folder() -> Path:
+    """Resources/Models: beside the package in a checkout and in Slicer, inside it when installed by pip."""
+    inside = Path(__file__).parent / "Resources" / "Models"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "Resources" / "Models"
+
+
+def user_folder() -> Path:
+    """The user's own models; SAM3DSEGMENT_MODELS moves it, for instance to a folder that a group shares."""
+    moved = os.environ.get("SAM3DSEGMENT_MODELS")
+    return Path(moved) if moved else Path(platformdirs.user_data_dir("SAM3DSegment", appauthor=False)) / "models"
+
+
+def list_models() -> list[Path]:
+    """Model files, the bundled ones first; a user's model hides no bundled one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in (bundled_folder(), user_folder()):
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            found.setdefault(path.stem, path)
+    return list(found.values())
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The file of a model given by name or by path; InputError lists what there is."""
+    path = Path(name_or_path)
+    if path.suffix == SUFFIX or path.is_file():
+        if not path.is_file():
+            raise InputError(
+                f"model file {str(path)!r} does not exist; give a {SUFFIX} file or a name of `models list`."
+            )
+        return path
+    models = {model.stem: model for model in list_models()}
+    if str(name_or_path) not in models:
+        raise InputError(f"model {str(name_or_path)!r} is unknown; there are {', '.join(models) or 'none'}.")
+    return models[str(name_or_path)]
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a model file, without reading its tensors. Raises ModelFileError."""
+    return card_from_metadata(_read_metadata(path), path)
+
+
+def card_from_metadata(metadata: dict[str, str] | None, path: Path) -> ModelCard:
+    if not metadata or METADATA_KEY not in metadata:
+        raise ModelFileError(f"{str(path)!r} is no SAM3DSegment model; make one with `sam3dsegment train`.")
+    try:
+        header: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        version = header.pop("format_version")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelFileError(f"the header of {str(path)!r} is damaged; copy the file again.") from error
+    if version != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{str(path)!r} has format version {version}, this program reads {FORMAT_VERSION}; update SAM3DSegment."
+        )
+    try:
+        return from_json(ModelCard, header)
+    except InputError as error:
+        raise ModelFileError(f"the header of {str(path)!r} cannot be used: {error}") from error
+
+
+def _read_metadata(path: Path) -> dict[str, str] | None:
+    """Metadata of a safetensors file: 8 bytes of header length, little-endian, then the header as JSON."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length < min(path.stat().st_size, 100_000_000):
+                raise ValueError("impossible header length")
+            return json.loads(file.read(length)).get("__metadata__")
+    except OSError as error:
+        raise ModelFileError(f"model file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (ValueError, AttributeError) as error:
+        raise ModelFileError(f"{str(path)!r} is no model file, or it is damaged; copy it again.") from error

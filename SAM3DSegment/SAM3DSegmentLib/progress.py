@@ -1,0 +1,61 @@
+"""How a command tells what it is doing: a bar for people, JSON lines for programs, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, TextIO
+
+
+class NoProgress:
+    """Says nothing. Also the interface: call it with (stage, done, total), and close it at the end."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class JsonProgress(NoProgress):
+    """One JSON object a line: {"stage": ..., "done": n, "total": m, "eta_s": seconds or null}."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._stage = ""
+        self._began = 0.0
+        self._offset = 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._began, self._offset = stage, now, done
+        advanced = done - self._offset
+        eta = round((now - self._began) / advanced * (total - done), 1) if advanced > 0 else None
+        line = {"stage": stage, "done": done, "total": total, "eta_s": eta}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+
+class BarProgress(NoProgress):
+    """A bar on standard error, with the time to go."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc != f"{stage}: " or self._bar.total != total or done < self._bar.n:
+            self.close()
+            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+PROGRESS = {"bar": BarProgress, "json": JsonProgress, "none": NoProgress}

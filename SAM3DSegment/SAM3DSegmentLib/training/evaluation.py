@@ -1,0 +1,114 @@
+"""Compare a folder of predictions with a folder of references, case by case and label by label."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..geometry import spacing_and_directions
+from ..volume_io import list_volumes, read_volume, volume_name
+from .metrics import LabelMetrics, compare_label
+
+logger = logging.getLogger(__name__)
+
+GRID_TOLERANCE_MM = 1e-2
+METRICS = tuple(field.name for field in dataclasses.fields(LabelMetrics))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One label of one case, or of the mean over cases (case "mean")."""
+
+    case: str
+    label: int
+    metrics: LabelMetrics
+
+
+def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0) -> list[Row]:
+    """Rows of all cases that both folders hold, by name; then, per label, the mean over cases (NaN left out).
+
+    Raises InputError if a folder is missing, no names agree, or two label maps lie on different grids.
+    """
+    for folder in (predictions, labels):
+        if not folder.is_dir():
+            raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
+    references = {volume_name(path): path for path in list_volumes(labels)}
+    predicted = {volume_name(path): path for path in list_volumes(predictions)}
+    names = sorted(set(references) & set(predicted))
+    if not names:
+        raise InputError(
+            f"no file of {str(predictions)!r} is named as one in {str(labels)!r}; names must agree up to the ending."
+        )
+    if missing := sorted(set(references) - set(predicted)):
+        logger.warning("%d references have no prediction: %s", len(missing), ", ".join(missing[:5]))
+    rows = [row for name in names for row in _evaluate_case(name, predicted[name], references[name], tolerance_mm)]
+    return rows + [_mean([row for row in rows if row.label == value]) for value in sorted({row.label for row in rows})]
+
+
+def _evaluate_case(name: str, prediction: Path, reference: Path, tolerance_mm: float) -> list[Row]:
+    ours, theirs = read_volume(prediction), read_volume(reference)
+    if ours.array_kji.shape != theirs.array_kji.shape or not np.allclose(
+        ours.ijk_to_ras, theirs.ijk_to_ras, atol=GRID_TOLERANCE_MM
+    ):
+        raise InputError(f"{str(prediction)!r} is not on the grid of {str(reference)!r}; resample it first.")
+    i, j, k = spacing_and_directions(theirs.ijk_to_ras)[0]
+    values = sorted((set(np.unique(ours.array_kji).tolist()) | set(np.unique(theirs.array_kji).tolist())) - {0})
+    return [
+        Row(
+            name,
+            int(value),
+            compare_label(
+                ours.array_kji == value, theirs.array_kji == value, (float(k), float(j), float(i)), tolerance_mm
+            ),
+        )
+        for value in values
+    ]
+
+
+def _mean(rows: list[Row]) -> Row:
+    def average(metric: str) -> float:
+        values = [getattr(row.metrics, metric) for row in rows]
+        finite = [value for value in values if np.isfinite(value)]
+        return float(np.mean(finite)) if finite else float("nan")
+
+    return Row("mean", rows[0].label, LabelMetrics(**{metric: average(metric) for metric in METRICS}))
+
+
+def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
+    """For JSON, where an undefined metric is null."""
+    return [
+        {
+            "case": row.case,
+            "label": row.label,
+            **{m: value if np.isfinite(value := getattr(row.metrics, m)) else None for m in METRICS},
+        }
+        for row in rows
+    ]
+
+
+def as_csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["case", "label", *METRICS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_dicts(rows))
+    return text.getvalue()
+
+
+def as_table(rows: list[Row]) -> str:
+    """For people, in columns."""
+    lines = [f"{'case':<24} {'label':>5} {'Dice':>7} {'HD95 mm':>8} {'surface':>8} {'mL':>9} {'ref. mL':>9}"]
+    for row in rows:
+        m = row.metrics
+        lines.append(
+            f"{row.case:<24} {row.label:>5} {m.dice:>7.4f} {m.hd95_mm:>8.2f} {m.surface_dice:>8.4f} "
+            f"{m.volume_ml:>9.3f} {m.reference_ml:>9.3f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,183 @@
+"""Volumes from files and DICOM folders, segmentations to files; all image formats through SimpleITK."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from .config import Label, Terminology
+from .errors import InputError
+
+logger = logging.getLogger(__name__)
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+OUTPUT_SUFFIXES = (".seg.nrrd", ".nii", ".nii.gz", ".nrrd", ".mha")
+SEGMENTATION_SUFFIX = ".seg.nrrd"
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world is LPS, Slicer's is RAS
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels (K, J, I) of the file's own type, ijk_to_ras (4, 4) in mm, and the ITK image that holds the geometry."""
+
+    array_kji: np.ndarray
+    ijk_to_ras: np.ndarray
+    image: sitk.Image
+    path: Path
+
+
+def is_volume_file(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUME_SUFFIXES)
+
+
+def volume_name(path: Path) -> str:
+    """File name without its ending: "a/case.nii.gz" -> "case"; a DICOM folder's own name."""
+    lower = path.name.lower()
+    for suffix in sorted((*VOLUME_SUFFIXES, *OUTPUT_SUFFIXES), key=len, reverse=True):
+        if lower.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def list_volumes(folder: Path) -> list[Path]:
+    """Volume files directly in `folder`, by name; none for a DICOM folder."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and is_volume_file(p) and not p.name.startswith("."))
+
+
+def read_volume(path: str | Path) -> Volume:
+    """A volume file or the one DICOM series of a folder. Raises InputError with one line that says what to do."""
+    path = Path(path)
+    if path.is_dir():
+        image = _read_dicom(path)
+    elif not path.is_file():
+        raise InputError(f"{str(path)!r} does not exist; check the path.")
+    elif not is_volume_file(path):
+        raise InputError(f"{str(path)!r} is of no known format; use {', '.join(VOLUME_SUFFIXES)} or a DICOM folder.")
+    else:
+        image = _read_image([str(path)], path)
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[..., 0]
+    if image.GetDimension() != 3:
+        raise InputError(
+            f"{str(path)!r} has {image.GetDimension()} dimensions, size {image.GetSize()}; "
+            "give a 3-D volume (of a 4-D one, extract a frame)."
+        )
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(
+            f"{str(path)!r} has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors); "
+            "give a scalar volume."
+        )
+    # A copy: ITK's view would dangle once the image is gone.
+    return Volume(sitk.GetArrayFromImage(image), ijk_to_ras_of(image), image, path)
+
+
+def ijk_to_ras_of(image: sitk.Image) -> np.ndarray:
+    """The 4x4 matrix from voxel indices to RAS in mm of a 3-D ITK image."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    return _RAS_FROM_LPS @ matrix
+
+
+def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, labels: tuple[Label, ...]) -> None:
+    """Write a label map on the source's grid: a Slicer segmentation for `.seg.nrrd`, else a plain image.
+
+    The file appears whole or not at all. Raises InputError if it cannot be written.
+    """
+    path = Path(path)
+    check_output(path)
+    image = sitk.GetImageFromArray(labels_kji)
+    image.CopyInformation(source.image)
+    if path.name.lower().endswith(SEGMENTATION_SUFFIX):
+        for key, value in _segmentation_metadata(labels_kji, labels).items():
+            image.SetMetaData(key, value)
+    with _whole_or_nothing(path) as partial:
+        sitk.WriteImage(image, str(partial), useCompression=True)
+
+
+def check_output(path: Path) -> None:
+    """Raises InputError unless a label map can be written at `path`."""
+    if not path.name.lower().endswith(OUTPUT_SUFFIXES):
+        raise InputError(f"output {str(path)!r} has an unknown ending; use {', '.join(OUTPUT_SUFFIXES)}.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"folder {str(path.parent)!r} does not exist; make it first.")
+
+
+@contextmanager
+def _whole_or_nothing(path: Path) -> Iterator[Path]:
+    """A temporary path of the same ending beside `path`, renamed to it if all goes well."""
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{str(path)!r} cannot be written ({_reason(error)}); check space and rights.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_image(files: list[str], path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(files if len(files) > 1 else files[0])
+    except RuntimeError as error:
+        raise InputError(f"{str(path)!r} cannot be read ({_reason(error)}); check that it is a whole image.") from error
+
+
+def _read_dicom(folder: Path) -> sitk.Image:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise InputError(f"folder {str(folder)!r} holds no volume file and no DICOM series; check the path.")
+    if len(series) > 1:
+        raise InputError(
+            f"folder {str(folder)!r} holds {len(series)} DICOM series; give each its own folder ({', '.join(series)})."
+        )
+    files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return _read_image(files, folder)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an ITK message, which names the cause; the lines before name source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+def _segmentation_metadata(labels_kji: np.ndarray, labels: tuple[Label, ...]) -> dict[str, str]:
+    """The header fields by which Slicer reads a label map as a segmentation.
+
+    Source: Slicer's vtkMRMLSegmentationStorageNode, and its documentation of the `.seg.nrrd` format.
+    """
+    metadata = {
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    depth, height, width = labels_kji.shape
+    for index, label in enumerate(labels):
+        prefix = f"Segment{index}_"
+        metadata[prefix + "ID"] = f"Segment_{label.value}"
+        metadata[prefix + "Name"] = label.name
+        metadata[prefix + "NameAutoGenerated"] = "0"
+        metadata[prefix + "Color"] = " ".join(f"{c / 255:.6g}" for c in label.color)
+        metadata[prefix + "ColorAutoGenerated"] = "0"
+        metadata[prefix + "LabelValue"] = str(label.value)
+        metadata[prefix + "Layer"] = "0"
+        metadata[prefix + "Extent"] = f"0 {width - 1} 0 {height - 1} 0 {depth - 1}"
+        metadata[prefix + "Tags"] = f"TerminologyEntry:{terminology_entry(label)}|"
+    return metadata
+
+
+def terminology_entry(label: Label) -> str:
+    """A label's codes in the serialised form of Slicer's Terminologies module."""
+
+    def triple(concept: Terminology | None) -> str:
+        return f"{concept.scheme}^{concept.code}^{concept.meaning}" if concept else "^^"
+
+    codes = "~".join((triple(label.category), triple(label.type), triple(label.modifier)))
+    return f"Segmentation category and type - DICOM master list~{codes}~Anatomic codes - DICOM master list~^^~^^"

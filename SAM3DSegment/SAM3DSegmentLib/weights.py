@@ -1,0 +1,129 @@
+"""SAM's own checkpoints: where they are kept, where they come from, whether they are whole.
+
+Nothing here imports torch. The files are published by Meta AI under Apache-2.0
+(https://github.com/facebookresearch/segment-anything#model-checkpoints).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from .errors import InputError, WeightsError
+
+logger = logging.getLogger(__name__)
+
+_SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint. `megabytes` is what to expect of a download."""
+
+    encoder: str
+    file_name: str
+    sha256: str
+    megabytes: int
+
+    @property
+    def url(self) -> str:
+        """Where to download it; SAM3DSEGMENT_WEIGHTS_URL names a mirror with the same file names."""
+        return os.environ.get("SAM3DSEGMENT_WEIGHTS_URL", _SOURCE).rstrip("/") + "/" + self.file_name
+
+    @property
+    def path(self) -> Path:
+        return weights_folder() / self.file_name
+
+
+CHECKPOINTS = {
+    checkpoint.encoder: checkpoint
+    for checkpoint in (
+        Checkpoint(
+            "sam_vit_b",
+            "sam_vit_b_01ec64.pth",
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            375,
+        ),
+        Checkpoint(
+            "sam_vit_l",
+            "sam_vit_l_0b3195.pth",
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            1250,
+        ),
+        Checkpoint(
+            "sam_vit_h",
+            "sam_vit_h_4b8939.pth",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            2560,
+        ),
+    )
+}
+
+
+def weights_folder() -> Path:
+    """The user's folder of checkpoints; SAM3DSEGMENT_WEIGHTS moves it, for instance to one that a group shares."""
+    moved = os.environ.get("SAM3DSEGMENT_WEIGHTS")
+    return Path(moved) if moved else Path(platformdirs.user_data_dir("SAM3DSegment", appauthor=False)) / "weights"
+
+
+def published(encoder: str) -> Checkpoint:
+    if encoder not in CHECKPOINTS:
+        raise InputError(f"encoder {encoder!r} has no published checkpoint; use one of {', '.join(CHECKPOINTS)}.")
+    return CHECKPOINTS[encoder]
+
+
+def resolve_checkpoint(encoder: str, given: str | Path | None) -> Path:
+    """The checkpoint that the user gave, else the one in the weights folder, else WeightsError saying how to get it."""
+    if given is not None:
+        return Path(given)
+    checkpoint = published(encoder)
+    if not checkpoint.path.is_file():
+        raise WeightsError(
+            f"SAM's weights for {encoder!r} are not at {str(checkpoint.path)!r}; run `sam3dsegment weights download "
+            f"{encoder}` ({checkpoint.megabytes} MB) or give --sam-checkpoint FILE."
+        )
+    return checkpoint.path
+
+
+def verify(checkpoint: Checkpoint, path: Path) -> None:
+    """Raises WeightsError unless `path` is the published file to the byte."""
+    if not path.is_file():
+        raise WeightsError(
+            f"{str(path)!r} does not exist; run `sam3dsegment weights download {checkpoint.encoder}` "
+            f"or copy {checkpoint.file_name} there."
+        )
+    found = file_sha256(path)
+    if found != checkpoint.sha256:
+        raise WeightsError(
+            f"{str(path)!r} has SHA-256 {found}, not {checkpoint.sha256} as published; remove it and download it again."
+        )
+
+
+def download(checkpoint: Checkpoint) -> Path:
+    """Fetch a checkpoint into the weights folder, verified; it appears there whole or not at all."""
+    import pooch
+
+    try:
+        pooch.retrieve(
+            checkpoint.url, f"sha256:{checkpoint.sha256}", checkpoint.file_name, weights_folder(), progressbar=True
+        )
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{checkpoint.url} could not be downloaded ({error}); check the network or proxy, or copy the file "
+            f"to {str(checkpoint.path)!r} by hand."
+        ) from error
+    return checkpoint.path
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,88 @@
+"""Real data and real files shared by the tests.
+
+The one thing that cannot be had offline is SAM's trained weights: `untrained_sam` is a checkpoint of the same keys and
+shapes, written by `segment_anything` itself from a fixed seed. No accuracy is ever read off it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "SAM3DSegment"
+SAMPLES = MODULE / "Resources" / "SampleData"
+HIPPOCAMPUS = ROOT / "Testing" / "Data" / "hippocampus"
+CT = ROOT / "Testing" / "Data" / "ct" / "example_ct_sm.nii.gz"
+MRI = SAMPLES / "hippocampus_015.nii.gz"
+MRI_LABEL = SAMPLES / "hippocampus_015_label.nii.gz"
+
+
+def write_dicom(folder, image):
+    """One DICOM file per slice, as a scanner exports them."""
+    folder.mkdir()
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    direction = image.GetDirection()
+    for k in range(image.GetDepth()):
+        piece = image[:, :, k]
+        tags = {
+            "0008|0060": "MR",
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.4",
+            "0020|000e": "1.2.826.0.1.3680043.2.1125.1",
+            "0020|000d": "1.2.826.0.1.3680043.2.1125.2",
+            "0020|0037": "\\".join(str(direction[i]) for i in (0, 3, 6, 1, 4, 7)),
+            "0020|0032": "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, k)))),
+            "0020|0013": str(k + 1),
+            "0018|0050": str(image.GetSpacing()[2]),
+        }
+        for tag, value in tags.items():
+            piece.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"slice{image.GetDepth() - k:03d}.dcm"))
+        writer.Execute(piece)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """Keep the user's models, weights and cache out of the tests, and theirs out of the user's."""
+    for name in ("MODELS", "WEIGHTS", "CACHE"):
+        monkeypatch.setenv(f"SAM3DSEGMENT_{name}", str(tmp_path / f"user-{name.lower()}"))
+
+
+@pytest.fixture(scope="session")
+def untrained_sam(tmp_path_factory):
+    """Path of a ViT-B checkpoint with SAM's keys and shapes and random weights."""
+    from segment_anything import sam_model_registry
+
+    path = tmp_path_factory.mktemp("sam") / "untrained_sam_vit_b.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(2023)
+        sam = sam_model_registry["vit_b"]()
+        for name, parameter in sam.image_encoder.named_parameters():
+            if "pos" in name:  # SAM starts position tables at zero, which would hide a wrong one
+                torch.nn.init.normal_(parameter, std=0.2)
+        torch.save(sam.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundled_model():
+    from SAM3DSegmentLib.model_file import load_model
+
+    return load_model("hippocampus-mri")
+
+
+@pytest.fixture
+def run_cli():
+    """Run the command line in a real child process: run_cli("segment", ...) -> CompletedProcess."""
+
+    def run(*arguments, timeout=300):
+        environment = {**os.environ, "PYTHONPATH": str(MODULE)}
+        command = [sys.executable, "-m", "SAM3DSegmentLib", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+    return run

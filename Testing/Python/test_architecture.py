@@ -1,0 +1,45 @@
+"""Rules of the layout that no single module can keep."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from conftest import MODULE
+
+LIBRARY = MODULE / "SAM3DSegmentLib"
+CORE = [path for path in LIBRARY.rglob("*.py") if "bridge" not in path.parts]
+SLICER_SIDE = {"slicer", "vtk", "qt", "ctk", "PythonQt", "PySide6", "vtkmodules"}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def test_the_core_is_found():
+    assert {"geometry.py", "decoder.py", "inference.py", "trainer.py"} <= {path.name for path in CORE}
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_the_core_never_imports_slicer_vtk_or_qt(path):
+    assert not set(imported(path)) & SLICER_SIDE
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_inference_needs_no_training_package(path):
+    if "training" not in path.parts:
+        assert "monai" not in set(imported(path))
+
+
+def test_importing_the_package_and_the_command_line_imports_no_heavy_library():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import SAM3DSegmentLib.cli, SAM3DSegmentLib.model_store; "
+        "print([m for m in ('torch', 'SimpleITK', 'numpy', 'monai', 'segment_anything') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(MODULE)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

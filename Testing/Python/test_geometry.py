@@ -1,0 +1,144 @@
+"""Orientation, slicing and fitting, each with its exact inverse, on odd and unequal sizes so that swapped axes fail."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from SAM3DSegmentLib.config import SlicingRule
+from SAM3DSegmentLib.errors import GeometryError
+from SAM3DSegmentLib.geometry import SquareFit, plan_slicing, spacing_and_directions
+
+SHAPE_KJI = (5, 7, 11)
+ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+def matrix(permutation=(0, 1, 2), signs=(1, 1, 1), spacing_ras=(1.0, 1.0, 1.0)):
+    """ijk_to_ras of a volume whose axis i runs along world axis permutation[0], and so on."""
+    m = np.eye(4)
+    m[:3, :3] = 0
+    for ijk, (world, sign) in enumerate(zip(permutation, signs)):
+        m[world, ijk] = sign * spacing_ras[world]
+    return m
+
+
+def rotation(degrees):
+    a, b, c = np.radians(degrees)
+    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    turn = np.eye(4)
+    turn[:3, :3] = rx @ ry @ rz
+    return turn
+
+
+def store(world_array_rsa, permutation, signs):
+    """A kji array with these axes of an array that is indexed [r, a, s] along the world's axes."""
+    ijk = world_array_rsa.transpose(permutation)
+    ijk = ijk[tuple(slice(None, None, sign) for sign in signs)]
+    return ijk.transpose(2, 1, 0)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize(("permutation", "signs"), ORIENTATIONS)
+def test_every_storage_order_gives_the_same_slices_and_goes_back(permutation, signs, plane):
+    world = np.arange(np.prod(SHAPE_KJI)).reshape(SHAPE_KJI)
+    rule = SlicingRule(plane)
+    expected = plan_slicing(matrix(), rule).to_dhw(store(world, (0, 1, 2), (1, 1, 1)))
+    stored = store(world, permutation, signs)
+    slicing = plan_slicing(matrix(permutation, signs), rule)
+    np.testing.assert_array_equal(slicing.to_dhw(stored), expected)
+    np.testing.assert_array_equal(slicing.to_kji(slicing.to_dhw(stored)), stored)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_an_oblique_volume_is_sliced_as_the_nearest_straight_one(plane):
+    rule = SlicingRule(plane)
+    for permutation, signs in ORIENTATIONS:
+        straight = matrix(permutation, signs, (0.8, 0.9, 1.0))
+        oblique = rotation((20, -15, 25)) @ straight
+        assert plan_slicing(oblique, rule) == plan_slicing(straight, rule)
+
+
+def test_slices_show_anatomy_as_radiologists_do():
+    # Brightest voxel at the patient's right, anterior, superior corner of an array indexed [r, a, s].
+    world = np.zeros(SHAPE_KJI)
+    world[-1, -1, -1] = 1
+    stored = store(world, (0, 1, 2), (1, 1, 1))
+    corner = {
+        plane: tuple(int(n[0]) for n in np.nonzero(plan_slicing(matrix(), SlicingRule(plane)).to_dhw(stored)))
+        for plane in ("axial", "coronal", "sagittal")
+    }
+    r, a, s = (n - 1 for n in SHAPE_KJI)
+    assert corner["axial"] == (s, 0, 0)  # highest slice; anterior at the top, right on the left
+    assert corner["coronal"] == (a, 0, 0)  # foremost slice; superior at the top, right on the left
+    assert corner["sagittal"] == (0, 0, 0)  # rightmost slice first; superior at the top, anterior on the left
+    assert r == 4
+
+
+@pytest.mark.parametrize("world", [0, 1, 2])
+def test_slices_follow_the_acquisition_axis_where_there_is_one(world):
+    spacing = [1.0, 1.0, 1.0]
+    spacing[world] = 3.0
+    planes = {0: "sagittal", 1: "coronal", 2: "axial"}
+    for permutation, signs in ORIENTATIONS:
+        slicing = plan_slicing(matrix(permutation, signs, spacing), SlicingRule("axial"))
+        assert slicing.plane == planes[world]
+        assert slicing.spacing_mm == (3.0, 1.0, 1.0)
+    spacing[world] = 1.2
+    assert plan_slicing(matrix(spacing_ras=spacing), SlicingRule("coronal")).plane == "coronal"
+
+
+def test_left_right_axis():
+    axes = {p: plan_slicing(matrix(), SlicingRule(p)).left_right_axis for p in ("axial", "coronal", "sagittal")}
+    assert axes == {"axial": 2, "coronal": 2, "sagittal": 0}
+
+
+def test_spacing_and_directions_of_an_oblique_left_handed_volume():
+    m = rotation((10, 20, 30)) @ matrix((0, 1, 2), (1, 1, -1), (0.5, 0.7, 2.0))
+    spacing, directions = spacing_and_directions(m)
+    np.testing.assert_allclose(spacing, (0.5, 0.7, 2.0))
+    np.testing.assert_allclose(directions * spacing, m[:3, :3])
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.eye(3)])
+def test_an_impossible_matrix_is_refused(bad):
+    with pytest.raises(GeometryError, match="repair the image's header"):
+        plan_slicing(bad, SlicingRule())
+
+
+@pytest.mark.parametrize(("height", "width"), itertools.product((1, 5, 7, 11), repeat=2))
+@pytest.mark.parametrize("size", [16, 48])
+def test_padding_is_centred_and_goes_back(height, width, size):
+    fit = SquareFit.plan(height, width, (1.0, 1.0), size)
+    assert max(fit.inner) == size
+    inner = torch.rand(2, 3, *fit.inner) + 1
+    square = fit.pad(inner)
+    assert square.shape == (2, 3, size, size)
+    torch.testing.assert_close(fit.unpad(square), inner)
+    assert torch.count_nonzero(square) == inner.numel()
+    rows = square[0, 0].any(1).nonzero().flatten()
+    assert abs(int(rows[0]) - (size - 1 - int(rows[-1]))) <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), itertools.product((5, 7, 11), repeat=2))
+def test_labels_survive_the_square_to_the_voxel(height, width):
+    fit = SquareFit.plan(height, width, (1.0, 1.0), 48)
+    labels = torch.arange(height * width).reshape(1, height, width)
+    one_hot = torch.nn.functional.one_hot(fit.resize_labels(labels)).movedim(-1, 1).float()
+    torch.testing.assert_close(fit.unresize(one_hot).argmax(1), labels)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (7, 11), (11, 5)])
+def test_resizing_keeps_positions(height, width):
+    """A linear ramp has the same value at the same place on both grids, away from the border."""
+    fit = SquareFit.plan(height, width, (1.0, 1.0), 64)
+    ramp = (torch.arange(height)[:, None] * 3.0 + torch.arange(width)[None] * 2.0)[None, None]
+    back = fit.unresize(fit.resize(ramp))
+    torch.testing.assert_close(back[..., 1:-1, 1:-1], ramp[..., 1:-1, 1:-1], atol=1e-4, rtol=0)
+
+
+def test_the_aspect_is_kept_in_millimetres():
+    fit = SquareFit.plan(100, 100, (2.0, 1.0), 64)
+    assert fit.inner == (64, 32)

@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from conftest import HIPPOCAMPUS
+from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.training.evaluation import as_csv, as_dicts, evaluate_folders
+from SAM3DSegmentLib.training.metrics import compare_label, dice
+
+
+def box(shape, low, high):
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(a, b) for a, b in zip(low, high))] = True
+    return mask
+
+
+def test_dice_of_shifted_boxes():
+    a, b = box((8, 8, 8), (2, 2, 2), (6, 6, 6)), box((8, 8, 8), (3, 2, 2), (7, 6, 6))
+    assert dice(a, b) == pytest.approx(2 * 48 / 128)
+    assert dice(a, ~a) == 0
+    assert dice(a & ~a, a & ~a) == 1
+
+
+def test_distances_are_in_millimetres_along_the_right_axis():
+    a = box((12, 20, 30), (3, 4, 5), (6, 9, 15))
+    moved = {axis: np.roll(a, 2, axis) for axis in (0, 1, 2)}
+    spacing = (3.0, 2.0, 0.5)
+    for axis, mask in moved.items():
+        result = compare_label(mask, a, spacing, tolerance_mm=1.0)
+        assert result.hd95_mm == pytest.approx(2 * spacing[axis])
+    assert compare_label(a, a, spacing, 1.0).surface_dice == 1
+    assert compare_label(a, a, spacing, 1.0).volume_ml == pytest.approx(a.sum() * 3 / 1000)
+
+
+def test_surface_dice_depends_on_the_tolerance():
+    a = box((20, 20, 20), (5, 5, 5), (15, 15, 15))
+    b = np.roll(a, 2, 0)
+    assert compare_label(b, a, (1, 1, 1), 2.0).surface_dice == 1
+    assert compare_label(b, a, (1, 1, 1), 0.5).surface_dice < 0.7
+
+
+def test_an_absent_structure_has_no_distance():
+    a = box((6, 6, 6), (1, 1, 1), (4, 4, 4))
+    nothing = np.zeros_like(a)
+    missed = compare_label(nothing, a, (1, 1, 1), 1.0)
+    assert (missed.dice, missed.surface_dice) == (0, 0)
+    assert np.isnan(missed.hd95_mm)
+    assert compare_label(nothing, nothing, (1, 1, 1), 1.0).dice == 1
+
+
+def test_a_structure_at_the_border_is_measured():
+    a = box((6, 6, 6), (0, 0, 0), (6, 6, 3))
+    b = box((6, 6, 6), (0, 0, 0), (6, 6, 4))
+    assert compare_label(b, a, (1, 1, 1), 0.5).hd95_mm == pytest.approx(1)
+
+
+def test_folders_are_compared_case_by_case(tmp_path):
+    reference = HIPPOCAMPUS / "labelsTr"
+    names = sorted(path.name for path in reference.iterdir())
+    for name in names[:3]:
+        image = sitk.ReadImage(str(reference / name))
+        array = sitk.GetArrayFromImage(image)
+        changed = sitk.GetImageFromArray(np.roll(array, 1, 0) if name == names[0] else array)
+        changed.CopyInformation(image)
+        sitk.WriteImage(changed, str(tmp_path / name.replace(".nii.gz", ".nrrd")))
+    rows = evaluate_folders(tmp_path, reference)
+    by_case = {(row.case, row.label): row.metrics for row in rows}
+    assert len(rows) == 3 * 2 + 2
+    assert by_case[("hippocampus_225", 1)].dice == 1
+    assert by_case[("hippocampus_051", 1)].dice < 1
+    mean = np.mean([m.dice for (case, label), m in by_case.items() if label == 1 and case != "mean"])
+    assert by_case[("mean", 1)].dice == pytest.approx(mean)
+    assert json.loads(json.dumps(as_dicts(rows)))[0]["case"] == "hippocampus_051"
+    assert as_csv(rows).splitlines()[0] == "case,label,dice,hd95_mm,surface_dice,volume_ml,reference_ml"
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path):
+    reference = HIPPOCAMPUS / "labelsTr"
+    with pytest.raises(InputError, match="does not exist"):
+        evaluate_folders(tmp_path / "nowhere", reference)
+    with pytest.raises(InputError, match="names must agree"):
+        evaluate_folders(tmp_path, reference)
+    sitk.WriteImage(sitk.Image((4, 5, 6), sitk.sitkUInt8), str(tmp_path / "hippocampus_051.nrrd"))
+    with pytest.raises(InputError, match="not on the grid"):
+        evaluate_folders(tmp_path, reference)

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from conftest import MRI, write_dicom
+from SAM3DSegmentLib.config import Label, Terminology
+from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.volume_io import read_volume, volume_name, write_labels
+
+LABELS = (
+    Label(1, "Anterior", (230, 159, 0), type=Terminology("SCT", "72107004", "Hippocampus")),
+    Label(7, "Posterior", (86, 180, 233)),
+)
+
+
+def oblique_image(shape_ijk=(11, 7, 5)):
+    image = sitk.GetImageFromArray(np.arange(np.prod(shape_ijk), dtype=np.int16).reshape(shape_ijk[::-1]))
+    image.SetSpacing((0.5, 0.75, 2.5))
+    image.SetOrigin((-12.5, 30.25, 7.0))
+    transform = sitk.Euler3DTransform((0, 0, 0), 0.2, -0.1, 0.4)
+    image.SetDirection(transform.GetMatrix())
+    return image
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".nhdr", ".mhd"])
+def test_every_format_gives_the_same_voxels_and_matrix(tmp_path, ending):
+    image = oblique_image()
+    sitk.WriteImage(image, str(tmp_path / f"a{ending}"))
+    volume = read_volume(tmp_path / f"a{ending}")
+    np.testing.assert_array_equal(volume.array_kji, sitk.GetArrayFromImage(image))
+    for ijk in ((0, 0, 0), (10, 0, 0), (3, 6, 4)):
+        lps = np.array(image.TransformIndexToPhysicalPoint(ijk))
+        np.testing.assert_allclose((volume.ijk_to_ras @ (*ijk, 1))[:3], lps * (-1, -1, 1), atol=1e-4)
+
+
+def test_a_dicom_folder_is_one_volume(tmp_path):
+    image = oblique_image()
+    write_dicom(tmp_path / "series", image)
+    volume = read_volume(tmp_path / "series")
+    np.testing.assert_array_equal(volume.array_kji, sitk.GetArrayFromImage(image))
+    lps = np.array(image.TransformIndexToPhysicalPoint((10, 6, 4)))
+    np.testing.assert_allclose((volume.ijk_to_ras @ (10, 6, 4, 1))[:3], lps * (-1, -1, 1), atol=1e-3)
+
+
+def test_voxels_outlive_the_volume():
+    array = read_volume(MRI).array_kji
+    np.testing.assert_array_equal(array, sitk.GetArrayFromImage(sitk.ReadImage(str(MRI))))
+
+
+@pytest.mark.parametrize("ending", [".seg.nrrd", ".nii.gz", ".nrrd", ".mha"])
+def test_a_mask_lies_on_the_sources_grid(tmp_path, ending):
+    sitk.WriteImage(oblique_image(), str(tmp_path / "source.nrrd"))
+    source = read_volume(tmp_path / "source.nrrd")
+    labels = (source.array_kji % 3 == 0).astype(np.uint8) * 7
+    write_labels(tmp_path / f"mask{ending}", labels, source, LABELS)
+    back = sitk.ReadImage(str(tmp_path / f"mask{ending}"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    np.testing.assert_allclose(back.GetSpacing(), source.image.GetSpacing(), rtol=1e-6)
+    np.testing.assert_allclose(back.GetOrigin(), source.image.GetOrigin(), rtol=1e-6)
+    np.testing.assert_allclose(back.GetDirection(), source.image.GetDirection(), atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"mask{ending}", "source.nrrd"]
+
+
+def test_a_segmentation_names_and_colours_its_segments(tmp_path):
+    source = read_volume(MRI)
+    write_labels(tmp_path / "x.seg.nrrd", np.ones(source.array_kji.shape, np.uint8), source, LABELS)
+    image = sitk.ReadImage(str(tmp_path / "x.seg.nrrd"))
+    assert image.GetMetaData("Segment1_Name") == "Posterior"
+    assert image.GetMetaData("Segment1_LabelValue") == "7"
+    assert [float(c) for c in image.GetMetaData("Segment0_Color").split()] == pytest.approx(
+        [230 / 255, 159 / 255, 0], abs=1e-5
+    )
+    assert "SCT^72107004^Hippocampus" in image.GetMetaData("Segment0_Tags")
+
+
+def test_names_lose_their_whole_ending():
+    names = {"a/b.c.nii.gz": "b.c", "x.seg.nrrd": "x", "x.NRRD": "x", "folder": "folder"}
+    from pathlib import Path
+
+    assert {path: volume_name(Path(path)) for path in names} == names
+
+
+def test_bad_inputs_say_what_to_do_in_one_line(tmp_path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"nonsense")
+    (tmp_path / "photo.jpg").write_bytes(b"nonsense")
+    (tmp_path / "empty").mkdir()
+    sitk.WriteImage(sitk.Image((4, 4, 4, 3), sitk.sitkFloat32), str(tmp_path / "four.nrrd"))
+    sitk.WriteImage(sitk.Image((4, 4, 4), sitk.sitkVectorUInt8, 3), str(tmp_path / "colour.nrrd"))
+    cases = {
+        "nowhere.nii": "does not exist",
+        "broken.nii.gz": "cannot be read",
+        "photo.jpg": "no known format",
+        "empty": "no DICOM series",
+        "four.nrrd": "4 dimensions",
+        "colour.nrrd": "3 values per voxel",
+    }
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=message) as error:
+            read_volume(tmp_path / name)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_two_series_in_a_folder_are_not_mixed(tmp_path):
+    write_dicom(tmp_path / "series", oblique_image())
+    import pydicom
+
+    for path in sorted((tmp_path / "series").iterdir()):
+        data = pydicom.dcmread(path)
+        data.SeriesInstanceUID = "1.2.826.0.1.3680043.2.1125.9"
+        data.save_as(path.with_name("b" + path.name))
+    with pytest.raises(InputError, match="holds 2 DICOM series"):
+        read_volume(tmp_path / "series")
+
+
+def test_outputs_that_cannot_be_written_are_refused(tmp_path):
+    source = read_volume(MRI)
+    labels = np.zeros(source.array_kji.shape, np.uint8)
+    with pytest.raises(InputError, match="unknown ending"):
+        write_labels(tmp_path / "mask.png", labels, source, LABELS)
+    with pytest.raises(InputError, match="make it first"):
+        write_labels(tmp_path / "nowhere" / "mask.nrrd", labels, source, LABELS)
+    assert list(tmp_path.iterdir()) == []
