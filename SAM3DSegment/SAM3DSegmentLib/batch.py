@@ -19,7 +19,15 @@ from . import __version__
 from .errors import InputError, Sam3dError
 from .inference import OnProgress, Segmenter, ShouldCancel
 from .model_file import Sam3dModel
-from .volume_io import SEGMENTATION_SUFFIX, check_output, list_volumes, read_volume, volume_name, write_labels
+from .volume_io import (
+    SEGMENTATION_SUFFIX,
+    check_output,
+    list_volumes,
+    read_volume,
+    volume_name,
+    write_labels,
+    write_volume,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +66,45 @@ def plan_outputs(inputs: list[Path], output: Path) -> tuple[list[tuple[Path, Pat
     return pairs, True
 
 
+def segment_array(
+    segmenter: Segmenter,
+    model: Sam3dModel,
+    array_kji: np.ndarray,
+    ijk_to_ras: np.ndarray,
+    on_progress: OnProgress | None = None,
+    should_cancel: ShouldCancel | None = None,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Labels of one volume and the confidence in percent, both (K, J, I) uint8, and how they were made."""
+    began = time.monotonic()
+    labels, confidence = segmenter.segment_with_confidence(array_kji, ijk_to_ras, on_progress, should_cancel)
+    seconds = time.monotonic() - began
+    voxel_ml = float(abs(np.linalg.det(ijk_to_ras[:3, :3]))) / 1000
+    return (
+        labels,
+        confidence,
+        {
+            "model": model.card.name,
+            "model_sha256": model.sha256,
+            "encoder": asdict(model.card.encoder),
+            "device": str(segmenter.encoder.device),
+            "precision": str(segmenter.encoder.dtype).removeprefix("torch."),
+            "seconds": round(seconds, 2),
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "versions": {"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "segments": [
+                _measure(labels == label.value, confidence, label.name, voxel_ml) for label in model.card.labels
+            ],
+        },
+    )
+
+
+def _measure(mask: np.ndarray, confidence: np.ndarray, name: str, voxel_ml: float) -> dict[str, Any]:
+    """Size of a segment, and the model's mean confidence in percent; that of an empty segment is null."""
+    count = int(np.count_nonzero(mask))
+    mean = round(float(confidence[mask].mean()), 1) if count else None
+    return {"name": name, "volume_ml": round(count * voxel_ml, 4), "mean_confidence": mean}
+
+
 def segment_file(
     segmenter: Segmenter,
     model: Sam3dModel,
@@ -65,29 +112,17 @@ def segment_file(
     target: Path,
     on_progress: OnProgress | None = None,
     should_cancel: ShouldCancel | None = None,
+    confidence_target: Path | None = None,
 ) -> dict[str, Any]:
-    """Segment one volume into one file and return the record of it."""
-    began = time.monotonic()
+    """Segment one volume into one file, its confidence into another if asked; return the record of it."""
     volume = read_volume(source)
-    labels = segmenter.segment(volume.array_kji, volume.ijk_to_ras, on_progress, should_cancel)
+    labels, confidence, record = segment_array(
+        segmenter, model, volume.array_kji, volume.ijk_to_ras, on_progress, should_cancel
+    )
+    if confidence_target is not None:
+        write_volume(confidence_target, confidence, volume.ijk_to_ras)
     write_labels(target, labels, volume, model.card.labels)
-    seconds = time.monotonic() - began
-    voxel_ml = float(abs(np.linalg.det(volume.ijk_to_ras[:3, :3]))) / 1000
-    return {
-        "input": str(source),
-        "output": str(target),
-        "model": model.card.name,
-        "model_sha256": model.sha256,
-        "encoder": asdict(model.card.encoder),
-        "device": str(segmenter.encoder.device),
-        "precision": str(segmenter.encoder.dtype).removeprefix("torch."),
-        "seconds": round(seconds, 2),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "volumes_ml": {
-            label.name: round(int(np.count_nonzero(labels == label.value)) * voxel_ml, 4) for label in model.card.labels
-        },
-    }
+    return {"input": str(source), "output": str(target), **record}
 
 
 def segment_files(
@@ -98,6 +133,7 @@ def segment_files(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
     should_cancel: ShouldCancel | None = None,
+    confidence: Path | None = None,
 ) -> Summary:
     """Segment all inputs. One volume that fails raises; among many it is noted and the next one is taken.
 
@@ -108,11 +144,15 @@ def segment_files(
     if is_folder:
         if output.exists() and not output.is_dir():
             raise InputError(f"output {str(output)!r} is a file; for several volumes give a folder.")
+        if confidence is not None:
+            raise InputError(f"--confidence {str(confidence)!r} is one file; leave it out for several volumes.")
         output.mkdir(parents=True, exist_ok=True)
     else:
         if not pairs[0][0].exists():
             raise InputError(f"{str(pairs[0][0])!r} does not exist; check the path.")
         check_output(output)
+        if confidence is not None:
+            check_output(confidence)
         if output.exists() and not overwrite:
             raise InputError(f"output {str(output)!r} exists already; add --overwrite to replace it.")
     segmenter = load_segmenter()
@@ -121,7 +161,7 @@ def segment_files(
             summary.skipped.append(str(source))
             continue
         try:
-            record = segment_file(segmenter, model, source, target, on_progress, should_cancel)
+            record = segment_file(segmenter, model, source, target, on_progress, should_cancel, confidence)
         except InputError as error:
             if not is_folder:
                 raise

@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default: %(default)s"
     )
     segment.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    segment.add_argument(
+        "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
+    )
     segment.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
 
     train = _command(commands, "train", _train, "train a decoder from labelled volumes")
@@ -127,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(cache, "info", _cache_info, "where they are and how much they take")
     _command(cache, "clear", _cache_clear, "remove them")
 
-    _command(commands, "doctor", _doctor, "check this computer")
+    doctor = _command(commands, "doctor", _doctor, "check this computer")
+    doctor.add_argument("--model", metavar="NAME|FILE", help="measure how fast this model is, too")
+    doctor.add_argument("--json", action="store_true", help="write the findings as JSON")
     return parser
 
 
@@ -183,7 +188,9 @@ def _segment(options: argparse.Namespace) -> int:
         return Segmenter.load(model, options.device, options.precision, options.sam_checkpoint)
 
     try:
-        summary = segment_files(model, load, options.input, options.output, options.overwrite, progress, stop)
+        summary = segment_files(
+            model, load, options.input, options.output, options.overwrite, progress, stop, options.confidence
+        )
     finally:
         progress.close()
     if len(summary.records) + len(summary.skipped) + len(summary.failed) > 1 or not summary.records:
@@ -330,14 +337,20 @@ def _cache_clear(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    import dataclasses
+    import json
+
     from .doctor import examine
 
-    findings, problems = examine()
-    for name, finding in findings:
+    result = examine(options.model)
+    if options.json:
+        _say(json.dumps(dataclasses.asdict(result)))
+        return DONE
+    for name, finding in result.findings:
         _say(f"{name:<18} {finding}")
-    for problem in problems:
+    for problem in result.problems:
         logger.error("%s", problem)
-    return FAILED if problems else DONE
+    return FAILED if result.problems else DONE
 
 
 def _read_json(path: Path) -> Any:

@@ -220,7 +220,9 @@ class ModelCard:
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
     window: WindowRule = WindowRule()
+    mirror: bool = False  # decode every slice left-right mirrored too and average; for labels without a side
     spacing_mm: tuple[float, float, float] | None = None  # median of the training volumes, slicing axis first
+    extent_mm: tuple[float, float, float] | None = None  # likewise their size, by which a wrong crop is noticed
     training: TrainingSummary = TrainingSummary()
     licence: str = ""
     author: str = ""
@@ -270,6 +272,7 @@ class TrainingConfig:
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
     window: WindowRule = WindowRule()
+    mirror: bool = False
     augmentation: AugmentationConfig = AugmentationConfig()
     augmented_copies: int = 4  # per case, for a frozen encoder, whose embeddings are computed once
     start_from: str = ""  # a model, by name or file, whose weights to begin with

@@ -11,7 +11,7 @@ import torch
 
 from .errors import InputError
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,6 +72,7 @@ def keep_freed_memory() -> None:
         with contextlib.suppress(OSError, AttributeError):
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_ARENA_MAX, 1)  # the arenas of other threads are too small for tensors without mmap
             mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 

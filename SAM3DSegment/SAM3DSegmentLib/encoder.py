@@ -33,7 +33,7 @@ SAM_ENCODERS = {
 }
 # A small encoder of the same class, for models that are trained end to end and carry it in their file.
 COMPACT_ENCODER = "compact_vit"
-COMPACT_VIT = VitConfig(192, 4, 4, (0, 1, 2, 3))
+COMPACT_VIT = VitConfig(192, 1, 4, (0,))
 
 _PREFIX = "image_encoder."
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
-from torch.nn import functional as F
 
 from .config import SlicingRule
 from .errors import GeometryError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # World direction (index of R, A or S; sign) in which each of the axes d, h, w runs. Rows and columns follow the
 # display convention of radiology: anterior or superior at the top, the patient's right on the viewer's left.
@@ -95,6 +97,47 @@ def plan_slicing(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A box of voxels, from `low` to `high` (exclusive) along i, j and k, cut out of a volume of `shape_kji`."""
+
+    low_ijk: tuple[int, int, int]
+    high_ijk: tuple[int, int, int]
+    shape_kji: tuple[int, int, int]
+
+    @classmethod
+    def around(cls, points_ras: np.ndarray, ijk_to_ras: np.ndarray, shape_kji: tuple[int, int, int]) -> Crop:
+        """The voxels within the box, along the volume's axes, that holds all points (N, 3) in mm.
+
+        Raises GeometryError if none of them lies in the volume.
+        """
+        points = np.c_[points_ras, np.ones(len(points_ras))] @ np.linalg.inv(ijk_to_ras).T
+        size_ijk = np.array(shape_kji[::-1])
+        low = np.clip(np.floor(points[:, :3].min(0) + 0.5), 0, size_ijk).astype(int)
+        high = np.clip(np.floor(points[:, :3].max(0) + 0.5) + 1, 0, size_ijk).astype(int)
+        if (high <= low).any():
+            raise GeometryError("the region of interest lies outside of the volume; move it onto the volume.")
+        return cls(tuple(low.tolist()), tuple(high.tolist()), shape_kji)
+
+    def take(self, array_kji: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array_kji[self._box()])
+
+    def put_back(self, labels_kji: np.ndarray) -> np.ndarray:
+        """The inverse of `take`: labels on the whole volume's grid, 0 around the box."""
+        whole = np.zeros(self.shape_kji, labels_kji.dtype)
+        whole[self._box()] = labels_kji
+        return whole
+
+    def move(self, ijk_to_ras: np.ndarray) -> np.ndarray:
+        """ijk_to_ras of the box from that of the volume."""
+        moved = ijk_to_ras.copy()
+        moved[:3, 3] = (ijk_to_ras @ (*self.low_ijk, 1))[:3]
+        return moved
+
+    def _box(self) -> tuple[slice, ...]:
+        return tuple(slice(low, high) for low, high in zip(self.low_ijk[::-1], self.high_ijk[::-1]))
+
+
+@dataclass(frozen=True)
 class SquareFit:
     """Slices of height x width pixels on a square of `size` pixels: resized to `inner`, then padded to be centred.
 
@@ -119,23 +162,31 @@ class SquareFit:
     def resize(self, slices: Tensor) -> Tensor:
         """(B, C, height, width) float -> (B, C, *inner); averaging where pixels become larger."""
         shrinks = self.inner[0] < self.height or self.inner[1] < self.width
-        return F.interpolate(slices, self.inner, mode="bilinear", align_corners=False, antialias=shrinks)
+        return _interpolate(slices, self.inner, mode="bilinear", align_corners=False, antialias=shrinks)
 
     def resize_labels(self, labels: Tensor) -> Tensor:
         """(B, height, width) integers -> (B, *inner), each pixel taking the nearest label."""
-        return F.interpolate(labels[:, None].float(), self.inner, mode="nearest-exact")[:, 0].to(labels.dtype)
+        return _interpolate(labels[:, None].float(), self.inner, mode="nearest-exact")[:, 0].to(labels.dtype)
 
     def unresize(self, inner: Tensor) -> Tensor:
         """(B, C, *inner) -> (B, C, height, width): back on the pixel centres of the original slices."""
-        return F.interpolate(inner, (self.height, self.width), mode="bilinear", align_corners=False)
+        return _interpolate(inner, (self.height, self.width), mode="bilinear", align_corners=False)
 
     def pad(self, inner: Tensor) -> Tensor:
         """(..., *inner) -> (..., size, size), with zeros around."""
         top, left = self._offsets
-        bottom, right = self.size - self.inner[0] - top, self.size - self.inner[1] - left
-        return F.pad(inner, (left, right, top, bottom))
+        square = inner.new_zeros((*inner.shape[:-2], self.size, self.size))
+        square[..., top : top + self.inner[0], left : left + self.inner[1]] = inner
+        return square
 
     def unpad(self, square: Tensor) -> Tensor:
         """(..., size, size) -> (..., *inner), the exact inverse of `pad`."""
         top, left = self._offsets
         return square[..., top : top + self.inner[0], left : left + self.inner[1]]
+
+
+def _interpolate(tensor: Tensor, size: tuple[int, int], **options: Any) -> Tensor:
+    # Imported when used, so that a process which only looks at volumes never loads torch.
+    from torch.nn import functional
+
+    return functional.interpolate(tensor, size, **options)

@@ -66,7 +66,6 @@ class Segmenter:
     ) -> Segmenter:
         return cls(model.card, model.decoder, model.load_encoder(device, precision, sam_checkpoint))
 
-    @torch.no_grad()
     def segment(
         self,
         array_kji: np.ndarray,
@@ -75,54 +74,81 @@ class Segmenter:
         should_cancel: ShouldCancel | None = None,
     ) -> np.ndarray:
         """As `segment_volume`."""
+        return self.segment_with_confidence(array_kji, ijk_to_ras, on_progress, should_cancel)[0]
+
+    @torch.no_grad()
+    def segment_with_confidence(
+        self,
+        array_kji: np.ndarray,
+        ijk_to_ras: np.ndarray,
+        on_progress: OnProgress | None = None,
+        should_cancel: ShouldCancel | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels as `segment_volume` gives them, and how probable the model finds each, (K, J, I) uint8 in percent."""
         check_volume(array_kji)
         slicing = plan_slicing(ijk_to_ras, self.card.slicing)
         volume = slicing.to_dhw(array_kji)
         grey = measure_grey_scale(volume, self.card.intensity)
         fit = SquareFit.plan(volume.shape[1], volume.shape[2], slicing.spacing_mm[1:], self.encoder.image_size)
+        mirror = slicing.left_right_axis if self.card.mirror else None
         depth = len(volume)
         windows = plan_windows(depth, self.card.window)
-        labels = np.zeros(volume.shape, np.uint8)
+        labels, confidence = np.zeros(volume.shape, np.uint8), np.zeros(volume.shape, np.uint8)
 
         ready = 0  # slices encoded so far
-        embeddings: list[Tensor] = []  # of the slices from the window's start to `ready`
-        pending: Tensor | None = None  # summed logits of the slices that a later window still adds to
+        embeddings: list[Tensor] = []  # (views, 256, s, s) of the slices from the window's start to `ready`
+        # Of the slices that a later window still adds to: weighted sum of logits, and sum of weights.
+        pending: tuple[Tensor, Tensor] | None = None
         for number, (start, stop) in enumerate(windows):
             while ready < stop:
                 _raise_if(should_cancel)
                 batch = grey.apply(volume[ready : min(ready + self.encoder.batch_size, stop)])
-                embeddings.extend(self._encode(batch, fit))
+                embeddings.extend(self._encode(batch, fit, mirror))
                 ready += len(batch)
                 if on_progress:
                     # The last slice counts as done only when the mask is complete.
                     on_progress("segment", min(ready, depth - 1), depth)
             _raise_if(should_cancel)
-            logits = self._decode(torch.stack(embeddings), fit) * _blending(stop - start, self.encoder.device)
+            weights = _blending(stop - start, self.encoder.device)
+            logits = self._decode(torch.stack(embeddings), fit, mirror) * weights
             if pending is not None:
-                logits[: len(pending)] += pending
+                logits[: len(pending[0])] += pending[0]
+                weights[: len(pending[1])] += pending[1]
             next_start = windows[number + 1][0] if number + 1 < len(windows) else depth
             finished = next_start - start
             for offset in range(finished):
-                labels[start + offset] = self._label_slice(logits[offset], fit)
-            embeddings, pending = embeddings[finished:], logits[finished:].clone()
+                index = start + offset
+                labels[index], confidence[index] = self._classify(logits[offset] / weights[offset], fit)
+            embeddings, pending = embeddings[finished:], (logits[finished:].clone(), weights[finished:].clone())
         if on_progress:
             on_progress("segment", depth, depth)
-        return slicing.to_kji(labels)
+        return slicing.to_kji(labels), slicing.to_kji(confidence)
 
-    def _encode(self, grey: np.ndarray, fit: SquareFit) -> Tensor:
-        """(B, height, width) float32 in 0..255 -> embeddings (B, 256, s, s), float16 to halve their memory."""
+    def _encode(self, grey: np.ndarray, fit: SquareFit, mirror: int | None) -> Tensor:
+        """(B, height, width) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
+
+        There is one view, or a second one with the in-plane axis `mirror` of (D, H, W) flipped.
+        """
         slices = torch.from_numpy(grey)[:, None].to(self.encoder.device)
-        return self.encoder(sam_normalise(fit.pad(fit.resize(slices)))).half()
+        squares = sam_normalise(fit.pad(fit.resize(slices)))
+        views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
+        return torch.stack([self.encoder(view).half() for view in views], dim=1)
 
-    def _decode(self, embeddings: Tensor, fit: SquareFit) -> Tensor:
-        """(D, 256, s, s) -> logits (D, C, *inner) float32."""
-        stacked = embeddings.to(self.encoder.dtype).transpose(0, 1)[None]
-        finest = self._decoder(stacked)[-1][0]
-        return fit.unpad(finest).transpose(0, 1).float()
+    def _decode(self, embeddings: Tensor, fit: SquareFit, mirror: int | None) -> Tensor:
+        """(D, views, 256, s, s) -> logits (D, C, *inner) float32, the mean over the views."""
+        views = embeddings.to(self.encoder.dtype).permute(1, 2, 0, 3, 4)
+        if mirror == 0:  # slices are the same ones, in reverse order
+            views = torch.cat([views, views.flip(2)])
+        logits = self._decoder(views)[-1].float()
+        if mirror is not None:
+            logits = (logits[:1] + logits[1:].flip(mirror - 3)) / 2
+        return fit.unpad(logits[0]).transpose(0, 1)
 
-    def _label_slice(self, logits: Tensor, fit: SquareFit) -> np.ndarray:
-        """(C, *inner) -> (height, width) uint8 label values; argmax does not mind the scale of blended logits."""
-        return self._label_values[fit.unresize(logits[None])[0].argmax(0)].cpu().numpy()
+    def _classify(self, logits: Tensor, fit: SquareFit) -> tuple[np.ndarray, np.ndarray]:
+        """(C, *inner) -> label values and their probability in percent, both (height, width) uint8."""
+        probability, classes = fit.unresize(logits[None])[0].softmax(0).max(0)
+        percent = (probability * 100).round().to(torch.uint8)
+        return self._label_values[classes].cpu().numpy(), percent.cpu().numpy()
 
 
 def plan_windows(depth: int, rule: WindowRule) -> list[tuple[int, int]]:

@@ -56,8 +56,9 @@ def save_model(model: Sam3dModel, path: str | Path) -> None:
             partial,
             metadata={METADATA_KEY: json.dumps(header)},
         )
+        partial.chmod(0o644)  # safetensors makes it private, but models are for sharing
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"model file {str(path)!r} cannot be written: {error}.") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from .config import Label, Terminology
 from .errors import InputError
+from .geometry import spacing_and_directions
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,18 @@ def ijk_to_ras_of(image: sitk.Image) -> np.ndarray:
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     matrix[:3, 3] = image.GetOrigin()
     return _RAS_FROM_LPS @ matrix
+
+
+def write_volume(path: str | Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> None:
+    """Write voxels (K, J, I) with the geometry of a 4x4 matrix of rigid axes; uncompressed, to be read once."""
+    path = Path(path)
+    image = sitk.GetImageFromArray(array_kji)
+    spacing, directions = spacing_and_directions(_RAS_FROM_LPS @ ijk_to_ras)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(directions.ravel().tolist())
+    image.SetOrigin((_RAS_FROM_LPS @ ijk_to_ras)[:3, 3].tolist())
+    with _whole_or_nothing(path) as partial:
+        sitk.WriteImage(image, str(partial))
 
 
 def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, labels: tuple[Label, ...]) -> None:

@@ -30,6 +30,11 @@ def test_the_core_never_imports_slicer_vtk_or_qt(path):
     assert not set(imported(path)) & SLICER_SIDE
 
 
+@pytest.mark.parametrize("path", [*LIBRARY.glob("bridge/*.py"), MODULE / "SAM3DSegment.py"], ids=lambda path: path.name)
+def test_only_the_core_names_torch(path):
+    assert not set(imported(path)) & {"torch", "torchvision", "monai", "segment_anything"}
+
+
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_inference_needs_no_training_package(path):
     if "training" not in path.parts:

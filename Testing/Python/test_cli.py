@@ -44,7 +44,7 @@ def test_segment_writes_a_named_segmentation_and_a_report(run_cli, tmp_path):
     record = json.loads(report.read_text())["segmented"][0]
     assert record["model"] == "hippocampus-mri"
     assert len(record["model_sha256"]) == 64
-    assert record["volumes_ml"]["Anterior hippocampus"] == pytest.approx(np.count_nonzero(mask == 1) / 1000, rel=1e-3)
+    assert record["segments"][0]["volume_ml"] == pytest.approx(np.count_nonzero(mask == 1) / 1000, rel=1e-3)
 
 
 def test_a_folder_is_segmented_skipping_what_is_there(run_cli, tmp_path):
@@ -183,6 +183,10 @@ def test_models_weights_cache_and_doctor_answer(run_cli, tmp_path):
     assert doctor.returncode == 0, doctor.stderr
     assert "torch" in doctor.stdout
     assert "hippocampus-mri" in doctor.stdout
+    measured = json.loads(run_cli("doctor", "--json", "--model", "hippocampus-mri").stdout)
+    assert measured["devices"][:2] == ["auto", "cpu"]
+    assert not measured["problems"]
+    assert 0 < measured["seconds_per_slice"] < 10
 
 
 def test_help_needs_no_heavy_import(run_cli):

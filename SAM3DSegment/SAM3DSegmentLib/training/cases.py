@@ -131,11 +131,22 @@ def class_indices(values: np.ndarray, labels: tuple[Label, ...], path: Path) -> 
     return indices
 
 
-def median_spacing_mm(cases: tuple[CasePaths, ...], rule: SlicingRule) -> tuple[float, float, float]:
-    """Median spacing over the cases, slicing axis first."""
-    spacings = [plan_slicing(read_volume(case.image).ijk_to_ras, rule).spacing_mm for case in cases]
-    d, h, w = np.median(spacings, axis=0)
-    return float(d), float(h), float(w)
+def median_grid_mm(
+    cases: tuple[CasePaths, ...], rule: SlicingRule
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Median spacing and extent of the cases, in mm, slicing axis first."""
+    spacings, extents = [], []
+    for case in cases:
+        volume = read_volume(case.image)
+        slicing = plan_slicing(volume.ijk_to_ras, rule)
+        spacings.append(slicing.spacing_mm)
+        extents.append(np.multiply(slicing.to_dhw(volume.array_kji).shape, slicing.spacing_mm))
+    return _as_triple(np.median(spacings, axis=0)), _as_triple(np.median(extents, axis=0))
+
+
+def _as_triple(values: np.ndarray) -> tuple[float, float, float]:
+    d, h, w = values.tolist()
+    return d, h, w
 
 
 def _read_description(path: Path) -> dict:

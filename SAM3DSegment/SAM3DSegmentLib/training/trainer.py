@@ -54,8 +54,9 @@ from ..intensity import sam_normalise
 from ..losses import DeepSupervisionLoss
 from ..model_file import Sam3dModel, load_model, save_model
 from .augmentation import plain_view, random_view
-from .cases import Case, Dataset, find_dataset, median_spacing_mm, read_case, split_cases
+from .cases import Case, Dataset, find_dataset, median_grid_mm, read_case, split_cases
 from .embeddings import CachedEncoder, StackedEmbeddings
+from .gradients import BatchGradients
 from .metrics import label_dice
 
 logger = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class TrainingRun:
         self.split = split_cases(dataset.cases, config)
         self._training_paths = self.split.training[:cases]
         self.validation = [read_case(paths, config, self.labels) for paths in self.split.validation]
-        self._spacing_mm = median_spacing_mm(self._training_paths, config.slicing)
+        self._spacing_mm, self._extent_mm = median_grid_mm(self._training_paths, config.slicing)
         self._on_progress = on_progress or (lambda stage, done, total: None)
         self.device = resolve_device(device)
         torch.manual_seed(config.seed)
@@ -268,25 +269,20 @@ class TrainingRun:
     def fit(self, should_cancel: Callable[[], bool] | None = None) -> None:
         """Train until the time or the epochs are over; validate at even intervals and at the end."""
         config, progress = self.config, self.progress
-        loss_of = DeepSupervisionLoss(config.dice_per_class)
+        module = self.network.module
+        gradients = BatchGradients(module, DeepSupervisionLoss(config.dice_per_class), self.device, config.batch_size)
         losses: list[float] = []
         began = time.monotonic() - progress.seconds
         while (fraction := self._fraction()) < 1:
             if should_cancel is not None and should_cancel():
                 self.save_checkpoint()
                 raise Cancelled(f"cancelled after {progress.step} steps; add --resume to go on.")
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + progress.step)
-            samples = [self.network.sample(generator) for _ in range(config.batch_size)]
-            inputs, classes = (torch.stack(parts).to(self.device) for parts in zip(*samples))
-            self.network.module.train()
+            seeds = range(progress.step * config.batch_size, (progress.step + 1) * config.batch_size)
+            losses.append(gradients.compute([self._draw_sample(config.seed * 1_000_003 + seed) for seed in seeds]))
+            nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
             self._set_learning_rate(fraction)
-            self.optimiser.zero_grad()
-            loss = loss_of(self.network.module(inputs), classes)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.module.parameters(), GRADIENT_NORM)
             self.optimiser.step()
             self._update_average()
-            losses.append(loss.item())
             progress.step += 1
             progress.seconds = time.monotonic() - began
             self._on_progress("train", *self._done_of_total())
@@ -294,6 +290,9 @@ class TrainingRun:
                 self._validate(float(np.mean(losses)))
                 losses.clear()
                 progress.seconds = time.monotonic() - began
+
+    def _draw_sample(self, seed: int) -> Callable[[], tuple[Tensor, Tensor]]:
+        return lambda: self.network.sample(torch.Generator().manual_seed(seed))
 
     def _fraction(self) -> float:
         done, total = self._done_of_total()
@@ -379,7 +378,9 @@ class TrainingRun:
             slicing=config.slicing,
             intensity=config.intensity,
             window=config.window,
+            mirror=config.mirror,
             spacing_mm=self._spacing_mm,
+            extent_mm=self._extent_mm,
             training=summary,
             licence=config.licence or self.dataset.licence,
             author=config.author,
