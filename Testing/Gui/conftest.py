@@ -1,0 +1,48 @@
+"""Every test here starts in an empty scene of the stand-in host and fails with what Qt and VTK would only print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Host"))
+
+import slicer  # noqa: E402
+
+import host  # noqa: E402 - found through the line above
+
+host.install()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A failure of the test itself is reported first, else what was collected during it."""
+    result = yield
+    host.assert_clean()
+    return result
+
+
+@pytest.fixture(autouse=True)
+def slicer_host():
+    """The host, with an empty scene and empty records; modules that the test loads are unloaded after it."""
+    host.reset()
+    yield host
+    host.reports.errors.clear()  # reported already; what unloading raises is not
+    host.unload_all()
+    host.assert_clean()
+    host.reset()
+
+
+@pytest.fixture
+def add_volume():
+    """add_volume("CT") puts an oblique 6 x 5 x 4 volume with the voxel values 0 to 119 into the scene."""
+
+    def add(name="CT"):
+        array = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+        matrix = np.array([[0, -2, 0, 5], [1.5, 0, 0, -7], [0, 0, 3, 1], [0, 0, 0, 1]], float)
+        return slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
+
+    return add

@@ -1,0 +1,220 @@
+"""A module in the stand-in host: loading, parameters and panel, the real scene, child processes."""
+
+import pathlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+
+import ctk
+import host
+import qt
+
+FIXTURE = Path(__file__).resolve().parent / "fixture" / "HostFixture.py"
+
+
+@pytest.fixture
+def fixture_module():
+    return host.load_module(FIXTURE)
+
+
+@pytest.fixture
+def widget(fixture_module):
+    return fixture_module[2]
+
+
+def test_a_module_is_loaded_as_slicer_does(fixture_module):
+    python, module, widget = fixture_module
+    assert module.parent.title == "Host fixture"
+    assert slicer.util.modulePath("HostFixture") == str(FIXTURE)
+    assert slicer.util.getModuleLogic("Segmentations") is slicer.modules.segmentations.logic()
+    assert slicer.modules.HostFixtureWidget is widget
+    assert [source["sampleName"] for source in host.sampleDataSources] == ["Sample"]
+    assert slicer.modules.sampleDataSources["HostFixture"][0].fileNames == "sample.nrrd"
+    assert widget.parent.isEntered()
+    assert widget.ui.inputSelector.mrmlScene() is slicer.mrmlScene
+    assert widget.ui.modelFileEdit.filters == ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Readable
+    module.runTest()
+
+
+def test_a_form_has_no_attributes_for_its_children(widget):
+    """PySide6's loader makes them, PythonQt's does not; childWidgetVariables is for that."""
+    form = slicer.util.findChild(widget.parent, "HostFixture")
+    assert widget.ui.applyButton is slicer.util.findChild(form, "applyButton")
+    assert not hasattr(form, "applyButton")
+
+
+def test_unloading_cleans_up(widget):
+    host.unload_module("HostFixture")
+    assert widget.cleanedUp
+    assert not hasattr(slicer.modules, "hostfixture")
+    assert "HostFixture" not in sys.modules
+
+
+def test_reloading_makes_a_new_widget(widget):
+    slicer.util.reloadScriptedModule("HostFixture")
+    assert widget.cleanedUp
+    assert slicer.modules.HostFixtureWidget is not widget
+    assert slicer.modules.HostFixtureWidget.ui.smoothingBox.value == 3
+
+
+def test_gui_to_parameters(widget, fixture_module, add_volume):
+    volume, parameters, ui = add_volume(), widget.parameters, widget.ui
+    ui.inputSelector.setCurrentNode(volume)
+    ui.thresholdSlider.value = 60
+    ui.smoothingBox.value = 5
+    ui.deviceBox.setCurrentText("cpu")
+    ui.noteEdit.text = "noted"
+    ui.fillBox.click()
+    ui.modeBox.setCurrentText("BELOW")
+    ui.modelFileEdit.currentPath = "/models/mine.sam3d"
+    assert parameters.inputVolume is volume
+    assert (parameters.threshold, parameters.smoothing, parameters.device) == (60, 5, "cpu")
+    assert (parameters.note, parameters.fill, parameters.mode) == ("noted", True, fixture_module[0].Mode.BELOW)
+    assert parameters.modelFile == pathlib.Path("/models/mine.sam3d")
+    assert parameters.describe() == "BELOW 60.0"
+
+
+def test_parameters_to_gui(widget, fixture_module, add_volume):
+    parameters, ui = widget.parameters, widget.ui
+    assert (ui.thresholdSlider.minimum, ui.thresholdSlider.maximum, ui.thresholdSlider.value) == (-100, 500, 100)
+    assert [ui.deviceBox.itemText(row) for row in range(ui.deviceBox.count)] == ["auto", "cpu"]
+    parameters.inputVolume = add_volume()
+    parameters.threshold, parameters.smoothing, parameters.device = 12.5, 7, "cpu"
+    parameters.note, parameters.fill, parameters.mode = "x", True, fixture_module[0].Mode.BELOW
+    parameters.modelFile = pathlib.Path("/a/b")
+    assert ui.inputSelector.currentNode() is parameters.inputVolume
+    assert (ui.thresholdSlider.value, ui.smoothingBox.value, ui.deviceBox.currentText) == (12.5, 7, "cpu")
+    assert (ui.noteEdit.text, ui.fillBox.checked, ui.modeBox.currentText) == ("x", True, "BELOW")
+    assert ui.modelFileEdit.currentPath == "/a/b"
+    assert ui.applyButton.enabled
+    parameters.inputVolume = None
+    assert ui.inputSelector.currentNode() is None
+    assert not ui.applyButton.enabled
+
+
+def test_parameters_refuse_wrong_values(widget):
+    for name, value in (("threshold", 1000), ("smoothing", -1), ("device", "tpu")):
+        with pytest.raises(ValueError, match=str(value)):
+            setattr(widget.parameters, name, value)
+    for name, value in (("note", 3), ("fill", "yes"), ("modelFile", "/a/b"), ("inputVolume", "CT"), ("smoothing", 1.5)):
+        with pytest.raises(TypeError):
+            setattr(widget.parameters, name, value)
+    assert (widget.parameters.threshold, widget.parameters.note) == (100, "none")
+
+
+def test_a_disconnected_gui_is_left_alone(widget):
+    parameters = widget.parameters
+    widget.setParameters(None)
+    parameters.note = "changed"
+    assert widget.ui.noteEdit.text == "none"
+    widget.ui.noteEdit.text = "typed"
+    assert parameters.note == "changed"
+
+
+def test_a_scene_comes_back_from_a_bundle(widget, tmp_path, add_volume):
+    parameters = widget.parameters
+    parameters.inputVolume, parameters.note, parameters.threshold = add_volume(), "kept", 33
+    widget.ui.applyButton.click()
+    before = slicer.util.arrayFromSegmentBinaryLabelmap(
+        parameters.outputSegmentation,
+        parameters.outputSegmentation.GetSegmentation().GetNthSegmentID(0),
+        parameters.inputVolume,
+    )
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(False)
+    assert (widget.parameters.note, widget.parameters.inputVolume) == ("none", None)
+    assert widget.ui.noteEdit.text == "none"
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    parameters = widget.parameters
+    assert (widget.ui.noteEdit.text, parameters.threshold) == ("kept", 33)
+    assert widget.ui.inputSelector.currentNode().GetName() == "CT"
+    segment_id = parameters.outputSegmentation.GetSegmentation().GetNthSegmentID(0)
+    after = slicer.util.arrayFromSegmentBinaryLabelmap(
+        parameters.outputSegmentation, segment_id, parameters.inputVolume
+    )
+    np.testing.assert_array_equal(after, before)
+    assert before.sum() == (np.arange(120) > 33).sum()
+
+
+def test_apply_works_on_the_real_scene(widget, add_volume):
+    volume = add_volume()
+    widget.ui.inputSelector.setCurrentNode(volume)
+    widget.ui.applyButton.click()
+    segmentation = widget.parameters.outputSegmentation
+    segment_id = segmentation.GetSegmentation().GetNthSegmentID(0)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment_id, volume)
+    np.testing.assert_array_equal(mask > 0, slicer.util.arrayFromVolume(volume) > 100)
+    assert widget.ui.outputSelector.currentNode() is segmentation
+    assert host.selectedModules == ["SegmentEditor"]
+
+
+def test_a_displayed_error_is_recorded(widget, add_volume):
+    widget.parameters.inputVolume, widget.parameters.note = add_volume(), "fail"
+    widget.ui.applyButton.click()
+    assert [message.kind for message in host.messages] == ["error"]
+    assert "It failed" in host.messages[0].text
+    assert "asked to fail" in host.messages[0].text
+    assert "ValueError: asked to fail" in host.take_errors()  # tryWithErrorDisplay raises it again
+    assert host.selectedModules == []
+
+
+# Child processes and waiting
+
+
+def test_a_child_process_reports_while_the_loop_runs(widget):
+    program = "import sys; print('line', flush=True); print('ende: ä'); sys.exit(3)"
+    widget.logic.start(sys.executable, ["-X", "utf8", "-c", program])
+    assert host.pump(lambda: widget.logic.exitCode is not None, 30)
+    assert widget.logic.exitCode == 3
+    assert widget.logic.output.decode().split("\n")[:2] == ["line", "ende: ä"]
+
+
+def test_a_killed_child_process_is_noticed(widget):
+    widget.logic.start(sys.executable, ["-c", "import time; time.sleep(60)"])
+    assert widget.logic.process_.waitForStarted()
+    widget.logic.process_.kill()
+    assert host.pump(lambda: widget.logic.exitCode is not None, 10)
+    assert widget.logic.exitCode == -1
+
+
+def test_pump_gives_up():
+    assert host.pump(lambda: False, timeout_s=0.05) is False
+    qt.QTimer.singleShot(0, lambda: 1 / 0)
+    timer = qt.QElapsedTimer()
+    timer.start()
+    assert host.pump(lambda: False, timeout_s=20) is False
+    assert timer.elapsed() < 5000
+    assert "ZeroDivisionError" in host.take_errors()
+
+
+# Files
+
+
+def test_files_are_written_and_read_by_slicers_own_storage(add_volume, tmp_path):
+    volume = add_volume()
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Seg")
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    segmentation.GetSegmentation().AddEmptySegment("part", "Part", (1, 0, 0.5))
+    mask = (slicer.util.arrayFromVolume(volume) > 50).astype(np.uint8)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, "part", volume)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
+    roi.SetSize(10, 20, 30)
+    nodes = {"volume.nrrd": volume, "volume.nii.gz": volume, "seg.seg.nrrd": segmentation, "box.mrk.json": roi}
+    for name, node in nodes.items():
+        assert slicer.util.saveNode(node, str(tmp_path / name))
+    slicer.mrmlScene.Clear(False)
+
+    for name in ("volume.nrrd", "volume.nii.gz"):
+        loaded = slicer.util.loadVolume(str(tmp_path / name))
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(loaded).ravel(), np.arange(120))
+    again = slicer.util.loadSegmentation(str(tmp_path / "seg.seg.nrrd"))
+    assert again.GetSegmentation().GetSegment("part").GetColor() == pytest.approx((1, 0, 0.5), abs=0.01)
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(again, "part", loaded), mask)
+    box = slicer.util.loadMarkups(str(tmp_path / "box.mrk.json"))
+    assert box.GetClassName() == "vtkMRMLMarkupsROINode"
+    assert box.GetSize() == pytest.approx((10, 20, 30))
+    with pytest.raises(RuntimeError):
+        slicer.util.loadVolume(str(tmp_path / "missing.nrrd"))

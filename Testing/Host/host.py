@@ -1,0 +1,218 @@
+"""The stand-in host: load a scripted module of 3D Slicer, drive its panel and look at the scene, without Slicer.
+
+    import host
+    host.install()
+    python, module, widget = host.load_module("MyModule/MyModule.py")
+    widget.ui.applyButton.click()
+    assert host.pump(lambda: widget.logic.done, timeout_s=10)
+    host.assert_clean()
+
+`qt`, `ctk`, `slicer`, `SampleData` can be imported like in Slicer after `install`. One process has one host.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+import qt
+import reports
+from mrml_scene import releaseWidgets
+from pythonqt_lint import find_pyside_only_idioms
+from reports import (  # noqa: F401 - part of the host's interface
+    Message,
+    answerNext,
+    messages,
+    openedUrls,
+    pipInstalls,
+    sampleDataSources,
+    selectedModules,
+)
+
+_loaded: dict[str, tuple[Any, str]] = {}  # name -> (module widget's parent, folder added to sys.path)
+
+
+def install(slicer_source: str | Path | None = None) -> Any:
+    """Create the application once and return it.
+
+    `slicer_source`, or the environment variable SLICER_PYTHON_SRC, is the folder Base/Python/slicer of Slicer's
+    sources; then Slicer's own ScriptedLoadableModule, parameterNodeWrapper, i18n and packaging are used.
+    """
+    if hasattr(slicer, "app"):
+        return slicer.app
+    source = slicer_source or os.environ.get("SLICER_PYTHON_SRC")
+    reports.collectExceptions()
+    folder = Path(tempfile.mkdtemp(prefix="slicer-host-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    slicer.modules = sys.modules["slicer.modules"] = types.ModuleType("slicer.modules")
+    slicer.moduleNames = sys.modules["slicer.moduleNames"] = types.ModuleType("slicer.moduleNames")
+    _addWidgetsAndApplication(folder)
+    importlib.import_module("slicer.util")
+    _addPythonSide(Path(source) if source else None)
+    sys.modules["SampleData"] = importlib.import_module("sample_data").createModule()
+    importlib.import_module("slicer_util").withoutUser()
+    return slicer.app
+
+
+def _addWidgetsAndApplication(folder: Path) -> None:
+    qmrml, modules = importlib.import_module("qmrml"), importlib.import_module("modules")
+    for origin in (qmrml, modules):
+        for name in vars(origin):
+            if name.startswith(("qMRML", "qSlicer")):
+                setattr(slicer, name, getattr(origin, name))
+    slicer.app = importlib.import_module("application").qSlicerApplication(folder)
+    slicer.mrmlScene = slicer.app.mrmlScene()
+    for name, logic in slicer.app.logics.items():
+        title = type(logic).__name__.removeprefix("vtkSlicer").removesuffix("Logic").removesuffix("Module")
+        setattr(slicer.modules, name, modules.qSlicerCoreModule(title, logic=logic))
+    slicer.modules.data = modules.qSlicerCoreModule("Data")
+    slicer.modules.sampledata = modules.qSlicerScriptedLoadableModule("SampleData")
+    modules.addSegmentEditor()
+
+
+def _addPythonSide(source: Path | None) -> None:
+    """The part of the package `slicer` that is not in slicer-core: Slicer's own files, or small ones of this folder."""
+    if source is not None:
+        if not (source / "ScriptedLoadableModule.py").is_file():
+            raise FileNotFoundError(f"{source} is not the folder Base/Python/slicer of Slicer's sources")
+        slicer.__path__.append(str(source))
+        names = ["ScriptedLoadableModule", "i18n", "parameterNodeWrapper", "packaging"]
+        for name in names:
+            importlib.import_module(f"slicer.{name}")
+        return
+    translation = types.ModuleType("slicer.i18n")
+    translation.tr = lambda text: text
+    translation.translate = lambda context, text: text
+    sides = {
+        "i18n": translation,
+        "ScriptedLoadableModule": importlib.import_module("scripted_module"),
+        "parameterNodeWrapper": importlib.import_module("parameter_node_wrapper"),
+    }
+    for name, module in sides.items():
+        sys.modules[f"slicer.{name}"] = module
+        setattr(slicer, name, module)
+
+
+def load_module(path: str | Path) -> tuple[types.ModuleType, Any, Any]:
+    """Import a scripted module afresh, as Slicer does when it starts, then open its panel.
+
+    Return the Python module, the instance of its class <Name>, and the set-up widget, whose `parent` can be shown.
+    """
+    path = Path(path).resolve()
+    name = path.stem
+    reports.errors.extend(_lint(path))
+    if name in _loaded:
+        unload_module(name)
+    sys.path.insert(0, str(path.parent))
+    sys.modules.pop(name, None)
+    python = importlib.import_module(name)
+    entry = slicer.qSlicerScriptedLoadableModule(name, str(path))
+    setattr(slicer.modules, name.lower(), entry)
+    instance = getattr(python, name)(entry)
+    setattr(slicer.modules, f"{name}Instance", instance)
+    _completeStartup()
+    parent = slicer.qSlicerScriptedLoadableModuleWidget(entry)
+    _loaded[name] = (parent, str(path.parent))
+    entry.setWidgetRepresentation(parent)
+    parent.setLayout(qt.QVBoxLayout())
+    parent.setMRMLScene(slicer.mrmlScene)
+    parent.reload()
+    slicer.app.moduleManager().moduleLoaded.emit(name)
+    parent.enter()
+    return python, instance, parent.self()
+
+
+@functools.lru_cache
+def _lint(path: Path) -> tuple[str, ...]:
+    """What only works with PySide6, in the module's file and in its package <Name>Lib."""
+    package = path.with_name(f"{path.stem}Lib")
+    found = find_pyside_only_idioms(path)
+    return tuple(found + find_pyside_only_idioms(package) if package.is_dir() else found)
+
+
+def _completeStartup() -> None:
+    """Tell the modules that Slicer has started; each of them hears it once."""
+    slicer.app.startupCompleted.connect(lambda: None)  # so that there is something to disconnect
+    slicer.app.startupCompleted.emit()
+    slicer.app.startupCompleted.disconnect()
+
+
+def unload_module(name: str) -> None:
+    """Leave and clean up a module, as Slicer does when it ends."""
+    parent, folder = _loaded.pop(name)
+    parent.exit()
+    slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
+    parent.hide()
+    parent.deleteLater()
+    for attribute in (name.lower(), f"{name}Instance", f"{name}Widget"):
+        slicer.modules.__dict__.pop(attribute, None)
+    sys.modules.pop(name, None)
+    if folder in sys.path:
+        sys.path.remove(folder)
+
+
+def unload_all() -> None:
+    for name in list(_loaded):
+        unload_module(name)
+
+
+def pump(condition: Callable[[], Any], timeout_s: float = 10.0) -> bool:
+    """Run the event loop until `condition()` holds. Give up after `timeout_s`, or when an error has been collected."""
+    before = len(reports.errors)
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end and len(reports.errors) == before:
+        process_events()
+        time.sleep(0.002)
+    return bool(condition())
+
+
+def process_events() -> None:
+    """Deliver all waiting events, also those that delete objects."""
+    try:
+        slicer.app.processEvents()
+        slicer.app.sendPostedEvents(None, qt.QEvent.DeferredDelete)
+    except Exception:  # PySide6 hands exceptions of some slots on to us; in Slicer they are printed
+        sys.excepthook(*sys.exc_info())
+
+
+def reset() -> None:
+    """Unload modules, empty the scene and the settings, forget all records: how every test starts."""
+    unload_all()
+    process_events()
+    releaseWidgets()
+    slicer.mrmlScene.Clear(False)
+    slicer.app.settings().clear()
+    slicer.modules.__dict__.pop("sampleDataSources", None)
+    reports.clear()
+    reports.collectExceptions()
+
+
+def collected_errors() -> list[str]:
+    """What slots, observers, timers and threads have raised, and what forms contain that is not known."""
+    return list(reports.errors)
+
+
+def take_errors() -> str:
+    """Return what was collected, as one text, and forget it: for a test that expects an error."""
+    process_events()
+    found = "\n".join(reports.errors)
+    reports.errors.clear()
+    return found
+
+
+def assert_clean() -> None:
+    """Fail with everything that was collected."""
+    found = take_errors()
+    assert not found, "collected while the test ran:\n\n" + found

@@ -1,0 +1,61 @@
+"""How a qMRML widget follows a scene, and lets go of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import shiboken6
+import slicer
+import vtk
+
+_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
+_followers: weakref.WeakSet = weakref.WeakSet()
+
+
+def observe(subject: vtk.vtkObject, event: int, method: Callable) -> int:
+    """Call a widget's method on an event for as long as the widget lives: the observer does not keep it alive."""
+    reference = weakref.WeakMethod(method)
+
+    def onEvent(caller, eventName):
+        alive = reference()
+        if alive is not None and shiboken6.isValid(alive.__self__):
+            alive(caller, eventName)
+
+    return subject.AddObserver(event, onEvent)
+
+
+class SceneFollower:
+    """mrmlScene(), setMRMLScene() and the signal mrmlSceneChanged(vtkMRMLScene*) of Slicer's qMRML widgets."""
+
+    def mrmlScene(self) -> slicer.vtkMRMLScene | None:
+        return self.__dict__.get("_scene")
+
+    def setMRMLScene(self, scene: slicer.vtkMRMLScene | None) -> None:
+        if scene is self.mrmlScene():
+            return
+        self.stopFollowing()
+        self._scene = scene
+        if scene is not None:
+            self._sceneTags = [observe(scene, getattr(scene, event), self._onSceneEvent) for event in _EVENTS]
+            _followers.add(self)
+        self._onSceneChanged()
+        self.mrmlSceneChanged.emit(scene)
+
+    def stopFollowing(self) -> None:
+        """Slicer's widgets do this in their destructors, which Python objects cannot count on."""
+        for tag in self.__dict__.pop("_sceneTags", []):
+            self._scene.RemoveObserver(tag)
+
+    def _onSceneEvent(self, _caller, _event) -> None:
+        self._onSceneChanged()
+
+    def _onSceneChanged(self) -> None:
+        """For widgets that show what is in the scene."""
+
+
+def releaseWidgets() -> None:
+    """Let go of the scene in every widget, before widgets are deleted."""
+    for follower in list(_followers):
+        follower.stopFollowing()
+    _followers.clear()

@@ -1,0 +1,181 @@
+"""Make PySide6's own classes behave as PythonQt presents Qt to Slicer's modules.
+
+PythonQt differs from PySide6 in how an object is used, not in what Qt does:
+
+- a property is an attribute: `label.text`, `box.checked = True`; a read-only one cannot be set
+- a signal is connected by its C++ signature: `button.connect("clicked(bool)", f)`
+- an attribute that does not exist cannot be made by assignment: `button.tooltip = "x"` raises
+- constructors take no keyword arguments
+- enum values are reachable from instances: `process.Running`
+- `name` is the object's name, `className()` its class, `delete()` deletes it later, `exec_()` is spelled so
+
+PySide6's classes are changed in place, without subclasses, because Slicer compares types exactly
+(`type(w) == qt.QCheckBox`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from PySide6 import QtCore
+
+_genericSetAttr = ctypes.pythonapi.PyObject_GenericSetAttr
+_genericSetAttr.argtypes = [ctypes.py_object] * 3
+_genericSetAttr.restype = ctypes.c_int
+_state = {"ignoring": False}
+
+
+class PropertyAttribute:
+    """A Q_PROPERTY as an attribute. The class keeps its method: `QTimer.singleShot` is a property and a function."""
+
+    _asked: set[tuple[int, str]] = set()  # whose value is being read
+
+    def __init__(self, name: str, writable: bool, method: Any = None):
+        self.name, self.writable, self.method = name, writable, method
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self.method
+        # A virtual reader, such as sizeHint, asks Python for a method that overrides it before it answers.
+        if (id(instance), self.name) in self._asked:
+            return self.method.__get__(instance)
+        self._asked.add((id(instance), self.name))
+        try:
+            return instance.property(self.name)
+        finally:
+            self._asked.discard((id(instance), self.name))
+
+    def __set__(self, instance, value):
+        if not self.writable:
+            raise AttributeError(f"property '{self.name}' of {type(instance).__name__} is read-only")
+        if isinstance(value, float):
+            value = float(value)  # numpy's float64 is one, its other numbers are none
+        if type(value).__module__ == "numpy" or not instance.setProperty(self.name, value):
+            raise TypeError(f"{type(instance).__name__}.{self.name} does not take a {type(value).__name__}: {value!r}")
+
+
+def signalSignature(sender: QtCore.QObject, signature: str) -> str:
+    """The normalised signature that the sender's meta object knows, or ValueError.
+
+    Stand-in widgets declare a MRML node as a Python object, so `vtkMRMLNode*` and its kin are looked up as that.
+    """
+    normalized = bytes(QtCore.QMetaObject.normalizedSignature(signature)).decode()
+    normalized = re.sub(r"\bvtk\w+\*", "PyObject", normalized)
+    if sender.metaObject().indexOfSignal(normalized) < 0:
+        raise ValueError(f"{sender.metaObject().className()} has no signal '{signature}'")
+    return normalized
+
+
+def _target(receiver: tuple) -> Callable:
+    """The callable of `connect(signal, callable)` or `connect(signal, object, "slot()")`."""
+    if len(receiver) == 1 and callable(receiver[0]):
+        return receiver[0]
+    if len(receiver) == 2 and isinstance(receiver[1], str):
+        return getattr(receiver[0], receiver[1].split("(")[0])
+    raise TypeError(f"connect takes a callable, or an object and a slot, not {receiver!r}")
+
+
+def connect(sender: QtCore.QObject, signature: str, *receiver) -> bool:
+    """`sender.connect("signal(args)", callable)`. PythonQt returns False for an unknown signal, this raises."""
+    known = signalSignature(sender, signature)
+    return bool(QtCore.QObject.connect(sender, QtCore.SIGNAL(known), _target(receiver)))
+
+
+def disconnect(sender: QtCore.QObject, signature: str, *receiver) -> bool:
+    """`sender.disconnect("signal(args)"[, callable])`."""
+    known = signalSignature(sender, signature)
+    if receiver:
+        return bool(QtCore.QObject.disconnect(sender, QtCore.SIGNAL(known), _target(receiver)))
+    return bool(getattr(sender, known.split("(")[0]).disconnect())
+
+
+def _attributeReader(original: Callable) -> Callable:
+    def read(self, name):
+        if name == "connect":
+            return lambda *arguments: connect(self, *arguments)
+        if name == "disconnect":
+            return lambda *arguments: disconnect(self, *arguments)
+        try:
+            return original(self, name)
+        except AttributeError:
+            if name[:1].isupper():
+                return getattr(type(self), name)
+            raise
+
+    return read
+
+
+def _constructor(original: Callable) -> Callable:
+    def construct(self, *arguments, **keywords):
+        if keywords:
+            raise TypeError(
+                f"{type(self).__name__}(): PythonQt takes no keyword arguments, such as {', '.join(keywords)}"
+            )
+        original(self, *arguments)
+
+    return construct
+
+
+@contextlib.contextmanager
+def ignoringNewAttributes():
+    """PySide6's form loader makes every child an attribute of the form, which PythonQt's does not: drop them."""
+    _state["ignoring"] = True
+    try:
+        yield
+    finally:
+        _state["ignoring"] = False
+
+
+def _isStrict(kind: type) -> bool:
+    """Whether instances stand for C++ objects; classes that a module derives itself may grow attributes."""
+    return kind.__module__.startswith("PySide6") or getattr(kind, "standsForCpp", None) == kind.__name__
+
+
+def _writeAttribute(self, name: str, value: Any) -> None:
+    kind = type(self)
+    attribute = getattr(kind, name, None)
+    if isinstance(attribute, QtCore.Property):
+        if attribute.fset is None:
+            raise AttributeError(f"property '{name}' of {kind.__name__} is read-only")
+        attribute.fset(self, value)
+        return
+    if not hasattr(kind, name) and not name.startswith("_") and _isStrict(kind):
+        if _state["ignoring"]:
+            return
+        if name.encode() not in [bytes(known) for known in self.dynamicPropertyNames()]:
+            raise AttributeError(f"{kind.__name__} has no attribute '{name}' to set")
+        self.setProperty(name, value)
+        return
+    _genericSetAttr(self, name, value)
+
+
+def standIn(kind: type) -> type:
+    """Class decorator: a Python class that stands for a C++ widget is as strict as Qt's own classes."""
+    kind.standsForCpp = kind.__name__
+    return kind
+
+
+def applyConventions(modules: Iterable) -> None:
+    """Change every QObject class of the PySide6 modules in place."""
+    candidates = [getattr(module, name) for module in modules for name in dir(module)]
+    classes = {kind for kind in candidates if isinstance(kind, type) and issubclass(kind, QtCore.QObject)}
+    # Shiboken treats connect(), QFile.exists() and others in each class's own attribute lookup, so each one's is kept.
+    originals = {kind: kind.__getattribute__ for kind in classes}
+    constructors = {kind: kind.__init__ for kind in classes}
+    for kind, original in originals.items():
+        kind.__init__ = _constructor(constructors[kind])
+        kind.__getattribute__ = _attributeReader(original)
+        kind.__setattr__ = _writeAttribute
+        meta = kind.staticMetaObject
+        for index in range(meta.propertyCount()):
+            declared = meta.property(index)
+            if index >= meta.propertyOffset() or declared.name() in vars(kind):  # its own, or it overrides the reader
+                method = getattr(kind, declared.name(), None)
+                setattr(kind, declared.name(), PropertyAttribute(declared.name(), declared.isWritable(), method))
+    QtCore.QObject.name = PropertyAttribute("objectName", True)
+    QtCore.QObject.className = lambda self: self.metaObject().className()
+    QtCore.QObject.delete = lambda self: self.deleteLater()
