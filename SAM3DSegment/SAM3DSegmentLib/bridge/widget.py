@@ -1,0 +1,82 @@
+"""The panel: three sections on one parameter node, which follows the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+import vtk
+
+from .results_section import ResultsSection
+from .segment_section import SegmentSection
+from .setup_section import SetupSection
+
+
+class Panel:
+    """Connects the widgets of `ui` with the parameters that getParameters() gives for the current scene.
+
+    addObserver and removeObserver are those of VTKObservationMixin.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        logic: Any,
+        addObserver: Callable[..., Any],
+        removeObserver: Callable[..., Any],
+    ) -> None:
+        self._ui = ui
+        self._logic = logic
+        self._addObserver = addObserver
+        self._removeObserver = removeObserver
+        self._parameters: Any = None  # of `parameters.py`; Slicer's wrapper adds methods at run time
+        self._guiTag: Any = None
+        self._results = ResultsSection(ui)
+        self._segment = SegmentSection(ui, logic, self._resultArrived)
+        self._setup = SetupSection(ui, self._segment.listDevices)
+        scene = slicer.mrmlScene
+        addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            addObserver(scene, event, self._sceneChanged)
+        self._connectParameters(logic.getParameterNode())
+
+    def enter(self) -> None:
+        """The panel is shown: models and folders may have changed, and a first volume may be there to choose."""
+        self._segment.listModels()
+        self._setup.update()
+        if self._parameters is not None and self._parameters.inputVolume is None:
+            firstVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            if firstVolume is not None:
+                self._parameters.inputVolume = firstVolume
+
+    def cleanup(self) -> None:
+        self._connectParameters(None)
+        self._segment.cleanup()
+        self._setup.cleanup()
+
+    def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
+        self._segment.cleanup()
+        self._connectParameters(None)
+
+    def _sceneChanged(self, caller: Any, event: Any) -> None:
+        self._connectParameters(self._logic.getParameterNode())
+
+    def _connectParameters(self, parameters: Any) -> None:
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._guiTag)
+            self._removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
+        self._parameters = parameters
+        if parameters is not None:
+            self._guiTag = parameters.connectGui(self._ui)
+            self._addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
+        for section in (self._segment, self._results, self._setup):
+            section.setParameters(parameters)
+
+    def _parametersChanged(self, caller: Any = None, event: Any = None) -> None:
+        self._segment.update()
+        self._results.update()
+
+    def _resultArrived(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        self._ui.resultsSection.collapsed = False
+        self._results.update()

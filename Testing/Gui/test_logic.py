@@ -1,0 +1,275 @@
+"""The logic on the real scene: what goes into a segmentation node, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import torch
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+import host
+from SAM3DSegmentLib.bridge import nodes
+from SAM3DSegmentLib.bridge.logic import segment, startSegment
+from SAM3DSegmentLib.config import EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.encoder import build_vit, tensors_sha256
+from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError
+from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+
+SAMPLE = Path(__file__).resolve().parents[2] / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
+LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
+OBLIQUE = np.array([[0.96, -0.28, 0, 4], [0.28, 0.96, 0, -9], [0, 0, 1, 2], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A model of random weights: its masks mean nothing, but depend on every voxel, and are there at once."""
+    torch.manual_seed(3)
+    vit_config = VitConfig(16, 1, 2, (0,))
+    tensors = {key: value.half() for key, value in build_vit(vit_config, 32).state_dict().items()}
+    encoder = EncoderConfig("compact_vit", 32, tensors_sha256(tensors), vit_config)
+    decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8))
+    path = tmp_path_factory.mktemp("model") / "tiny.sam3d"
+    save_model(Sam3dModel(ModelCard("tiny", "", "MRI", LABELS, encoder, decoder.config), decoder, tensors), path)
+    return str(path)
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).normal(size=(7, 9, 11)).cumsum(axis=1).astype(np.float32)
+
+
+def add_volume(array, matrix, name="volume"):
+    return slicer.util.addVolumeFromArray(np.ascontiguousarray(array), ijkToRAS=matrix, name=name)
+
+
+def label_map(segmentation, volume):
+    """The segments as one label map (K, J, I) on the volume's grid."""
+    labels = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+    for label in LABELS:
+        segment_id = segmentation.GetSegmentation().GetSegmentIdBySegmentName(label.name)
+        labels[slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment_id, volume) > 0] = label.value
+    return labels
+
+
+def stored_otherwise(array, matrix, order, flips):
+    """The same voxels in the same places of the world, with axes k, j, i permuted and reversed."""
+    moved, moved_matrix = array, matrix.copy()
+    for axis in range(3):
+        if flips[axis]:
+            column = 2 - axis
+            moved_matrix[:3, 3] += moved_matrix[:3, column] * (array.shape[axis] - 1)
+            moved_matrix[:3, column] *= -1
+            moved = np.flip(moved, axis)
+    columns = [2 - order[2 - column] for column in range(3)]
+    moved_matrix[:3, :3] = moved_matrix[:3, columns]
+    return moved.transpose(order), moved_matrix
+
+
+def as_before(labels, order, flips):
+    restored = labels.transpose(np.argsort(order))
+    return np.flip(restored, [axis for axis in range(3) if flips[axis]])
+
+
+def linear_transform(matrix):
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    return transform
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("base", ["straight", "oblique", "anisotropic"])
+def test_all_orders_and_directions_of_axes_give_the_same_voxels_in_the_world(array, tiny_model, order, base):
+    """Eight flips of six orders are all 48, half of them left-handed."""
+    matrix = {
+        "straight": np.eye(4),
+        "oblique": OBLIQUE,
+        "anisotropic": np.diag([1.5, 1, 4, 1]),
+    }[base].astype(float)
+    volume = add_volume(array, matrix)
+    expected = label_map(segment(volume, model=tiny_model, device="cpu"), volume)
+    assert len(np.unique(expected)) > 1
+    for flips in itertools.product((False, True), repeat=3):
+        slicer.mrmlScene.Clear()
+        moved, moved_matrix = stored_otherwise(array, matrix, order, flips)
+        volume = add_volume(moved, moved_matrix)
+        found = label_map(segment(volume, model=tiny_model, device="cpu"), volume)
+        np.testing.assert_array_equal(as_before(found, order, flips), expected)
+
+
+def test_a_parent_transform_moves_the_result_along(array, tiny_model):
+    reference = add_volume(array, OBLIQUE)
+    expected = label_map(segment(reference, model=tiny_model, device="cpu"), reference)
+    volume = add_volume(array, np.eye(4))
+    volume.SetAndObserveTransformNodeID(linear_transform(OBLIQUE).GetID())
+    segmentation = segment(volume, model=tiny_model, device="cpu")
+    assert segmentation.GetTransformNodeID() == volume.GetTransformNodeID()
+    np.testing.assert_array_equal(label_map(segmentation, volume), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_every_scalar_type_is_taken(array, tiny_model, dtype):
+    volume = add_volume((array - array.min()).round().astype(dtype), np.eye(4))
+    assert segment(volume, model=tiny_model, device="cpu").GetSegmentation().GetNumberOfSegments() == 2
+
+
+def test_one_slice_is_enough(array, tiny_model):
+    volume = add_volume(array[:1], np.eye(4))
+    assert label_map(segment(volume, model=tiny_model, device="cpu"), volume).shape == (1, 9, 11)
+
+
+def test_the_node_is_complete(array, tiny_model):
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    volume = add_volume(array, OBLIQUE)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), study)
+    node = segment(volume, model=tiny_model, device="cpu")
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+    assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume
+    for label, segment_id in zip(LABELS, node.GetSegmentation().GetSegmentIDs()):
+        piece = node.GetSegmentation().GetSegment(segment_id)
+        assert piece.GetName() == label.name
+        np.testing.assert_allclose(np.array(piece.GetColor()) * 255, label.color)
+        tag = vtk.reference("")
+        assert piece.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), tag)
+        assert str(tag).startswith("Segmentation category and type")
+    provenance = nodes.readProvenance(node)
+    assert provenance["Model"] == "tiny"
+    assert len(provenance["ModelSha256"]) == 64
+    assert provenance["Device"] == "cpu"
+    assert set(provenance) >= {"Versions", "Seconds", "Date", "Volume", "Precision"}
+
+
+def test_other_segments_and_their_place_are_kept(array, tiny_model):
+    volume = add_volume(array, np.eye(4))
+    existing = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    existing.CreateDefaultDisplayNodes()
+    existing.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    existing.SetAndObserveTransformNodeID(linear_transform(OBLIQUE).GetID())
+    mine = existing.GetSegmentation().AddEmptySegment("", "By hand")
+    drawn = np.zeros(array.shape, np.uint8)
+    drawn[2:4, 3:6, 4:8] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, existing, mine, volume)
+    drawn_before = slicer.util.arrayFromSegmentBinaryLabelmap(existing, mine).copy()
+    transform_id = existing.GetTransformNodeID()
+    expected = label_map(segment(volume, model=tiny_model, device="cpu"), volume)
+
+    # Under the same transform the volume's grid is the segmentation's, so that voxels can be compared.
+    volume.SetAndObserveTransformNodeID(transform_id)
+    under = label_map(segment(volume, model=tiny_model, device="cpu"), volume)
+    assert segment(volume, existing, model=tiny_model, device="cpu") is existing
+    assert existing.GetTransformNodeID() == transform_id
+    np.testing.assert_array_equal(label_map(existing, volume), under)
+    np.testing.assert_array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(existing, mine), drawn_before)
+
+    # Without the volume's transform, the voxels have to be found at the volume's own place in the world.
+    volume.SetAndObserveTransformNodeID(None)
+    segment(volume, existing, model=tiny_model, device="cpu")
+    assert existing.GetTransformNodeID() == transform_id
+    for value, label in enumerate(LABELS, start=1):
+        voxels = np.argwhere(expected == value)[:, ::-1]
+        if len(voxels):
+            assert np.linalg.norm(world_centre(existing, label.name) - voxels.mean(0)) < 1
+
+
+def world_centre(segmentation, name):
+    """Mean of the voxels of a segment in the world, from its own image and the parent transform."""
+    segment_id = segmentation.GetSegmentation().GetSegmentIdBySegmentName(name)
+    image, to_local, to_world = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    segmentation.GetBinaryLabelmapRepresentation(segment_id, image)
+    image.GetImageToWorldMatrix(to_local)
+    segmentation.GetParentTransformNode().GetMatrixTransformToWorld(to_world)
+    values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    voxels = np.argwhere(values)[:, ::-1]
+    centre = voxels.mean(0) + np.array(image.GetExtent())[::2]
+    matrix = slicer.util.arrayFromVTKMatrix(to_world) @ slicer.util.arrayFromVTKMatrix(to_local)
+    return (matrix @ [*centre, 1])[:3]
+
+
+def test_only_the_region_is_segmented(array, tiny_model):
+    volume = add_volume(array, OBLIQUE)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    roi.SetSize(4.8, 4.8, 2.8)
+    centre = OBLIQUE @ [5, 4, 3, 1]
+    roi.SetCenter(*centre[:3])
+    inside = label_map(segment(volume, model=tiny_model, device="cpu", roiNode=roi), volume)
+    assert inside.shape == array.shape
+    assert inside.any()
+    assert not inside[0].any()
+    assert not inside[:, 0].any()
+    roi.SetCenter(500, 500, 500)
+    with pytest.raises(GeometryError, match="outside of the volume"):
+        segment(volume, model=tiny_model, device="cpu", roiNode=roi)
+
+
+def test_a_label_that_is_not_found_is_an_empty_segment(array):
+    volume = add_volume(array, OBLIQUE)
+    labels = np.zeros(array.shape, np.uint8)
+    labels[2, 3, 4] = 2
+    node = nodes.writeSegments(labels, LABELS, volume, None, {}, {})
+    np.testing.assert_array_equal(label_map(node, volume), labels)
+    assert [figures.volumeMl for figures in nodes.readSegments(node)] == pytest.approx([0, 0.001])
+
+
+def test_segmenting_again_replaces_the_same_segments(array, tiny_model):
+    volume = add_volume(array, np.eye(4))
+    node = segment(volume, model=tiny_model, device="cpu")
+    again = segment(volume, node, model=tiny_model, device="cpu")
+    assert again is node
+    assert node.GetSegmentation().GetNumberOfSegments() == 2
+
+
+def test_an_error_or_a_cancel_changes_nothing(array, tiny_model):
+    volume = add_volume(array, np.eye(4))
+    existing = segment(volume, model=tiny_model, device="cpu")
+    before = existing.GetMTime(), slicer.mrmlScene.GetNumberOfNodes()
+    with pytest.raises(Cancelled):
+        segment(volume, existing, model=tiny_model, device="cpu", shouldCancel=lambda: True)
+    with pytest.raises(InputError, match="no-such-model"):
+        segment(volume, existing, model="no-such-model")
+    with pytest.raises(InputError, match="no volume"):
+        segment(None, existing)
+    assert (existing.GetMTime(), slicer.mrmlScene.GetNumberOfNodes()) == before
+
+
+def test_a_volume_under_a_curved_transform_is_refused(array):
+    volume = add_volume(array, np.eye(4))
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    with pytest.raises(InputError, match="not linear"):
+        segment(volume)
+
+
+@pytest.mark.parametrize("with_region", [False, True])
+def test_both_ways_give_the_same_voxels(with_region):
+    """The real MRI and model: once in this process, once in a child."""
+    volume, roi = slicer.util.loadVolume(str(SAMPLE)), None
+    if with_region:
+        roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        bounds = np.zeros(6)
+        volume.GetRASBounds(bounds)
+        roi.SetCenter(*bounds.reshape(3, 2).mean(1))
+        roi.SetSize(*(np.ptp(bounds.reshape(3, 2), axis=1) * 0.7))
+    here = segment(volume, device="cpu", roiNode=roi)
+    ended = []
+    startSegment(volume, device="cpu", roiNode=roi, onFinished=ended.append, onFailed=ended.append)
+    assert host.pump(lambda: ended, 180)
+    [there] = ended
+    for segment_id, other_id in zip(here.GetSegmentation().GetSegmentIDs(), there.GetSegmentation().GetSegmentIDs()):
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(here, segment_id, volume)
+        np.testing.assert_array_equal(mask, slicer.util.arrayFromSegmentBinaryLabelmap(there, other_id, volume))
+        assert mask.any()
+
+
+def test_a_volume_removed_meanwhile_is_an_error(array, tiny_model):
+    volume, ended = add_volume(array, np.eye(4)), []
+    startSegment(volume, model=tiny_model, device="cpu", onFinished=ended.append, onFailed=ended.append)
+    slicer.mrmlScene.RemoveNode(volume)
+    assert host.pump(lambda: ended, 180)
+    assert "removed from the scene" in ended[0]
+    assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
