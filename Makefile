@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := SAM3DSegment Testing Utilities
 
-.PHONY: venv demo test lint format clean
+.PHONY: venv demo test selftest screenshots libraries lint format clean
 .DEFAULT_GOAL := demo
 
 venv: $(VENV)/.done
@@ -18,8 +18,17 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/python Utilities/demo.py
 
-test: venv lint
+test: venv libraries lint
 	$(BIN)/python -m pytest
+
+selftest: venv libraries
+	$(BIN)/python Testing/Host/selftest.py SAM3DSegment/SAM3DSegment.py
+
+screenshots: venv libraries
+	$(BIN)/python Utilities/screenshots.py
+
+libraries:
+	Testing/Host/libraries.sh
 
 lint: venv
 	$(BIN)/ruff check $(SOURCES)

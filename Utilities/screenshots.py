@@ -1,0 +1,183 @@
+"""Pictures for the README and the tutorial: the panel in its states, and the result in Slicer's own views.
+
+The panel is drawn by the stand-in host (Testing/Host), so its widgets look plainer than in Slicer; the views are drawn
+by Slicer's displayable managers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "Testing" / "Host"))
+
+import host  # noqa: E402 - found through the line above
+
+host.install()
+
+import slicer  # noqa: E402
+import vtk  # noqa: E402
+
+MODULE = ROOT / "SAM3DSegment" / "SAM3DSegment.py"
+SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
+OUTPUT = ROOT / "Resources" / "Screenshots"
+PANEL_WIDTH = 460
+VIEW_PIXELS = 480
+SLICE_MANAGERS = ("vtkMRMLModelSliceDisplayableManager", "vtkMRMLSegmentationsDisplayableManager2D")
+THREE_D_MANAGERS = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLModelDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager3D",
+)
+
+
+def main() -> None:
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    widget = host.load_module(MODULE)[2]
+    volume = slicer.util.loadVolume(str(SAMPLE))
+    widget.parent.resize(PANEL_WIDTH, 10)
+    widget.parent.show()
+    grab(widget, "idle")
+
+    widget.ui.inputSelector.setCurrentNode(volume)
+    widget.ui.segmentButton.click()
+    bar = widget.ui.progressBar
+    wait(lambda: bar.maximum > 0 and bar.value > bar.maximum // 4)
+    grab(widget, "running")
+    wait(lambda: widget.ui.segmentButton.text == "Segment")
+    grab(widget, "results")
+    segmentation = widget.ui.outputSelector.currentNode()
+
+    far = slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(volume).repeat(4, 0).repeat(4, 1), name="head")
+    widget.ui.inputSelector.setCurrentNode(far)
+    grab(widget, "warning")
+    widget.ui.inputSelector.setCurrentNode(volume)
+    slicer.mrmlScene.RemoveNode(far)
+    widget.ui.advancedBox.collapsed = False
+    widget.panel._parameters.device = "cuda"
+    widget.ui.segmentButton.click()
+    wait(lambda: widget.ui.segmentButton.text == "Segment")
+    grab(widget, "error")
+
+    widget.panel._parameters.device = "auto"
+    for section, collapsed in (("segmentSection", True), ("resultsSection", True), ("setupSection", False)):
+        getattr(widget.ui, section).collapsed = collapsed
+    widget.ui.checkButton.click()
+    wait(lambda: widget.ui.checkLabel.text)
+    grab(widget, "setup")
+
+    draw_slice_view(volume, segmentation, OUTPUT / "slice_view.png")
+    draw_3d_view(segmentation, OUTPUT / "3d_view.png")
+    host.unload_all()
+
+
+def wait(condition) -> None:
+    if not host.pump(condition, 300):
+        raise RuntimeError("the panel did not get there in 300 s: " + host.take_errors())
+
+
+def grab(widget, name: str) -> None:
+    """The panel at the height that its contents need."""
+    host.process_events()
+    widget.parent.resize(PANEL_WIDTH, widget.parent.layout().totalHeightForWidth(PANEL_WIDTH))
+    host.process_events()
+    widget.parent.grab().save(str(OUTPUT / f"{name}.png"))
+
+
+def draw_slice_view(volume, segmentation, path: Path) -> None:
+    """The sagittal slice with the largest mask, as Slicer's yellow view shows it."""
+    application = slicer.app.applicationLogic()
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(slicer.mrmlScene, True)
+    factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
+    register(factory, SLICE_MANAGERS, application)
+    logic = slicer.vtkMRMLSliceLogic()
+    logic.SetMRMLApplicationLogic(application)
+    logic.SetMRMLScene(slicer.mrmlScene)
+    logic.AddSliceNode("Picture")
+    application.GetSliceLogics().AddItem(logic)
+    node = logic.GetSliceNode()
+    node.SetOrientation("Sagittal")
+    logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())
+    window, renderer = make_window()
+    group = factory.InstantiateDisplayableManagers(renderer)  # kept: the view lives as long as it does
+    group.SetMRMLDisplayableNode(node)
+    node.SetDimensions(VIEW_PIXELS, VIEW_PIXELS, 1)
+    logic.ResizeSliceNode(VIEW_PIXELS, VIEW_PIXELS)
+    logic.FitSliceToAll(VIEW_PIXELS, VIEW_PIXELS)
+    node.JumpSliceByCentering(*widest_place(volume, segmentation))
+    mapper = vtk.vtkImageMapper()
+    mapper.SetColorWindow(255)
+    mapper.SetColorLevel(127.5)
+    mapper.SetInputConnection(logic.GetImageDataConnection())
+    actor = vtk.vtkActor2D()
+    actor.SetMapper(mapper)
+    actor.GetProperty().SetDisplayLocationToBackground()
+    renderer.AddViewProp(actor)
+    segmentation.GetDisplayNode().SetVisibility2DFill(False)
+    save(window, path)
+
+
+def widest_place(volume, segmentation) -> list[float]:
+    """Centre, in RAS, of the slice through the volume's first axis that has most segment voxels."""
+    ids = segmentation.GetSegmentation().GetSegmentIDs()
+    mask = sum(slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, i, volume) for i in ids)
+    i = int(mask.sum(axis=(0, 1)).argmax())
+    k, j = (int(places.mean()) for places in mask[:, :, i].nonzero())
+    to_ras = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(to_ras)
+    return list(to_ras.MultiplyPoint((i, j, k, 1))[:3])
+
+
+def draw_3d_view(segmentation, path: Path) -> None:
+    segmentation.CreateClosedSurfaceRepresentation()
+    factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
+    register(factory, THREE_D_MANAGERS, slicer.app.applicationLogic())
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLViewNode", "Picture")
+    node.SetLayoutName("Picture")
+    node.SetBoxVisible(False)
+    node.SetAxisLabelsVisible(False)
+    window, renderer = make_window()
+    group = factory.InstantiateDisplayableManagers(renderer)
+    group.SetMRMLDisplayableNode(node)
+    renderer.ResetCamera()
+    renderer.GetActiveCamera().Azimuth(60)
+    renderer.GetActiveCamera().Zoom(1.15)
+    renderer.ResetCameraClippingRange()
+    save(window, path)
+
+
+def register(factory, names: tuple[str, ...], application) -> None:
+    factory.SetMRMLApplicationLogic(application)
+    for name in names:
+        factory.RegisterDisplayableManager(name)
+
+
+def make_window():
+    window, renderer = vtk.vtkRenderWindow(), vtk.vtkRenderer()
+    window.SetOffScreenRendering(1)
+    window.SetMultiSamples(0)
+    window.SetSize(VIEW_PIXELS, VIEW_PIXELS)
+    window.AddRenderer(renderer)
+    interactor = vtk.vtkRenderWindowInteractor()
+    interactor.SetRenderWindow(window)
+    interactor.SetInteractorStyle(vtk.vtkInteractorStyleUser())
+    return window, renderer
+
+
+def save(window, path: Path) -> None:
+    window.Render()
+    picture = vtk.vtkWindowToImageFilter()
+    picture.SetInput(window)
+    picture.ReadFrontBufferOff()
+    writer = vtk.vtkPNGWriter()
+    writer.SetFileName(str(path))
+    writer.SetInputConnection(picture.GetOutputPort())
+    writer.Write()
+
+
+if __name__ == "__main__":
+    main()
