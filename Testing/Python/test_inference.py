@@ -43,9 +43,10 @@ def test_the_bundled_model_finds_the_hippocampus_of_a_case_it_has_never_seen(mri
         assert dice(mri_mask == value, reference == value) > 0.8
 
 
-@pytest.mark.parametrize("permutation", list(itertools.permutations(range(3))))
+# All 48 orders and directions are tried with a tiny model in Testing/Gui/test_logic.py.
 @pytest.mark.parametrize(
-    "flips", [(False, False, False), (True, False, True), (False, True, False), (True, True, True)]
+    ("permutation", "flips"),
+    list(zip(itertools.permutations(range(3)), list(itertools.product((False, True), repeat=3))[1:7])),
 )
 def test_any_storage_order_gives_the_same_mask_in_the_world(segmenter, mri, mri_mask, permutation, flips):
     def restore(image):
@@ -137,7 +138,7 @@ def test_windows_cover_every_slice_and_move_forwards(depth, length, overlap):
 
 def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     """While a long volume streams through, embeddings behind the window are let go."""
-    long = np.concatenate([mri.array_kji] * 4, axis=1)  # coronal slices are cut along j
+    long = np.concatenate([mri.array_kji] * 4, axis=2)  # sagittal slices are cut along i
     small = with_windows(segmenter, 16, 4)
     held = []
     decode = small._decode
