@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+for folder in ("MODELS", "WEIGHTS", "CACHE"):  # not those of whoever runs this
+    os.environ[f"SAM3DSEGMENT_{folder}"] = f"/home/you/SAM3DSegment/{folder.lower()}"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "Testing" / "Host"))
 
@@ -41,9 +43,9 @@ def main() -> None:
     volume = slicer.util.loadVolume(str(SAMPLE))
     widget.parent.resize(PANEL_WIDTH, 10)
     widget.parent.show()
+    widget.ui.inputSelector.setCurrentNode(volume)
     grab(widget, "idle")
 
-    widget.ui.inputSelector.setCurrentNode(volume)
     widget.ui.segmentButton.click()
     bar = widget.ui.progressBar
     wait(lambda: bar.maximum > 0 and bar.value > bar.maximum // 4)
@@ -82,8 +84,9 @@ def wait(condition) -> None:
 
 def grab(widget, name: str) -> None:
     """The panel at the height that its contents need."""
-    host.process_events()
-    widget.parent.resize(PANEL_WIDTH, widget.parent.layout().totalHeightForWidth(PANEL_WIDTH))
+    for _ in range(2):  # wrapped labels tell their height only once they have their width
+        host.process_events()
+        widget.parent.resize(PANEL_WIDTH, widget.parent.layout().totalHeightForWidth(PANEL_WIDTH))
     host.process_events()
     widget.parent.grab().save(str(OUTPUT / f"{name}.png"))
 

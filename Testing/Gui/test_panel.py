@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -85,8 +86,32 @@ def segment(widget, volume):
     return widget.ui.outputSelector.currentNode()
 
 
-def test_opening_the_panel_imports_no_torch(widget):
-    assert "torch" not in sys.modules
+WITHOUT_TORCH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import host
+host.install()
+import slicer
+widget = host.load_module(sys.argv[2])[2]
+assert "torch" not in sys.modules, "opening the panel"
+volume = slicer.util.loadVolume(sys.argv[3])
+ended = []
+widget.logic.startSegment(volume, onFinished=ended.append, onFailed=ended.append)
+assert host.pump(lambda: ended, 180)
+assert ended[0].IsA("vtkMRMLSegmentationNode"), ended
+assert "torch" not in sys.modules, "segmenting in a child"
+host.unload_all()
+"""
+
+
+def test_neither_the_panel_nor_a_child_brings_torch_into_slicer():
+    """In a process of its own, because other tests import torch."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, ROOT / "Testing" / "Host", MODULE, SAMPLE]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_a_volume_the_button_says_what_is_missing(widget):
     assert not widget.ui.segmentButton.enabled
     assert "a volume" in widget.ui.segmentButton.toolTip
 
@@ -110,7 +135,6 @@ def test_one_click_segments_and_the_event_loop_never_stalls(widget, volume):
     assert host.pump(finished, TIMEOUT_S), widget.ui.statusLabel.text
     assert watch.longest_ms < 200
     assert len(seen) > 2
-    assert "torch" not in sys.modules
 
     node = widget.ui.outputSelector.currentNode()
     masks = masks_of(node, volume)

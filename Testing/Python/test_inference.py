@@ -143,7 +143,7 @@ def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     held = []
     decode = small._decode
     monkeypatch.setattr(
-        small, "_decode", lambda embeddings, fit: held.append(len(embeddings)) or decode(embeddings, fit)
+        small, "_decode", lambda embeddings, *more: held.append(len(embeddings)) or decode(embeddings, *more)
     )
     assert small.segment(long, mri.ijk_to_ras).shape == long.shape
     assert len(held) > 10
@@ -153,7 +153,7 @@ def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
 def test_progress_counts_slices_and_ends_at_the_total(segmenter, mri):
     seen = []
     segmenter.segment(mri.array_kji, mri.ijk_to_ras, on_progress=lambda *line: seen.append(line))
-    depth = mri.array_kji.shape[1]
+    depth = mri.array_kji.shape[2]
     done = [line[1] for line in seen]
     assert all(line[0] == "segment" and line[2] == depth for line in seen)
     assert done == sorted(done)

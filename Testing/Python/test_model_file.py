@@ -137,7 +137,8 @@ def test_the_bundled_model_is_small_and_tells_how_its_figure_was_obtained():
     assert path.stat().st_size <= 20e6
     assert card.licence == "CC-BY-SA 4.0"
     assert "neither training nor" in card.training.dice_note
-    assert sum(card.training.dice.values()) / 2 >= 0.88
+    assert card.training.dice_cases == 40
+    assert sum(card.training.dice.values()) / 2 > 0.86
 
 
 def test_json_of_a_config_comes_back_and_misspelling_is_an_error():

@@ -15,6 +15,7 @@ from SAM3DSegmentLib.losses import DeepSupervisionLoss
 from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.training.augmentation import plain_view, random_view
 from SAM3DSegmentLib.training.cases import find_dataset, read_case, split_cases
+from SAM3DSegmentLib.training.gradients import BatchGradients
 from SAM3DSegmentLib.training.trainer import TrainingRun, train
 
 COMPACT = TrainingConfig(
@@ -22,6 +23,7 @@ COMPACT = TrainingConfig(
     image_size=48,
     channels=(256, 16, 16, 8, 8),
     slicing=SlicingRule("coronal"),
+    batch_size=1,
     training_depth=12,
     validation_cases=1,
     validations=2,
@@ -107,6 +109,25 @@ def test_a_decoder_can_learn_one_case_by_heart(case):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gradients_of_two_workers_are_those_of_one(monkeypatch):
+    """Half of the batch in each thread, and the replica shares the weights but not the gradients."""
+    torch.manual_seed(0)
+    decoder = Sam3dDecoder(3, (16, 16, 16, 8, 8))
+    samples = [(torch.randn(16, 4, 2, 2), torch.randint(3, (4, 32, 32))) for _ in range(4)]
+    draws = [lambda sample=sample: sample for sample in samples]
+    found = []
+    for cores in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        gradients = BatchGradients(decoder, DeepSupervisionLoss(), torch.device("cpu"), len(samples))
+        assert len(gradients._replicas) == cores
+        loss = gradients.compute(draws)
+        found.append((loss, [parameter.grad.clone() for parameter in decoder.parameters()]))
+    (one_loss, one), (two_loss, two) = found
+    assert one_loss == pytest.approx(two_loss, rel=1e-2)
+    for a, b in zip(one, two):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.02 * float(a.abs().max()) + 1e-6)
 
 
 def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
+import subprocess
 from pathlib import Path
 
 import slicer
@@ -59,7 +60,7 @@ def installMissingPackages() -> None:
         _installTorch()
     rest = [requirement for requirement in requirements() if any(requirement.startswith(name) for name in missing)]
     if rest:
-        slicer.util.pip_install(rest)
+        _pipInstall(rest)
 
 
 def _installTorch() -> None:
@@ -71,6 +72,22 @@ def _installTorch() -> None:
         ) from error
     if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False) is None:
         raise DependencyError(_("torch could not be installed; see the PyTorch module for what failed."))
+
+
+def _pipInstall(wanted: list[str]) -> None:
+    try:
+        try:
+            from slicer.packaging import pip_ensure  # since Slicer 5.12
+        except ImportError:
+            slicer.util.pip_install(wanted)
+        else:
+            pip_ensure(wanted, prompt_install=False, requester="SAM3DSegment")
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        raise DependencyError(
+            _("{names} could not be installed ({reason}); check the network and see the application log.").format(
+                names=", ".join(wanted), reason=error
+            )
+        ) from error
 
 
 def _isWhole(name: str) -> bool:
