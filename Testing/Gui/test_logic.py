@@ -171,9 +171,12 @@ def test_other_segments_and_their_place_are_kept(array, tiny_model):
     volume.SetAndObserveTransformNodeID(None)
     segment(volume, existing, model=tiny_model, device="cpu")
     assert existing.GetTransformNodeID() == transform_id
+    volumes_ml = {figures.name: figures.volumeMl for figures in nodes.readSegments(existing)}
+    assert volumes_ml["By hand"] == pytest.approx(np.count_nonzero(drawn) / 1000)
     for value, label in enumerate(LABELS, start=1):
         voxels = np.argwhere(expected == value)[:, ::-1]
         if len(voxels):
+            assert volumes_ml[label.name] == pytest.approx(len(voxels) / 1000, rel=0.25)  # on a turned grid
             assert np.linalg.norm(world_centre(existing, label.name) - voxels.mean(0)) < 1
 
 

@@ -281,7 +281,8 @@ def test_closing_the_scene_while_it_runs_stops_the_child(widget, volume):
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_check_my_computer_measures_and_lists_devices(widget, volume):
+def test_check_my_computer_measures_and_lists_devices(widget, volume, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path))
     widget.ui.inputSelector.setCurrentNode(volume)
     widget.ui.setupSection.collapsed = False
     widget.ui.checkButton.click()
@@ -291,6 +292,8 @@ def test_check_my_computer_measures_and_lists_devices(widget, volume):
     assert "hippocampus_015 will take" in text
     devices = [widget.ui.deviceBox.itemData(i) for i in range(widget.ui.deviceBox.count)]
     assert devices[:2] == ["auto", "cpu"]
+    assert widget.ui.checkButton.enabled
+    assert not widget.ui.verifyWeightsButton.enabled  # there is nothing to verify
 
 
 def test_setup_forgets_a_chosen_checkpoint_and_verifies_it(widget, tmp_path):

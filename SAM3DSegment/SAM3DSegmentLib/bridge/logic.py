@@ -174,6 +174,7 @@ class SegmentationJob:
         """Stop at once, without any callback; for when the module is closed."""
         self._cancelled = True
         self._onCancelled = lambda: None
+        self._onFailed = lambda message: None  # its files are taken from under a thread that still reads them
         self._process.abandon()
         self._cleanUp()
 

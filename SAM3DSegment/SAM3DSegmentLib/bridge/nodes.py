@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..config import Label
 from ..errors import InputError
@@ -93,6 +93,8 @@ def writeSegments(
             segmentId = segmentation.GetSegmentIdBySegmentName(label.name) or segmentation.AddEmptySegment(
                 "", label.name
             )
+            if keepsFrame:  # on a shared grid, others' voxels would be resampled to that of these
+                segmentation.SeparateSegmentLabelmap(segmentId)
             segment = segmentation.GetSegment(segmentId)
             segment.SetColor(*(component / 255 for component in label.color))
             segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(label))
@@ -146,8 +148,9 @@ def _segmentVolumeMl(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId
     segmentationNode.GetBinaryLabelmapRepresentation(segmentId, labelmap)
     if labelmap.GetNumberOfPoints() == 0:
         return 0.0
-    array = slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, segmentId)
-    return float(np.count_nonzero(array)) * float(np.prod(labelmap.GetSpacing())) / 1000
+    # All of its voxels: slicer.util's array ends where the reference volume does.
+    voxels = vtk_to_numpy(labelmap.GetPointData().GetScalars())
+    return float(np.count_nonzero(voxels)) * float(np.prod(labelmap.GetSpacing())) / 1000
 
 
 def _percentText(percent: float | None) -> str:

@@ -120,7 +120,7 @@ class SetupSection:
 
     def _downloadWeights(self) -> None:
         setSamCheckpoint(None)
-        self._run(["weights", "download", CHECKPOINT.encoder], _("Downloading SAM's weights..."), self._weightsChanged)
+        self._run(["weights", "download", CHECKPOINT.encoder], _("Downloading SAM's weights..."), self._sayDownloaded)
 
     def _chooseWeights(self) -> None:
         pattern = _("SAM checkpoints") + " (*.pth)"
@@ -150,9 +150,8 @@ class SetupSection:
         self.update()
         self._say(_("{size:.0f} MB were freed.").format(size=info.bytes / 2**20))
 
-    def _weightsChanged(self) -> None:
+    def _sayDownloaded(self) -> None:
         self._say(_("SAM's weights are here."))
-        self.update()
 
     def _run(self, arguments: list[str], status: str, onFinished: Callable[[], None]) -> None:
         """One command at a time; the buttons that start one are disabled meanwhile."""
@@ -160,6 +159,7 @@ class SetupSection:
         def end(action: Callable[[], None]) -> None:
             self._process = None
             self._setBusy(False)
+            self.update()
             self._say("")
             action()
 
