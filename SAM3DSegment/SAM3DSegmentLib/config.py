@@ -155,12 +155,12 @@ class IntensityRule:
 class WindowRule:
     """The decoder's window along the slicing axis: `depth` slices, `overlap` of them shared with the next window.
 
-    Instance norms take their statistics from the window, so it should be like the training samples: 1.5 times
-    `TrainingConfig.training_depth` was best, and 4 times as long cost 0.02 of Dice (docs/training.md).
+    Instance norms take their statistics from the window, so it should be as deep as the training samples
+    (`TrainingConfig.training_depth`): longer ones cost Dice (docs/training.md).
     """
 
-    depth: int = 24
-    overlap: int = 12
+    depth: int = 16
+    overlap: int = 8
 
     def __post_init__(self) -> None:
         _require(
@@ -246,11 +246,13 @@ class ModelCard:
 class AugmentationConfig:
     """Random changes to a training case. Ranges are half-widths about "unchanged".
 
-    Out-of-plane rotation is left out on volumes with an acquisition axis, where it would blur slices together.
+    In-plane changes are sharp, because slices are enlarged anyway. Changes through the plane (rotation out of it,
+    scaling across it) blur slices together: for a few views only, and none of a volume with an acquisition axis.
     """
 
     probability: float = 0.9
     rotation_degrees: float = 15.0
+    through_plane_probability: float = 0.2  # of the changed views
     scaling: float = 0.15
     shear: float = 0.05
     translation: float = 0.06  # fraction of the field of view
@@ -282,6 +284,7 @@ class TrainingConfig:
     start_from: str = ""  # a model, by name or file, whose weights to begin with
     batch_size: int = 2  # training samples of each step
     training_depth: int = 16  # slices of one training sample
+    finest_level_every: int = 1  # steps; with 4, three of four are spared the decoder's costliest level
     dice_per_class: bool = True
     learning_rate: float = 1e-3
     weight_decay: float = 0.03
@@ -299,6 +302,7 @@ class TrainingConfig:
         _require(self.learning_rate > 0, f"learning_rate {self.learning_rate} is not positive; 0.001 is a good start.")
         _require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1; 2 is a good start.")
         _require(self.training_depth >= 1, f"training_depth {self.training_depth} must be at least 1 slice.")
+        _require(self.finest_level_every >= 1, f"finest_level_every {self.finest_level_every} must be at least 1 step.")
         _require(self.validations >= 1, f"validations {self.validations} must be at least 1.")
         _require(0 <= self.averaging < 1, f"averaging {self.averaging} is outside [0, 1).")
 

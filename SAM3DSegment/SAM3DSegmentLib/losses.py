@@ -27,7 +27,7 @@ class DiceLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 -> scalar."""
         probabilities = logits.softmax(dim=1)
-        one_hot = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+        one_hot = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0)
         axes = (2, 3, 4) if self.per_class else (1, 2, 3, 4)
         overlap = (one_hot * probabilities).sum(axes)
         squares = one_hot.square().sum(axes) + probabilities.square().sum(axes)

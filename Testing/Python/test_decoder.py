@@ -142,3 +142,11 @@ def test_bad_values_are_quoted(make, value):
     with pytest.raises(InputError) as error:
         make()
     assert value in str(error.value)
+
+
+def test_the_coarsest_levels_alone_are_those_of_all():
+    torch.manual_seed(0)
+    decoder = Sam3dDecoder(3, (16, 8, 8, 4, 4))
+    embeddings = torch.randn(1, 16, 3, 2, 2)
+    for few, all_levels in zip(decoder(embeddings, levels=3), decoder(embeddings)[:3], strict=True):
+        torch.testing.assert_close(few, all_levels)

@@ -138,7 +138,7 @@ def test_the_bundled_model_is_small_and_tells_how_its_figure_was_obtained():
     assert card.licence == "CC-BY-SA 4.0"
     assert "neither training nor" in card.training.dice_note
     assert card.training.dice_cases == 40
-    assert sum(card.training.dice.values()) / 2 > 0.86
+    assert sum(card.training.dice.values()) / 2 > 0.87
 
 
 def test_json_of_a_config_comes_back_and_misspelling_is_an_error():

@@ -74,6 +74,23 @@ def test_a_view_without_change_is_the_plain_one(case):
     assert (grey - plain_grey)[inner].abs().mean() < 8
 
 
+def test_views_are_of_whole_slices_unless_they_are_changed_through_the_plane(case):
+    """An in-plane change moves nothing across slices, so that a structure fills the very slices that it did."""
+    marked = torch.zeros_like(case.classes)
+    marked[::2] = 1  # every other slice is the structure
+    striped = dataclasses.replace(case, grey=marked * 255.0, classes=marked)
+    still = AugmentationConfig(probability=1, gamma=0, contrast=0, noise=0, through_plane_probability=0)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        grey, classes = random_view(striped, 64, 11, still, generator)
+        centre = grey[:, 28:36, 28:36]
+        assert set(centre.unique().round().tolist()) == {0.0, 255.0}
+        assert torch.equal(centre > 127, classes[:, 28:36, 28:36] == 1)
+        through = dataclasses.replace(still, through_plane_probability=1)
+        blurred, _ = random_view(striped, 64, 11, through, generator)
+        assert ((blurred > 20) & (blurred < 235)).float().mean() > 0.1
+
+
 def test_random_views_differ_and_repeat_with_the_seed(case):
     def view(seed):
         return random_view(case, 64, 12, AugmentationConfig(probability=1), torch.Generator().manual_seed(seed))
@@ -128,6 +145,26 @@ def test_gradients_of_two_workers_are_those_of_one(monkeypatch):
     assert one_loss == pytest.approx(two_loss, rel=1e-2)
     for a, b in zip(one, two):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02 * float(a.abs().max()) + 1e-6)
+
+
+def test_the_finest_level_can_be_left_out_of_some_steps(tmp_path):
+    """After five steps it has learned nothing when every sixth is asked for, and something when every fifth is."""
+
+    def finest_weights(every):
+        config = dataclasses.replace(COMPACT, finest_level_every=every)
+        run = TrainingRun(tmp_path / "m.sam3d", find_dataset(HIPPOCAMPUS), config, None, None, "cpu", None)
+        before = [p.clone() for p in run.network.module.decoder.layers[3].parameters()]
+        calls = []
+        with pytest.raises(Cancelled):
+            run.fit(lambda: len(calls) >= 5 or calls.append(1))
+        after = list(run.network.module.decoder.layers[3].parameters())
+        coarse = run.optimiser.state[run.network.module.decoder.layers[0].conv1.weight]["step"]
+        return int(coarse), sum(not torch.equal(a, b) for a, b in zip(before, after))
+
+    assert finest_weights(6) == (5, 0)
+    steps, changed = finest_weights(5)
+    assert steps == 5
+    assert changed > 0
 
 
 def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):

@@ -37,7 +37,6 @@ def random_view(
     grey, classes = case.grey, case.classes
     fit = fit_of(case, image_size)
     depth = min(depth, len(grey))
-    spread = (len(grey) - depth) / 2
     changed = _uniform(generator, 0, 1) < config.probability
     if config.flip_left_right and _uniform(generator, 0, 1) < 0.5:
         axis = case.slicing.left_right_axis
@@ -49,16 +48,20 @@ def random_view(
     d_mm, h_mm, w_mm = case.slicing.spacing_mm
     isotropic = d_mm < ISOTROPIC_RATIO * min(h_mm, w_mm)
     turn = math.radians(amount.rotation_degrees)
-    out_of_plane = turn if isotropic else 0.0
+    # Mostly whole slices are taken: between two of them grey values blur and labels are half a slice off.
+    through_plane = isotropic and _uniform(generator, 0, 1) < config.through_plane_probability
+    tilt = turn if through_plane else 0.0
+    scaling = (amount.scaling if through_plane else 0.0, amount.scaling, amount.scaling)
+    start = int(torch.randint(len(grey) - depth + 1, (1,), generator=generator)) - (len(grey) - depth) / 2
     shift = [amount.translation * n for n in grey.shape]
     zoom = (1.0, fit.height / fit.inner[0], fit.width / fit.inner[1])
     affine = RandAffine(
         prob=1.0,
-        rotate_range=(turn, out_of_plane, out_of_plane),
+        rotate_range=(turn, tilt, tilt),
         shear_range=(0.0, 0.0, 0.0, amount.shear, 0.0, amount.shear),  # in-plane: h by w, w by h
-        translate_range=((-spread, spread), (-shift[1], shift[1]), (-shift[2], shift[2])),
+        translate_range=((start, start), (-shift[1], shift[1]), (-shift[2], shift[2])),
         # MONAI adds 1 to what it draws, and scales before it rotates: in the square, not in the volume.
-        scale_range=tuple((z * (1 - amount.scaling) - 1, z * (1 + amount.scaling) - 1) for z in zoom),
+        scale_range=tuple((z * (1 - s) - 1, z * (1 + s) - 1) for z, s in zip(zoom, scaling)),
         spatial_size=(depth, image_size, image_size),
         padding_mode="zeros",
     )
