@@ -284,7 +284,7 @@ class TrainingConfig:
     start_from: str = ""  # a model, by name or file, whose weights to begin with
     batch_size: int = 2  # training samples of each step
     training_depth: int = 16  # slices of one training sample
-    finest_level_every: int = 1  # steps; with 4, three of four are spared the decoder's costliest level
+    finest_level_every: int = 1  # steps; with 4, three of four leave out the decoder's costliest level
     dice_per_class: bool = True
     learning_rate: float = 1e-3
     weight_decay: float = 0.03
