@@ -174,10 +174,15 @@ def segment_files(
 
 
 def write_json(path: Path, content: Any) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write whole or not at all; raises Sam3dError if the folder cannot be written to."""
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise Sam3dError(f"{str(path)!r} cannot be written: {error.strerror}; check the folder.") from error

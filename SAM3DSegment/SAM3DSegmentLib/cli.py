@@ -85,10 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.sam3d")
     train.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON; the options below override it")
-    train.add_argument("--cases", type=int, metavar="N", help="use only N training cases")
+    train.add_argument("--cases", type=_count, metavar="N", help="use only N training cases")
     length = train.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, metavar="M", help="time to train for")
-    length.add_argument("--epochs", type=int, metavar="E", help="passes over the training cases, instead of a time")
+    length.add_argument("--epochs", type=_count, metavar="E", help="passes over the training cases, instead of a time")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint of a stopped training")
     train.add_argument(
         "--encoder",
@@ -136,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def _group(commands: Any, name: str, text: str) -> Any:
     return commands.add_parser(name, help=text, description=text).add_subparsers(metavar="COMMAND", required=True)
 
@@ -178,7 +184,10 @@ def _segment(options: argparse.Namespace) -> int:
     from .devices import keep_freed_memory
     from .inference import Segmenter
     from .model_file import load_model
+    from .volume_io import check_folder_of
 
+    if options.report:
+        check_folder_of(options.report)
     keep_freed_memory()
     stop = _Stop()
     progress = PROGRESS[options.progress]()
@@ -240,15 +249,18 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from .batch import write_json
+    from .batch import write_json, write_text
     from .training.evaluation import as_csv, as_dicts, as_table, evaluate_folders
+    from .volume_io import check_folder_of
 
+    for path in filter(None, (options.json, options.csv)):
+        check_folder_of(path)
     rows = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
     _say(as_table(rows))
     if options.json:
         write_json(options.json, {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(rows)})
     if options.csv:
-        options.csv.write_text(as_csv(rows), encoding="utf-8")
+        write_text(options.csv, as_csv(rows))
     return DONE
 
 

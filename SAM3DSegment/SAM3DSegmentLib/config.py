@@ -298,7 +298,10 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _require(self.epochs >= 0, f"epochs {self.epochs} is negative; use 0 to train for a time.")
         _require(self.minutes > 0 or self.epochs > 0, f"minutes {self.minutes} is not positive; give a time or epochs.")
+        for name in ("augmented_copies", "validation_cases", "test_cases"):
+            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative; use 0 or more.")
         _require(self.learning_rate > 0, f"learning_rate {self.learning_rate} is not positive; 0.001 is a good start.")
         _require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1; 2 is a good start.")
         _require(self.training_depth >= 1, f"training_depth {self.training_depth} must be at least 1 slice.")

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 OUTPUT_SUFFIXES = (".seg.nrrd", ".nii", ".nii.gz", ".nrrd", ".mha")
 SEGMENTATION_SUFFIX = ".seg.nrrd"
+DICOM_TOLERANCE = 0.05  # of the distance between slices, and of unit direction vectors
+_IMAGE_POSITION, _IMAGE_ORIENTATION = "0020|0032", "0020|0037"
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world is LPS, Slicer's is RAS
 
 
@@ -62,7 +64,7 @@ def read_volume(path: str | Path) -> Volume:
     elif not is_volume_file(path):
         raise InputError(f"{str(path)!r} is of no known format; use {', '.join(VOLUME_SUFFIXES)} or a DICOM folder.")
     else:
-        image = _read_image([str(path)], path)
+        image = _read_image(path)
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[..., 0]
     if image.GetDimension() != 3:
@@ -119,6 +121,13 @@ def check_output(path: Path) -> None:
     """Raises InputError unless a label map can be written at `path`."""
     if not path.name.lower().endswith(OUTPUT_SUFFIXES):
         raise InputError(f"output {str(path)!r} has an unknown ending; use {', '.join(OUTPUT_SUFFIXES)}.")
+    check_folder_of(path)
+
+
+def check_folder_of(path: Path) -> None:
+    """Raises InputError unless a file can be made at `path`; to be asked before work whose result goes there."""
+    if path.is_dir():
+        raise InputError(f"output {str(path)!r} is a folder; give a file name.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"folder {str(path.parent)!r} does not exist; make it first.")
 
@@ -136,23 +145,77 @@ def _whole_or_nothing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _read_image(files: list[str], path: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage(files if len(files) > 1 else files[0])
-    except RuntimeError as error:
-        raise InputError(f"{str(path)!r} cannot be read ({_reason(error)}); check that it is a whole image.") from error
+def _read_image(path: Path) -> sitk.Image:
+    with _itk_errors(path):
+        return sitk.ReadImage(str(path))
 
 
 def _read_dicom(folder: Path) -> sitk.Image:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    with _itk_errors(folder):
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if not series:
-        raise InputError(f"folder {str(folder)!r} holds no volume file and no DICOM series; check the path.")
+        raise InputError(
+            f"folder {str(folder)!r} holds no volume file and no DICOM series; give the folder that the files are in."
+        )
     if len(series) > 1:
         raise InputError(
             f"folder {str(folder)!r} holds {len(series)} DICOM series; give each its own folder ({', '.join(series)})."
         )
-    files = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    return _read_image(files, folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    reader.MetaDataDictionaryArrayUpdateOn()
+    with _itk_errors(folder):
+        image = reader.Execute()
+    if len(reader.GetFileNames()) > 1:  # else one file holds all frames
+        _check_dicom_slices(reader, folder)
+    return image
+
+
+def _check_dicom_slices(reader: sitk.ImageSeriesReader, folder: Path) -> None:
+    """Raises InputError unless the slices that were read are a regular stack.
+
+    ITK would stack them all the same, evenly between the first and the last, and the mask would lie elsewhere.
+    """
+    orientations = _dicom_numbers(reader, _IMAGE_ORIENTATION, folder)
+    if np.ptp(orientations, axis=0).max() > DICOM_TOLERANCE:
+        raise InputError(f"folder {str(folder)!r} mixes slices of several orientations; keep one stack of them.")
+    steps = np.diff(_dicom_numbers(reader, _IMAGE_POSITION, folder), axis=0)
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    gaps = np.abs(steps @ normal)
+    if np.ptp(gaps) > DICOM_TOLERANCE * gaps.max() or gaps.max() == 0:
+        raise InputError(
+            f"folder {str(folder)!r} has slices {gaps.min():.2f} to {gaps.max():.2f} mm apart: some are missing, or "
+            "several acquisitions are mixed; export one whole series."
+        )
+    if np.linalg.norm(steps - np.outer(steps @ normal, normal), axis=1).max() > DICOM_TOLERANCE * gaps.max():
+        raise InputError(
+            f"folder {str(folder)!r} was acquired with a tilted gantry; load it in 3D Slicer, harden its acquisition "
+            "transform, and give the volume that it saves."
+        )
+
+
+def _dicom_numbers(reader: sitk.ImageSeriesReader, tag: str, folder: Path) -> np.ndarray:
+    """The numbers of a multi-valued DICOM tag, (slices, values)."""
+    slices = range(len(reader.GetFileNames()))
+    if not all(reader.HasMetaDataKey(index, tag) for index in slices):
+        raise InputError(
+            f"folder {str(folder)!r} has slices that do not say where they lie (DICOM tag {tag}); export the series "
+            "again from the scanner or PACS."
+        )
+    return np.array([[float(number) for number in reader.GetMetaData(index, tag).split("\\")] for index in slices])
+
+
+@contextmanager
+def _itk_errors(path: Path) -> Iterator[None]:
+    """Turn ITK's errors into one line, and keep its warnings, which name its own source files, off the terminal."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(f"{str(path)!r} cannot be read ({_reason(error)}); check that it is a whole image.") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _reason(error: Exception) -> str:

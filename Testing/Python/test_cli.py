@@ -17,6 +17,8 @@ from SAM3DSegmentLib.batch import plan_outputs
 from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.model_file import save_model
 
+LABELS = HIPPOCAMPUS / "labelsTr"
+
 
 def one_line_error(result):
     """Exit 1 with one line on standard error and no traceback."""
@@ -84,6 +86,27 @@ def test_bad_input_is_one_line_and_leaves_nothing(run_cli, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", HIPPOCAMPUS, "-o", "nowhere/m.sam3d"], "make it first"),
+        (["train", "--data", HIPPOCAMPUS, "-o", "m.txt"], "unknown ending; use .sam3d"),
+        (["train", "--data", HIPPOCAMPUS, "-o", "folder.sam3d"], "is a folder"),
+        (["train", "--data", HIPPOCAMPUS, "-o", "m.sam3d", "--minutes", "-1"], "minutes -1.0 is not positive"),
+        (["train", "--data", "nowhere", "-o", "m.sam3d"], "imagesTr"),
+        (["segment", MRI, "-o", "x.nii.gz", "--report", "nowhere/r.json"], "make it first"),
+        (["segment", MRI, "-o", "x.nii.gz", "--confidence", "nowhere/c.nrrd"], "make it first"),
+        (["evaluate", "--predictions", LABELS, "--labels", LABELS, "--csv", "nowhere/e.csv"], "make it first"),
+        (["evaluate", "--predictions", LABELS, "--labels", LABELS, "--tolerance-mm", "-1"], "tolerance"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_work(run_cli, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.sam3d").mkdir()
+    assert message in one_line_error(run_cli(*arguments, timeout=60))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.sam3d"]
+
+
 def test_a_model_on_sams_encoder_says_how_to_get_the_weights(run_cli, tmp_path, bundled_model):
     encoder = dataclasses.replace(bundled_model.card.encoder, name="sam_vit_b", vit=None)
     card = dataclasses.replace(bundled_model.card, encoder=encoder)
@@ -107,6 +130,10 @@ def test_wrong_usage_is_2(run_cli):
     assert run_cli("segment").returncode == 2
     assert run_cli("juggle").returncode == 2
     assert run_cli("train", "--data", "x", "-o", "y", "--minutes", "1", "--epochs", "1").returncode == 2
+    for option in ("--cases", "--epochs"):
+        result = run_cli("train", "--data", "x", "-o", "y", option, "0")
+        assert result.returncode == 2
+        assert "'0' is not a whole number above 0" in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a child")

@@ -251,6 +251,19 @@ def test_bad_data_is_refused_with_a_remedy(tmp_path):
         read_case(paths[0], COMPACT, (Label(1, "A", (0, 0, 0)),))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("epochs", -1), ("test_cases", -1), ("validation_cases", -2), ("augmented_copies", -1)]
+)
+def test_settings_that_make_no_sense_are_refused(field, value):
+    with pytest.raises(InputError, match=f"{field} {value} is negative"):
+        dataclasses.replace(COMPACT, **{field: value})
+
+
+def test_training_needs_a_case(tmp_path):
+    with pytest.raises(InputError, match="0 training cases"):
+        train(HIPPOCAMPUS, tmp_path / "m.sam3d", COMPACT, cases=0, device="cpu")
+
+
 def test_training_on_sam_without_its_weights_says_how_to_get_them(tmp_path):
     config = dataclasses.replace(COMPACT, encoder="sam_vit_b")
     with pytest.raises(WeightsError, match="weights download sam_vit_b"):

@@ -35,8 +35,11 @@ class Row:
 def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0) -> list[Row]:
     """Rows of all cases that both folders hold, by name; then, per label, the mean over cases (NaN left out).
 
-    Raises InputError if a folder is missing, no names agree, or two label maps lie on different grids.
+    tolerance_mm is that of the surface Dice. Raises InputError if it is negative, a folder is missing, no names agree,
+    or two label maps lie on different grids.
     """
+    if not tolerance_mm >= 0:
+        raise InputError(f"tolerance {tolerance_mm} mm is negative; 1 mm is a good start.")
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise InputError(f"folder {str(folder)!r} does not exist; check the path.")

@@ -53,6 +53,8 @@ from ..inference import Segmenter
 from ..intensity import sam_normalise
 from ..losses import DeepSupervisionLoss
 from ..model_file import Sam3dModel, load_model, save_model
+from ..model_store import SUFFIX
+from ..volume_io import check_folder_of
 from .augmentation import plain_view, random_view
 from .cases import Case, Dataset, find_dataset, median_grid_mm, read_case, split_cases
 from .embeddings import CachedEncoder, StackedEmbeddings
@@ -192,7 +194,13 @@ def train(
     cases: use only so many training cases. A checkpoint beside `output` is kept until the end; with `resume` the run
     goes on from it. Raises the errors of `errors.py`; on `Cancelled` the checkpoint stays.
     """
-    run = TrainingRun(Path(output), find_dataset(data), config, cases, sam_checkpoint, device, on_progress)
+    output = Path(output)
+    if output.suffix != SUFFIX:
+        raise InputError(f"model {str(output)!r} has an unknown ending; use {SUFFIX}.")
+    check_folder_of(output)
+    if cases is not None and cases < 1:
+        raise InputError(f"{cases} training cases are too few; use at least 1, or leave the option out for all.")
+    run = TrainingRun(output, find_dataset(data), config, cases, sam_checkpoint, device, on_progress)
     if resume:
         run.load_checkpoint()
     run.fit(should_cancel)
