@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import LightSource
 from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from skimage.filters import gaussian
 from skimage.measure import marching_cubes
 
 from SAM3DSegmentLib.config import Label, ModelCard, SlicingRule
@@ -28,9 +29,9 @@ def draw_overview(
     path: Path, volume: Volume, mask: np.ndarray, reference: np.ndarray, card: ModelCard, scores: list[float]
 ) -> None:
     """mask, reference: (K, J, I) label values. Solid outlines are the model's, dashed white ones the reference."""
-    figure = plt.figure(figsize=(13, 7), facecolor=BACKGROUND)
+    figure = plt.figure(figsize=(13, 5.6), facecolor=BACKGROUND)
     grid = figure.add_gridspec(
-        2, 4, width_ratios=(1, 1, 1, 1.7), left=0.02, right=0.98, top=0.88, bottom=0.09, wspace=0.05
+        2, 4, width_ratios=(1, 1, 1, 1.6), left=0.02, right=0.98, top=0.86, bottom=0.1, wspace=0.05, hspace=0.2
     )
     for row, plane in enumerate(("coronal", "sagittal")):
         slicing = plan_slicing(volume.ijk_to_ras, SlicingRule(plane))
@@ -69,15 +70,15 @@ def _outline(axes: plt.Axes, mask: np.ndarray, color: object, style: str, width:
 
 
 def _surfaces(axes: plt.Axes, volume: Volume, mask: np.ndarray, card: ModelCard) -> None:
-    """Each label's surface in mm, seen from the patient's front left."""
+    """Each label's surface in mm, slightly smoothed as Slicer shows it, seen from the right, a little from behind."""
     light = LightSource(azdeg=315, altdeg=45)
     corners = []
     for label in card.labels:
-        padded = np.pad(mask == label.value, 1).astype(np.float32)
-        if not padded.any():
+        smooth = gaussian(np.pad(mask == label.value, 2).astype(np.float32), sigma=0.7)
+        if smooth.max() <= 0.5:
             continue
-        vertices_kji, faces, _, _ = marching_cubes(padded, 0.5)
-        vertices_ijk = vertices_kji[:, ::-1] - 1
+        vertices_kji, faces, _, _ = marching_cubes(smooth, 0.5)
+        vertices_ijk = vertices_kji[:, ::-1] - 2
         vertices = vertices_ijk @ volume.ijk_to_ras[:3, :3].T + volume.ijk_to_ras[:3, 3]
         corners.append(vertices)
         axes.add_collection3d(Poly3DCollection(vertices[faces], facecolors=_rgb(label), shade=True, lightsource=light))
@@ -87,6 +88,6 @@ def _surfaces(axes: plt.Axes, volume: Volume, mask: np.ndarray, card: ModelCard)
         for name, a, b in zip("xyz", low, high):
             getattr(axes, f"set_{name}lim")(a, b)
         axes.set_box_aspect(high - low, zoom=1.25)
-    axes.view_init(elev=25, azim=-50)
+    axes.view_init(elev=20, azim=-20)
     axes.set_facecolor(BACKGROUND)
     axes.axis("off")

@@ -70,6 +70,7 @@ def main() -> None:
         getattr(widget.ui, section).collapsed = collapsed
     widget.ui.checkButton.click()
     wait(lambda: widget.ui.checkLabel.text)
+    widget.ui.checkLabel.text = widget.ui.checkLabel.text.replace(sys.prefix, "/home/you/Slicer")
     grab(widget, "setup")
 
     draw_slice_view(volume, segmentation, OUTPUT / "slice_view.png")

@@ -9,6 +9,7 @@ import argparse
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     for library in ("monai", "pooch", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
     try:
         return options.run(options)
     except (Cancelled, KeyboardInterrupt) as error:

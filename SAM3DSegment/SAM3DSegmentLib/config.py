@@ -225,6 +225,7 @@ class ModelCard:
     intensity: IntensityRule = IntensityRule()
     window: WindowRule = WindowRule()
     mirror: bool = False  # decode every slice left-right mirrored too and average; for labels without a side
+    island_share: float = 0.0  # of a label's largest piece: smaller ones are removed (postprocessing.py); 0 keeps all
     spacing_mm: tuple[float, float, float] | None = None  # median of the training volumes, slicing axis first
     extent_mm: tuple[float, float, float] | None = None  # likewise their size, by which a wrong crop is noticed
     training: TrainingSummary = TrainingSummary()
@@ -238,6 +239,7 @@ class ModelCard:
             f"{len(self.labels)} labels do not fit {self.decoder.num_classes} classes; "
             "there must be one class more, for the background.",
         )
+        _require(0 <= self.island_share <= 1, f"island_share {self.island_share} is outside 0..1; 0.1 is a good start.")
         values = [label.value for label in self.labels]
         _require(len(set(values)) == len(values), f"label values {values} are not all different; renumber them.")
 
@@ -279,6 +281,7 @@ class TrainingConfig:
     intensity: IntensityRule = IntensityRule()
     window: WindowRule = WindowRule()
     mirror: bool = False
+    island_share: float = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
     augmented_copies: int = 4  # per case, for a frozen encoder, whose embeddings are computed once
     start_from: str = ""  # a model, by name or file, whose weights to begin with

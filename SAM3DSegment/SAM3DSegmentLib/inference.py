@@ -20,6 +20,7 @@ from .errors import Cancelled, InputError
 from .geometry import SquareFit, plan_slicing
 from .intensity import measure_grey_scale, sam_normalise
 from .model_file import Sam3dModel, load_model
+from .postprocessing import remove_islands
 
 OnProgress = Callable[[str, int, int], None]  # stage, slices done, slices in all
 ShouldCancel = Callable[[], bool]
@@ -84,7 +85,10 @@ class Segmenter:
         on_progress: OnProgress | None = None,
         should_cancel: ShouldCancel | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Labels as `segment_volume` gives them, and how probable the model finds each, (K, J, I) uint8 in percent."""
+        """Labels as `segment_volume` gives them, and how probable the model finds each, (K, J, I) uint8 in percent.
+
+        Where an island was removed the confidence is 0: the model took it for something else.
+        """
         check_volume(array_kji)
         slicing = plan_slicing(ijk_to_ras, self.card.slicing)
         volume = slicing.to_dhw(array_kji)
@@ -120,6 +124,10 @@ class Segmenter:
                 index = start + offset
                 labels[index], confidence[index] = self._classify(logits[offset] / weights[offset], fit)
             embeddings, pending = embeddings[finished:], (logits[finished:].clone(), weights[finished:].clone())
+        if self.card.island_share:
+            found = labels
+            labels = remove_islands(found, self.card.island_share)
+            confidence[labels != found] = 0
         if on_progress:
             on_progress("segment", depth, depth)
         return slicing.to_kji(labels), slicing.to_kji(confidence)

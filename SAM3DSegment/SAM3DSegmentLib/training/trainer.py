@@ -396,6 +396,7 @@ class TrainingRun:
             intensity=config.intensity,
             window=config.window,
             mirror=config.mirror,
+            island_share=config.island_share,
             spacing_mm=self._spacing_mm,
             extent_mm=self._extent_mm,
             training=summary,
