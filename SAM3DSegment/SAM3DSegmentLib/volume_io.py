@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import math
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -147,7 +151,24 @@ def _whole_or_nothing(path: Path) -> Iterator[Path]:
 
 def _read_image(path: Path) -> sitk.Image:
     with _itk_errors(path):
-        return sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path))
+    if path.name.lower().endswith((".nii", ".nii.gz")) and not _is_whole_nifti(path, image):
+        raise InputError(f"{str(path)!r} is cut short; copy or download it again.")
+    return image
+
+
+def _is_whole_nifti(path: Path, image: sitk.Image) -> bool:
+    """False where voxels are missing at the end of the file: of all formats, ITK fills up this one silently."""
+    dimensions = int(image.GetMetaData("dim[0]"))
+    voxels = math.prod(int(image.GetMetaData(f"dim[{axis}]")) for axis in range(1, dimensions + 1))
+    size = int(float(image.GetMetaData("vox_offset"))) + voxels * int(image.GetMetaData("bitpix")) // 8
+    opener: Callable[..., Any] = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rb") as file:
+            file.seek(size - 1)
+            return len(file.read(1)) == 1
+    except (EOFError, OSError, zlib.error):
+        return False
 
 
 def _read_dicom(folder: Path) -> sitk.Image:
@@ -219,8 +240,11 @@ def _itk_errors(path: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of an ITK message, which names the cause; the lines before name source files."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The last line of an ITK message, which names the cause; the lines before name source files.
+
+    A "Reason" at its end is the last error of the system, whatever that was about.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
     return lines[-1].rstrip(".") if lines else type(error).__name__
 
 

@@ -102,6 +102,19 @@ def test_bad_inputs_say_what_to_do_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".nhdr", ".mhd"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_file_that_is_cut_short_is_refused(tmp_path, ending, compress):
+    sitk.WriteImage(sitk.ReadImage(str(MRI)), str(tmp_path / f"a{ending}"), useCompression=compress)
+    largest = max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    data = largest.read_bytes()
+    largest.write_bytes(data[: int(0.97 * len(data))])
+    with pytest.raises(InputError, match="cut short|cannot be read") as error:
+        read_volume(tmp_path / f"a{ending}")
+    assert "No such file" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def change_dicom(path, target=None, **tags):
     """Rewrite one DICOM file, in place or as another; a tag of None is removed."""
     data = pydicom.dcmread(path)
