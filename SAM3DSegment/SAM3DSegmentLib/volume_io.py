@@ -202,13 +202,14 @@ def _check_dicom_slices(reader: sitk.ImageSeriesReader, folder: Path) -> None:
         raise InputError(f"folder {str(folder)!r} mixes slices of several orientations; keep one stack of them.")
     steps = np.diff(_dicom_numbers(reader, _IMAGE_POSITION, folder), axis=0)
     normal = np.cross(orientations[0, :3], orientations[0, 3:])
-    gaps = np.abs(steps @ normal)
-    if np.ptp(gaps) > DICOM_TOLERANCE * gaps.max() or gaps.max() == 0:
+    gaps = steps @ normal  # signed: in the order 0, 1, 0, 1 neighbours are equally far apart
+    smallest, largest = np.abs(gaps).min(), np.abs(gaps).max()
+    if np.ptp(gaps) > DICOM_TOLERANCE * largest or largest == 0:
         raise InputError(
-            f"folder {str(folder)!r} has slices {gaps.min():.2f} to {gaps.max():.2f} mm apart: some are missing, or "
-            "several acquisitions are mixed; export one whole series."
+            f"folder {str(folder)!r} has slices {smallest:.2f} to {largest:.2f} mm apart, or out of order: some are "
+            "missing, or several acquisitions are mixed; export one whole series."
         )
-    if np.linalg.norm(steps - np.outer(steps @ normal, normal), axis=1).max() > DICOM_TOLERANCE * gaps.max():
+    if np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max() > DICOM_TOLERANCE * largest:
         raise InputError(
             f"folder {str(folder)!r} was acquired with a tilted gantry; load it in 3D Slicer, harden its acquisition "
             "transform, and give the volume that it saves."

@@ -145,6 +145,13 @@ def two_acquisitions(files):
         change_dicom(path, path.with_name("b" + path.name), SOPInstanceUID=uid, InstanceNumber=100 + number)
 
 
+def two_acquisitions_of_two_slices(files):
+    """They end up in the order 0, 1, 0, 1: all neighbours are equally far apart."""
+    for path in files[2:]:
+        path.unlink()
+    two_acquisitions(files[1::-1])
+
+
 def localiser(files):
     change_dicom(files[0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
 
@@ -165,9 +172,10 @@ def no_position(files):
     ("harm", "message"),
     [
         (second_series, "holds 2 DICOM series"),
-        (missing_slice, "some are missing"),
-        (cut_short, "some are missing"),
+        (missing_slice, "some are missing, or"),
+        (cut_short, "some are missing, or"),
         (two_acquisitions, "several acquisitions are mixed"),
+        (two_acquisitions_of_two_slices, "several acquisitions are mixed"),
         (localiser, "several orientations"),
         (tilted_gantry, "tilted gantry"),
         (no_position, "do not say where they lie"),
