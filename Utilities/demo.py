@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from overview import draw_overview
 from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.metrics import label_dice
 from SAM3DSegmentLib.model_file import load_model
-from SAM3DSegmentLib.training.metrics import label_dice
 from SAM3DSegmentLib.volume_io import read_volume, write_labels
 
 ROOT = Path(__file__).resolve().parents[1]

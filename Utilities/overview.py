@@ -16,7 +16,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from skimage.filters import gaussian
 from skimage.measure import marching_cubes
 
-from SAM3DSegmentLib.config import Label, ModelCard, SlicingRule
+from SAM3DSegmentLib.card import Label, ModelCard, SlicingRule
 from SAM3DSegmentLib.geometry import plan_slicing
 from SAM3DSegmentLib.intensity import measure_grey_scale
 from SAM3DSegmentLib.volume_io import Volume

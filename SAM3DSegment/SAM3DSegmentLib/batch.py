@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import platform
 import time
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from . import __version__
-from .errors import InputError, Sam3dError
+from .errors import InputError
 from .inference import OnProgress, Segmenter, ShouldCancel
 from .model_file import Sam3dModel
 from .volume_io import (
@@ -150,11 +149,8 @@ def segment_files(
     else:
         if not pairs[0][0].exists():
             raise InputError(f"{str(pairs[0][0])!r} does not exist; check the path.")
-        check_output(output)
-        if confidence is not None:
-            check_output(confidence)
-        if output.exists() and not overwrite:
-            raise InputError(f"output {str(output)!r} exists already; add --overwrite to replace it.")
+        for target in filter(None, (output, confidence)):
+            check_output(target, overwrite, inputs)
     segmenter = load_segmenter()
     for source, target in pairs:
         if target.exists() and not overwrite:
@@ -171,20 +167,3 @@ def segment_files(
         summary.records.append(record)
         logger.info("%s -> %s in %.1f s", source, target, record["seconds"])
     return summary
-
-
-def write_json(path: Path, content: Any) -> None:
-    """As `write_text`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all; raises Sam3dError if the folder cannot be written to."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise Sam3dError(f"{str(path)!r} cannot be written: {error.strerror}; check the folder.") from error
-    finally:
-        partial.unlink(missing_ok=True)

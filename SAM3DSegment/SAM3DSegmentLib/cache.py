@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
-
-def cache_folder() -> Path:
-    """The user's cache of embeddings; SAM3DSEGMENT_CACHE moves it, for instance to a larger disk."""
-    moved = os.environ.get("SAM3DSEGMENT_CACHE")
-    return Path(moved) if moved else Path(platformdirs.user_cache_dir("SAM3DSegment", appauthor=False)) / "embeddings"
+from .folders import cache_folder
 
 
 @dataclass(frozen=True)

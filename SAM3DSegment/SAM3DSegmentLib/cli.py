@@ -182,14 +182,14 @@ def _say(text: str) -> None:
 
 
 def _segment(options: argparse.Namespace) -> int:
-    from .batch import segment_files, write_json
+    from .batch import segment_files
     from .devices import keep_freed_memory
+    from .files import check_new_file, write_json
     from .inference import Segmenter
     from .model_file import load_model
-    from .volume_io import check_folder_of
 
     if options.report:
-        check_folder_of(options.report)
+        check_new_file(options.report, options.overwrite, options.input)
     keep_freed_memory()
     stop = _Stop()
     progress = PROGRESS[options.progress]()
@@ -217,8 +217,9 @@ def _segment(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     import dataclasses
 
-    from .config import TrainingConfig, from_json
     from .devices import keep_freed_memory
+    from .jsonable import from_json
+    from .settings import TrainingConfig
     from .training.trainer import train
 
     keep_freed_memory()
@@ -251,12 +252,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from .batch import write_json, write_text
-    from .training.evaluation import as_csv, as_dicts, as_table, evaluate_folders
-    from .volume_io import check_folder_of
+    from .evaluation import as_csv, as_dicts, as_table, evaluate_folders
+    from .files import check_new_file, write_json, write_text
 
     for path in filter(None, (options.json, options.csv)):
-        check_folder_of(path)
+        check_new_file(path, overwrite=True)
     rows = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
     _say(as_table(rows))
     if options.json:
@@ -283,7 +283,7 @@ def _models_list(options: argparse.Namespace) -> int:
 def _models_show(options: argparse.Namespace) -> int:
     import json
 
-    from .config import to_json
+    from .jsonable import to_json
     from .model_store import find_model, read_card
 
     path = find_model(options.model)

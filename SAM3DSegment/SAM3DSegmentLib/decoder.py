@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import DecoderConfig
+from .card import DecoderConfig
 from .errors import InputError
 
 NEGATIVE_SLOPE = 0.01  # of every LeakyReLU

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .cache import cache_info
-from .model_store import list_models, user_folder
-from .weights import CHECKPOINTS, weights_folder
+from .folders import models_folder, weights_folder
+from .model_store import list_models
+from .weights import CHECKPOINTS
 
 _PACKAGES = ("numpy", "SimpleITK", "torch", "torchvision", "segment_anything", "safetensors")
 _TRAINING_PACKAGES = ("monai",)
@@ -114,7 +115,7 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _existing_parent() -> str:
-    folder = user_folder()
+    folder = models_folder()
     while not folder.exists():
         folder = folder.parent
     return str(folder)

@@ -19,7 +19,7 @@ from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, VitConfig
+from .card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, VitConfig
 from .devices import available_memory_bytes, resolve_device, resolve_precision
 from .errors import InputError, WeightsError
 from .weights import file_sha256, resolve_checkpoint

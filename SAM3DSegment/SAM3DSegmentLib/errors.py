@@ -27,3 +27,9 @@ class DependencyError(Sam3dError):
 
 class Cancelled(Sam3dError):
     """The user cancelled; nothing was written."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError(message) unless `condition`; for checks of a value when it is made."""
+    if not condition:
+        raise InputError(message)

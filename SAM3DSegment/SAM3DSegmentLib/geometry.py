@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config import SlicingRule
+from .card import SlicingRule
 from .errors import GeometryError
 
 if TYPE_CHECKING:

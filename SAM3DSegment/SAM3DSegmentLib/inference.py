@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import ModelCard, WindowRule
+from .card import ModelCard, WindowRule
 from .decoder import Sam3dDecoder
 from .encoder import SliceEncoder
 from .errors import Cancelled, InputError

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import IntensityRule
+from .card import IntensityRule
 from .errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from .config import ModelCard, to_json
+from .card import ModelCard
 from .decoder import Sam3dDecoder
 from .encoder import FrozenEncoder, carried_encoder, load_encoder
 from .errors import ModelFileError
+from .files import write_bytes
+from .jsonable import to_json
 from .model_store import FORMAT_VERSION, METADATA_KEY, card_from_metadata, find_model
 from .weights import file_sha256
 
@@ -45,23 +46,14 @@ class Sam3dModel:
 
 def save_model(model: Sam3dModel, path: str | Path) -> None:
     """Write `path` whole or not at all."""
-    path = Path(path)
     tensors = {_DECODER + key: value for key, value in model.decoder.state_dict().items()}
     tensors.update({_ENCODER + key: value for key, value in model.encoder_tensors.items()})
     header = {"format_version": FORMAT_VERSION, **to_json(model.card)}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        safetensors.torch.save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-            partial,
-            metadata={METADATA_KEY: json.dumps(header)},
-        )
-        partial.chmod(0o644)  # safetensors makes it private, but models are for sharing
-        os.replace(partial, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ModelFileError(f"model file {str(path)!r} cannot be written: {error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    content = safetensors.torch.save(
+        {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+        metadata={METADATA_KEY: json.dumps(header)},
+    )
+    write_bytes(Path(path), content)
 
 
 def load_model(name_or_path: str | Path) -> Sam3dModel:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
-from .config import ModelCard, from_json
+from .card import ModelCard
 from .errors import InputError, ModelFileError
+from .folders import models_folder
+from .jsonable import from_json
 
 SUFFIX = ".sam3d"
 FORMAT_VERSION = 1
@@ -23,16 +22,10 @@ def bundled_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "Resources" / "Models"
 
 
-def user_folder() -> Path:
-    """The user's own models; SAM3DSEGMENT_MODELS moves it, for instance to a folder that a group shares."""
-    moved = os.environ.get("SAM3DSEGMENT_MODELS")
-    return Path(moved) if moved else Path(platformdirs.user_data_dir("SAM3DSegment", appauthor=False)) / "models"
-
-
 def list_models() -> list[Path]:
     """Model files, the bundled ones first; a user's model hides no bundled one of the same name."""
     found: dict[str, Path] = {}
-    for folder in (bundled_folder(), user_folder()):
+    for folder in (bundled_folder(), models_folder()):
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             found.setdefault(path.stem, path)
     return list(found.values())

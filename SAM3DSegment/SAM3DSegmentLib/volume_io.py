@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from .config import Label, Terminology
+from .card import Label, Terminology
 from .errors import InputError
+from .files import check_new_file, last_line, written_whole
 from .geometry import spacing_and_directions
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def write_volume(path: str | Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray
     image.SetSpacing(spacing.tolist())
     image.SetDirection(directions.ravel().tolist())
     image.SetOrigin((_RAS_FROM_LPS @ ijk_to_ras)[:3, 3].tolist())
-    with _whole_or_nothing(path) as partial:
+    with written_whole(path) as partial:
         sitk.WriteImage(image, str(partial))
 
 
@@ -111,42 +111,21 @@ def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, label
     The file appears whole or not at all. Raises InputError if it cannot be written.
     """
     path = Path(path)
-    check_output(path)
+    check_output(path, overwrite=True)
     image = sitk.GetImageFromArray(labels_kji)
     image.CopyInformation(source.image)
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
         for key, value in _segmentation_metadata(labels_kji, labels).items():
             image.SetMetaData(key, value)
-    with _whole_or_nothing(path) as partial:
+    with written_whole(path) as partial:
         sitk.WriteImage(image, str(partial), useCompression=True)
 
 
-def check_output(path: Path) -> None:
-    """Raises InputError unless a label map can be written at `path`."""
+def check_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Raises InputError unless a label map can be written at `path`; see `check_new_file`."""
     if not path.name.lower().endswith(OUTPUT_SUFFIXES):
         raise InputError(f"output {str(path)!r} has an unknown ending; use {', '.join(OUTPUT_SUFFIXES)}.")
-    check_folder_of(path)
-
-
-def check_folder_of(path: Path) -> None:
-    """Raises InputError unless a file can be made at `path`; to be asked before work whose result goes there."""
-    if path.is_dir():
-        raise InputError(f"output {str(path)!r} is a folder; give a file name.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"folder {str(path.parent)!r} does not exist; make it first.")
-
-
-@contextmanager
-def _whole_or_nothing(path: Path) -> Iterator[Path]:
-    """A temporary path of the same ending beside `path`, renamed to it if all goes well."""
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except (RuntimeError, OSError) as error:
-        raise InputError(f"{str(path)!r} cannot be written ({_reason(error)}); check space and rights.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    check_new_file(path, overwrite, inputs)
 
 
 def _read_image(path: Path) -> sitk.Image:
@@ -235,18 +214,11 @@ def _itk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise InputError(f"{str(path)!r} cannot be read ({_reason(error)}); check that it is a whole image.") from error
+        raise InputError(
+            f"{str(path)!r} cannot be read ({last_line(error)}); check that it is a whole image."
+        ) from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an ITK message, which names the cause; the lines before name source files.
-
-    A "Reason" at its end is the last error of the system, whatever that was about.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
-    return lines[-1].rstrip(".") if lines else type(error).__name__
 
 
 def _segmentation_metadata(labels_kji: np.ndarray, labels: tuple[Label, ...]) -> dict[str, str]:

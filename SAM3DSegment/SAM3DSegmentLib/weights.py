@@ -12,9 +12,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from .errors import InputError, WeightsError
+from .folders import weights_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +62,6 @@ CHECKPOINTS = {
         ),
     )
 }
-
-
-def weights_folder() -> Path:
-    """The user's folder of checkpoints; SAM3DSEGMENT_WEIGHTS moves it, for instance to one that a group shares."""
-    moved = os.environ.get("SAM3DSEGMENT_WEIGHTS")
-    return Path(moved) if moved else Path(platformdirs.user_data_dir("SAM3DSegment", appauthor=False)) / "weights"
 
 
 def published(encoder: str) -> Checkpoint:

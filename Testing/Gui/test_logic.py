@@ -15,7 +15,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 import host
 from SAM3DSegmentLib.bridge import nodes
 from SAM3DSegmentLib.bridge.logic import segment, startSegment
-from SAM3DSegmentLib.config import EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import build_vit, tensors_sha256
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError

@@ -7,7 +7,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from SAM3DSegmentLib.config import Label, Terminology
+from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.volume_io import read_volume, write_labels
 
 LABELS = (

@@ -59,7 +59,7 @@ def test_bf16_stays_near_fp32(untrained_sam):
 
 
 def test_no_gradient_reaches_the_encoder():
-    from SAM3DSegmentLib.config import EncoderConfig
+    from SAM3DSegmentLib.card import EncoderConfig
 
     vit = build_vit(COMPACT_VIT, 32)
     encoder = FrozenEncoder(vit, EncoderConfig("test", 32), torch.device("cpu"), torch.float32)

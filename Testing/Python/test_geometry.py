@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAM3DSegmentLib.config import SlicingRule
+from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.errors import GeometryError
 from SAM3DSegmentLib.geometry import SquareFit, plan_slicing, spacing_and_directions
 

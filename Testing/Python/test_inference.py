@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from conftest import CT, MRI, MRI_LABEL, write_dicom
-from SAM3DSegmentLib.config import ModelCard, WindowRule
+from SAM3DSegmentLib.card import ModelCard, WindowRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.inference import Segmenter, plan_windows, segment_volume

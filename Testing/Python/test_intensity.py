@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAM3DSegmentLib.config import IntensityRule
+from SAM3DSegmentLib.card import IntensityRule
 from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.intensity import measure_grey_scale, sam_normalise
 

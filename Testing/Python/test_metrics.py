@@ -6,8 +6,8 @@ import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS
 from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.training.evaluation import as_csv, as_dicts, evaluate_folders
-from SAM3DSegmentLib.training.metrics import compare_label, dice
+from SAM3DSegmentLib.evaluation import as_csv, as_dicts, compare_label, evaluate_folders
+from SAM3DSegmentLib.metrics import dice
 
 
 def box(shape, low, high):

@@ -5,24 +5,24 @@ import pytest
 import safetensors.torch
 import torch
 
-from SAM3DSegmentLib.config import (
+from SAM3DSegmentLib.card import (
     DecoderConfig,
     EncoderConfig,
     Label,
     ModelCard,
     SlicingRule,
     Terminology,
-    TrainingConfig,
     TrainingSummary,
     VitConfig,
-    from_json,
-    to_json,
 )
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import build_vit
 from SAM3DSegmentLib.errors import InputError, ModelFileError
+from SAM3DSegmentLib.folders import models_folder
+from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.model_file import Sam3dModel, load_model, save_model
-from SAM3DSegmentLib.model_store import bundled_folder, find_model, list_models, read_card, user_folder
+from SAM3DSegmentLib.model_store import bundled_folder, find_model, list_models, read_card
+from SAM3DSegmentLib.settings import TrainingConfig
 
 VIT = VitConfig(48, 1, 2, (0,))
 
@@ -72,7 +72,7 @@ def test_saving_leaves_no_partial_file_and_keeps_the_old_one(tmp_path):
         save_model(broken, tmp_path / "m.sam3d")
     assert [path.name for path in tmp_path.iterdir()] == ["m.sam3d"]
     assert (tmp_path / "m.sam3d").read_bytes() == before
-    with pytest.raises(ModelFileError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         save_model(small_model(), tmp_path / "nowhere" / "m.sam3d")
 
 
@@ -120,11 +120,11 @@ def test_other_formats_and_versions_are_refused(tmp_path):
 
 def test_models_are_found_by_name_and_by_path(tmp_path):
     assert find_model("hippocampus-mri").parent == bundled_folder()
-    user_folder().mkdir(parents=True)
-    save_model(small_model(), user_folder() / "mine.sam3d")
+    models_folder().mkdir(parents=True)
+    save_model(small_model(), models_folder() / "mine.sam3d")
     assert [path.stem for path in list_models()] == ["hippocampus-mri", "mine"]
-    assert find_model("mine") == user_folder() / "mine.sam3d"
-    assert find_model(user_folder() / "mine.sam3d") == user_folder() / "mine.sam3d"
+    assert find_model("mine") == models_folder() / "mine.sam3d"
+    assert find_model(models_folder() / "mine.sam3d") == models_folder() / "mine.sam3d"
     with pytest.raises(InputError, match="'yours' is unknown; there are hippocampus-mri, mine"):
         find_model("yours")
     with pytest.raises(InputError, match="does not exist"):

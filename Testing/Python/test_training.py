@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from conftest import HIPPOCAMPUS
-from SAM3DSegmentLib.config import AugmentationConfig, Label, SlicingRule, TrainingConfig
+from SAM3DSegmentLib.card import Label, SlicingRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.errors import Cancelled, InputError, WeightsError
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
 from SAM3DSegmentLib.model_file import load_model
+from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.augmentation import plain_view, random_view
 from SAM3DSegmentLib.training.cases import find_dataset, read_case, split_cases
 from SAM3DSegmentLib.training.gradients import BatchGradients

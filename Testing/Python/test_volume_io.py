@@ -4,7 +4,7 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import MRI, write_dicom
-from SAM3DSegmentLib.config import Label, Terminology
+from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.volume_io import read_volume, volume_name, write_labels
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from ..config import ModelCard
+from ..card import ModelCard
 from ..errors import InputError, Sam3dError
 from ..geometry import Crop
 from ..model_store import find_model, read_card

@@ -11,7 +11,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..config import Label
+from ..card import Label
 from ..errors import InputError
 from ..volume_io import terminology_entry
 

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 import qt
 
-from ..config import ModelCard
+from ..card import ModelCard
 from ..errors import Sam3dError
 from ..model_store import SUFFIX, find_model, list_models, read_card
 from . import dependencies

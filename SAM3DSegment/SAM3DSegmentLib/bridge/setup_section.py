@@ -15,7 +15,7 @@ import qt
 
 from ..cache import cache_info, clear_cache
 from ..errors import Sam3dError
-from ..model_store import user_folder
+from ..folders import models_folder
 from ..weights import CHECKPOINTS
 from . import dependencies
 from .parameters import SegmentParameters
@@ -41,7 +41,7 @@ class SetupSection:
             ("chooseWeightsButton", self._chooseWeights),
             ("verifyWeightsButton", self._verifyWeights),
             ("removeWeightsButton", self._removeWeights),
-            ("openModelsButton", lambda: _openFolder(user_folder())),
+            ("openModelsButton", lambda: _openFolder(models_folder())),
             ("openCacheButton", lambda: _openFolder(cache_info().folder)),
             ("clearCacheButton", self._clearCache),
         ):
@@ -72,7 +72,7 @@ class SetupSection:
         self._ui.downloadWeightsButton.text = _("Download ({size} MB)").format(size=CHECKPOINT.megabytes)
         self._ui.verifyWeightsButton.enabled = there
         self._ui.removeWeightsButton.enabled = there or bool(chosen)
-        self._ui.modelFolderLabel.text = str(user_folder())
+        self._ui.modelFolderLabel.text = str(models_folder())
         info = cache_info()
         self._ui.cacheLabel.text = _("{size:.0f} MB").format(size=info.bytes / 2**20)
         self._ui.cacheLabel.toolTip = str(info.folder)

@@ -6,7 +6,7 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
-from ..config import ModelCard
+from ..card import ModelCard
 from ..errors import Sam3dError
 from ..geometry import plan_slicing
 from .nodes import readGrid, roiCorners

@@ -8,8 +8,8 @@ import torch
 from monai.transforms import RandAffine
 from torch import Tensor
 
-from ..config import AugmentationConfig
 from ..geometry import SquareFit
+from ..settings import AugmentationConfig
 from .cases import Case
 
 ISOTROPIC_RATIO = 1.5  # beyond it, slices lie too far apart to be rotated into each other

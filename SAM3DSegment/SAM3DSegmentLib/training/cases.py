@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Label, SlicingRule, TrainingConfig
+from ..card import Label, SlicingRule
 from ..errors import InputError
 from ..geometry import Slicing, plan_slicing
 from ..intensity import measure_grey_scale
+from ..settings import TrainingConfig
 from ..volume_io import Volume, list_volumes, read_volume, volume_name
 
 # Distinct colours for labels that come without one (Okabe & Ito's palette, safe for colour-blind readers).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import safetensors.torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..cache import embedding_key
 from ..encoder import FrozenEncoder
+from ..files import write_bytes
 
 
 class CachedEncoder:
@@ -44,9 +44,8 @@ class CachedEncoder:
             / f"{embedding_key(config.sha256, str(config.image_size), str(self.dtype), content)}.safetensors"
         )
         if not path.is_file():
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            safetensors.torch.save_file({"embeddings": self._encoder(slices).half().cpu().contiguous()}, partial)
-            os.replace(partial, path)
+            embeddings = self._encoder(slices).half().cpu().contiguous()
+            write_bytes(path, safetensors.torch.save({"embeddings": embeddings}))
         return path
 
 

@@ -12,7 +12,6 @@ import datetime
 import json
 import logging
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -25,16 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..cache import cache_folder
-from ..config import (
-    DecoderConfig,
-    EncoderConfig,
-    Label,
-    ModelCard,
-    TrainingConfig,
-    TrainingSummary,
-    to_json,
-)
+from ..card import DecoderConfig, EncoderConfig, Label, ModelCard, TrainingSummary
 from ..decoder import Sam3dDecoder
 from ..devices import resolve_device
 from ..encoder import (
@@ -49,17 +39,20 @@ from ..encoder import (
     tensors_sha256,
 )
 from ..errors import Cancelled, InputError
+from ..files import check_new_file, written_whole
+from ..folders import cache_folder
 from ..inference import Segmenter
 from ..intensity import sam_normalise
+from ..jsonable import to_json
 from ..losses import DeepSupervisionLoss
+from ..metrics import label_dice
 from ..model_file import Sam3dModel, load_model, save_model
 from ..model_store import SUFFIX
-from ..volume_io import check_folder_of
+from ..settings import TrainingConfig
 from .augmentation import plain_view, random_view
 from .cases import Case, Dataset, find_dataset, median_grid_mm, read_case, split_cases
 from .embeddings import CachedEncoder, StackedEmbeddings
 from .gradients import BatchGradients
-from .metrics import label_dice
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +190,7 @@ def train(
     output = Path(output)
     if output.suffix != SUFFIX:
         raise InputError(f"model {str(output)!r} has an unknown ending; use {SUFFIX}.")
-    check_folder_of(output)
+    check_new_file(output, overwrite=True)
     if cases is not None and cases < 1:
         raise InputError(f"{cases} training cases are too few; use at least 1, or leave the option out for all.")
     run = TrainingRun(output, find_dataset(data), config, cases, sam_checkpoint, device, on_progress)
@@ -415,9 +408,8 @@ class TrainingRun:
             "optimiser": self.optimiser.state_dict(),
             "progress": json.dumps(dataclasses.asdict(self.progress)),
         }
-        partial = self.checkpoint_path.with_name(self.checkpoint_path.name + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint_path)
+        with written_whole(self.checkpoint_path) as partial:
+            torch.save(state, partial)
 
     def load_checkpoint(self) -> None:
         """Go on where the checkpoint was written; InputError if there is none or it is of another configuration."""

@@ -1,27 +1,17 @@
-"""Parameters of the method as frozen dataclasses, and their JSON form.
+"""What a model file remembers to give the same mask on another machine: a `ModelCard` is its header.
 
-Everything a model file must remember to give the same mask on another machine is here: a `ModelCard`
-is its header. Values are checked when an object is made, so a bad one fails before any work is done.
+Values are checked when an object is made, so a bad one fails before any work is done.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-from .errors import InputError
+from .errors import require
 
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
 
 
 @dataclass(frozen=True)
@@ -35,7 +25,7 @@ class VitConfig:
     window_size: int = 14
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.embed_dim % self.num_heads == 0,
             f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}; choose values that divide.",
         )
@@ -55,7 +45,7 @@ class EncoderConfig:
     vit: VitConfig | None = None
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.image_size > 0 and self.image_size % PATCH_SIZE == 0,
             f"image_size {self.image_size} is not a positive multiple of {PATCH_SIZE}; use for example 256 or 1024.",
         )
@@ -81,23 +71,23 @@ class DecoderConfig:
     heads: int = 4
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             2 <= self.num_classes <= 256,
             f"num_classes {self.num_classes} is outside 2..256; count the background as one class.",
         )
-        _require(
+        require(
             len(self.channels) == 5 and all(a >= b > 0 for a, b in zip(self.channels, self.channels[1:])),
             f"channels {self.channels} must be five positive numbers that never grow, such as (256, 128, 64, 32, 16).",
         )
-        _require(
+        require(
             self.projection_kernel in (1, 3),
             f"projection_kernel {self.projection_kernel} is unknown; use 3, or 1 for the paper's public code.",
         )
-        _require(
+        require(
             self.upsampling in ("trilinear", "nearest"),
             f"upsampling {self.upsampling!r} is unknown; use 'trilinear' or 'nearest'.",
         )
-        _require(
+        require(
             1 <= self.heads <= len(self.channels) - 1,
             f"heads {self.heads} is outside 1..{len(self.channels) - 1}; there is at most one per level.",
         )
@@ -115,11 +105,11 @@ class SlicingRule:
     anisotropy: float = 1.5
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.plane in ANATOMICAL_PLANES,
             f"plane {self.plane!r} is unknown; use one of {', '.join(ANATOMICAL_PLANES)}.",
         )
-        _require(
+        require(
             self.anisotropy > 1, f"anisotropy {self.anisotropy} must be greater than 1; 1.5 suits most acquisitions."
         )
 
@@ -137,15 +127,15 @@ class IntensityRule:
     high: float = 99.5
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.kind in ("window", "percentiles", "zscore"),
             f"intensity kind {self.kind!r} is unknown; use 'window', 'percentiles' or 'zscore'.",
         )
-        _require(
+        require(
             self.low < self.high,
             f"intensity range [{self.low}, {self.high}] is empty; the first number must be smaller.",
         )
-        _require(
+        require(
             self.kind != "percentiles" or (self.low >= 0 and self.high <= 100),
             f"percentiles [{self.low}, {self.high}] are outside 0..100.",
         )
@@ -163,7 +153,7 @@ class WindowRule:
     overlap: int = 8
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.depth >= 1 and 0 <= self.overlap < self.depth,
             f"window depth {self.depth} with overlap {self.overlap} is impossible; overlap must be below depth.",
         )
@@ -190,8 +180,8 @@ class Label:
     modifier: Terminology | None = None
 
     def __post_init__(self) -> None:
-        _require(1 <= self.value <= 255, f"label value {self.value} of {self.name!r} is outside 1..255; renumber it.")
-        _require(
+        require(1 <= self.value <= 255, f"label value {self.value} of {self.name!r} is outside 1..255; renumber it.")
+        require(
             len(self.color) == 3 and all(0 <= c <= 255 for c in self.color),
             f"colour {self.color} of label {self.name!r} is not three numbers in 0..255.",
         )
@@ -234,124 +224,11 @@ class ModelCard:
     date: str = ""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.labels) + 1 == self.decoder.num_classes,
             f"{len(self.labels)} labels do not fit {self.decoder.num_classes} classes; "
             "there must be one class more, for the background.",
         )
-        _require(0 <= self.island_share <= 1, f"island_share {self.island_share} is outside 0..1; 0.1 is a good start.")
+        require(0 <= self.island_share <= 1, f"island_share {self.island_share} is outside 0..1; 0.1 is a good start.")
         values = [label.value for label in self.labels]
-        _require(len(set(values)) == len(values), f"label values {values} are not all different; renumber them.")
-
-
-@dataclass(frozen=True)
-class AugmentationConfig:
-    """Random changes to a training case. Ranges are half-widths about "unchanged".
-
-    In-plane changes are sharp, because slices are enlarged anyway. Changes through the plane (rotation out of it,
-    scaling across it) blur slices together: for a few views only, and none of a volume with an acquisition axis.
-    """
-
-    probability: float = 0.9
-    rotation_degrees: float = 15.0
-    through_plane_probability: float = 0.2  # of the changed views
-    scaling: float = 0.15
-    shear: float = 0.05
-    translation: float = 0.06  # fraction of the field of view
-    flip_left_right: bool = False  # only where left and right structures share a label
-    gamma: float = 0.4  # exponent is exp(+-gamma)
-    contrast: float = 0.2
-    noise: float = 0.05  # standard deviation, of a 0..1 range
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """What `train` does. All of it may stand in the JSON file given with `--config`."""
-
-    name: str = ""
-    description: str = ""
-    modality: str = ""
-    licence: str = ""
-    author: str = ""
-    labels: tuple[Label, ...] = ()  # empty: taken from dataset.json
-    encoder: str = "sam_vit_b"
-    image_size: int = 256
-    channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
-    slicing: SlicingRule = SlicingRule()
-    intensity: IntensityRule = IntensityRule()
-    window: WindowRule = WindowRule()
-    mirror: bool = False
-    island_share: float = 0.0
-    augmentation: AugmentationConfig = AugmentationConfig()
-    augmented_copies: int = 4  # per case, for a frozen encoder, whose embeddings are computed once
-    start_from: str = ""  # a model, by name or file, whose weights to begin with
-    batch_size: int = 2  # training samples of each step
-    training_depth: int = 16  # slices of one training sample
-    finest_level_every: int = 1  # steps; with 4, three of four leave out the decoder's costliest level
-    dice_per_class: bool = True
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.03
-    warmup_steps: int = 60
-    averaging: float = 0.99  # decay of the moving average of the weights, which is what is kept
-    minutes: float = 30.0
-    epochs: int = 0  # 0: train for `minutes`
-    validations: int = 8  # how often the held-out Dice is measured
-    validation_cases: int = 0  # 0: a fifth of the cases, at least one
-    test_cases: int = 0  # seen by neither training nor the choice of the best checkpoint
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require(self.epochs >= 0, f"epochs {self.epochs} is negative; use 0 to train for a time.")
-        _require(self.minutes > 0 or self.epochs > 0, f"minutes {self.minutes} is not positive; give a time or epochs.")
-        for name in ("augmented_copies", "validation_cases", "test_cases"):
-            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative; use 0 or more.")
-        _require(self.learning_rate > 0, f"learning_rate {self.learning_rate} is not positive; 0.001 is a good start.")
-        _require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1; 2 is a good start.")
-        _require(self.training_depth >= 1, f"training_depth {self.training_depth} must be at least 1 slice.")
-        _require(self.finest_level_every >= 1, f"finest_level_every {self.finest_level_every} must be at least 1 step.")
-        _require(self.validations >= 1, f"validations {self.validations} must be at least 1.")
-        _require(0 <= self.averaging < 1, f"averaging {self.averaging} is outside [0, 1).")
-
-
-T = TypeVar("T")
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass as plain dicts, lists, strings and numbers."""
-    return dataclasses.asdict(config)
-
-
-def from_json(cls: type[T], values: Any) -> T:
-    """The dataclass `cls` from what `to_json` gave, or from a hand-written JSON file.
-
-    Raises InputError naming an unknown key, so that a misspelt option is not silently ignored.
-    """
-    _require(isinstance(values, dict), f"{cls.__name__} must be a JSON object, not {values!r}.")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in values:
-        _require(key in names, f"{key!r} is not a field of {cls.__name__}; it has {', '.join(names)}.")
-    try:
-        return cls(**{key: _decode(hints[key], value) for key, value in values.items()})
-    except TypeError as error:
-        raise InputError(f"{cls.__name__} cannot be read: {error}.") from error
-
-
-def _decode(hint: Any, value: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _decode(next(a for a in arguments if a is not type(None)), value)
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)  # type: ignore[arg-type]
-    if origin is tuple:
-        return tuple(_decode(arguments[0], item) for item in value)
-    if hint is float and isinstance(value, int):
-        return float(value)
-    plain = origin or hint
-    _require(
-        isinstance(value, plain) and not (plain is int and isinstance(value, bool)),
-        f"{value!r} is not of the type {getattr(hint, '__name__', hint)}.",
-    )
-    return value
+        require(len(set(values)) == len(values), f"label values {values} are not all different; renumber them.")
