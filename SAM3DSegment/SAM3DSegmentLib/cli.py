@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from . import __version__
 from .errors import Cancelled, DependencyError, Sam3dError
 from .progress import PROGRESS
+from .stop import CANCELLED, Stop, clean_up, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
-DONE, FAILED, CANCELLED = 0, 1, 130
+DONE, FAILED = 0, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    stop_at_end_of_input()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     for library in ("monai", "pooch", "matplotlib"):
@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         logger.error("out of memory (%s); close other programs, or use a smaller volume.", error)
     except BrokenPipeError:
         pass  # the reader of our output has gone
+    finally:
+        clean_up()
     return FAILED
 
 
@@ -160,23 +162,6 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
 
 
-class _Stop:
-    """Turns the first interrupt into a polite request, so that no file is left half-written."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def __call__(self) -> bool:
-        return self._asked
-
-
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
@@ -191,7 +176,7 @@ def _segment(options: argparse.Namespace) -> int:
     if options.report:
         check_new_file(options.report, options.overwrite, options.input)
     keep_freed_memory()
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     model = load_model(options.model)
 
@@ -229,7 +214,7 @@ def _train(options: argparse.Namespace) -> int:
     if given["minutes"] is not None:
         given["epochs"] = 0
     config = dataclasses.replace(config, **{key: value for key, value in given.items() if value is not None})
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
         model = train(
