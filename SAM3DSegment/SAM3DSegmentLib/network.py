@@ -50,5 +50,5 @@ class Network:
 
     def _mean_logits(self, view: Tensor) -> Tensor:
         """(1, 256, D, s, s) -> (1, C, D, g, g) float32."""
-        first, *others = (decoder(view)[-1].float() for decoder in self._decoders)
+        first, *others = (decoder(view, only_finest=True)[-1].float() for decoder in self._decoders)
         return sum(others, first) / len(self._decoders)

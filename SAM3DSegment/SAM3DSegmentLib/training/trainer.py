@@ -58,7 +58,6 @@ from .gradients import BatchGradients
 logger = logging.getLogger(__name__)
 
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
-FINISH = 0.93  # after this part of the training the finest level takes part in every step
 OnTrainingProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
@@ -122,10 +121,10 @@ class EndToEnd(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, slices: Tensor, levels: int | None = None) -> list[Tensor]:
+    def forward(self, slices: Tensor) -> list[Tensor]:
         batch, _, depth = slices.shape[:3]
         embeddings = self.encoder(slices.transpose(1, 2).flatten(0, 1))
-        return self.decoder(embeddings.unflatten(0, (batch, depth)).transpose(1, 2), levels)
+        return self.decoder(embeddings.unflatten(0, (batch, depth)).transpose(1, 2))
 
 
 class CompactNetwork:
@@ -282,7 +281,7 @@ class TrainingRun:
                 raise Cancelled(f"cancelled after {progress.step} steps; add --resume to go on.")
             seeds = range(progress.step * config.batch_size, (progress.step + 1) * config.batch_size)
             draws = [self._draw_sample(config.seed * 1_000_003 + seed) for seed in seeds]
-            losses.append(gradients.compute(draws, self._levels(fraction)))
+            losses.append(gradients.compute(draws))
             nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
             self._set_learning_rate(fraction)
             self.optimiser.step()
@@ -306,13 +305,6 @@ class TrainingRun:
         if self.config.epochs:
             return self.progress.step, self.config.epochs * -(-len(self._training_paths) // self.config.batch_size)
         return int(self.progress.seconds), max(1, int(self.config.minutes * 60))
-
-    def _levels(self, fraction: float) -> int | None:
-        """How many of the decoder's levels this step trains; None for all."""
-        every = self.config.finest_level_every
-        if fraction > FINISH or (self.progress.step + 1) % every == 0:
-            return None
-        return len(self.config.channels) - 2
 
     def _set_learning_rate(self, fraction: float) -> None:
         """Linear warm-up, then half a cosine down to zero."""
