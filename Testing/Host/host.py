@@ -13,7 +13,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import gc
 import importlib
 import os
 import shutil
@@ -21,12 +23,13 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import slicer
 
+import packages
 import qt
 import reports
 from mrml_scene import releaseWidgets
@@ -39,6 +42,7 @@ from reports import (  # noqa: F401 - part of the host's interface
     pipInstalls,
     sampleDataSources,
     selectedModules,
+    torchInstalls,
 )
 
 _loaded: dict[str, tuple[Any, str]] = {}  # name -> (module widget's parent, folder added to sys.path)
@@ -108,14 +112,39 @@ def _addPythonSide(source: Path | None) -> None:
 def load_module(path: str | Path) -> tuple[types.ModuleType, Any, Any]:
     """Import a scripted module afresh, as Slicer does when it starts, then open its panel.
 
+    All this happens in a fresh Slicer: every Python package that Slicer does not ship is hidden. Then the panel is left
+    and entered again with what is installed, unless the caller hides that as well (`hide_packages`).
     Return the Python module, the instance of its class <Name>, and the set-up widget, whose `parent` can be shown.
     """
     path = Path(path).resolve()
-    name = path.stem
     reports.errors.extend(_lint(path))
-    if name in _loaded:
-        unload_module(name)
+    if path.stem in _loaded:
+        unload_module(path.stem)
     sys.path.insert(0, str(path.parent))
+    with hide_packages():
+        _importAfresh(path.stem)
+        python, instance, parent = _loadAndEnter(path)
+    parent.exit()
+    parent.enter()
+    return python, instance, parent.self()
+
+
+@functools.lru_cache
+def _importAfresh(name: str) -> None:
+    """Import the module and its package <Name>Lib once without what other tests have imported, and throw them away."""
+    own = {key: value for key, value in sys.modules.items() if key.partition(".")[0] in (name, f"{name}Lib")}
+    for key in own:
+        del sys.modules[key]
+    try:
+        importlib.import_module(name)
+    finally:
+        for key in [key for key in sys.modules if key.partition(".")[0] in (name, f"{name}Lib")]:
+            del sys.modules[key]
+        sys.modules.update(own)
+
+
+def _loadAndEnter(path: Path) -> tuple[types.ModuleType, Any, Any]:
+    name = path.stem
     sys.modules.pop(name, None)
     python = importlib.import_module(name)
     entry = slicer.qSlicerScriptedLoadableModule(name, str(path))
@@ -131,7 +160,7 @@ def load_module(path: str | Path) -> tuple[types.ModuleType, Any, Any]:
     parent.reload()
     slicer.app.moduleManager().moduleLoaded.emit(name)
     parent.enter()
-    return python, instance, parent.self()
+    return python, instance, parent
 
 
 @functools.lru_cache
@@ -187,6 +216,73 @@ def process_events() -> None:
         sys.excepthook(*sys.exc_info())
 
 
+def hide_packages(*names: str) -> contextlib.AbstractContextManager[None]:
+    """A `with` block in which Python packages are not there: by default all that a fresh Slicer has not got.
+
+    They are hidden from import, importlib.util.find_spec and importlib.metadata, here and in child processes that
+    are started through PythonSlicer. `names` are those of distributions, such as "segment-anything".
+    Installing a hidden package (pip_install, installTorch) shows it again.
+    """
+    return slicer.app.hiding.hide(set(names) or packages.notShipped())
+
+
+@contextlib.contextmanager
+def testing_mode() -> Iterator[None]:
+    """A `with` block in which Slicer runs with --testing: slicer.util shows nothing and asks nobody."""
+    slicer.app.setTesting(True)
+    try:
+        yield
+    finally:
+        slicer.app.setTesting(False)
+
+
+def add_pytorch_extension() -> None:
+    """From now until the end of the test the extension PyTorch is there (`import PyTorchUtils`)."""
+    importlib.import_module("pytorch_utils").add()
+
+
+def run_self_test(name: str) -> None:
+    """Run the tests of a loaded module as Slicer's "Reload and Test" does; what they raise is raised, SkipTest too."""
+    slicer.selfTests[name]()
+
+
+def mouse_click(widget: Any) -> None:
+    """Press and release the left button in the middle of a widget."""
+    place = qt.QPointF(widget.rect.center())
+    for kind, buttons in (
+        (qt.QEvent.MouseButtonPress, qt.Qt.LeftButton),
+        (qt.QEvent.MouseButtonRelease, qt.Qt.NoButton),
+    ):
+        event = qt.QMouseEvent(kind, place, place, qt.Qt.LeftButton, buttons, qt.Qt.NoModifier)
+        slicer.app.sendEvent(widget, event)
+
+
+def selector_entries(selector: Any) -> list[str]:
+    """The texts in the list of a qMRMLNodeComboBox, in order; "" for the separator."""
+    box = selector.findChild(qt.QComboBox)
+    return [box.itemText(row) for row in range(box.count)]
+
+
+def choose_entry(selector: Any, text: str) -> None:
+    """Choose in the list of a qMRMLNodeComboBox, as a user does: a node, None, or "Create new ..." and the like."""
+    selector.chooseRow(selector_entries(selector).index(text))
+
+
+def current_entry(selector: Any) -> str:
+    """What a qMRMLNodeComboBox shows while its list is closed."""
+    return selector.findChild(qt.QComboBox).currentText
+
+
+def objects_alive(className: str) -> list[Any]:
+    """All Python objects of a class that are still there after garbage collection: to see what a job leaves behind.
+
+    A connection holds its callable and is not seen by the collector, as in Slicer.
+    """
+    process_events()
+    gc.collect()
+    return [item for item in gc.get_objects() if type(item).__name__ == className]
+
+
 def reset() -> None:
     """Unload modules, empty the scene and the settings, forget all records: how every test starts."""
     unload_all()
@@ -195,6 +291,8 @@ def reset() -> None:
     slicer.mrmlScene.Clear(False)
     slicer.app.settings().clear()
     slicer.modules.__dict__.pop("sampleDataSources", None)
+    importlib.import_module("pytorch_utils").remove()
+    slicer.app.setTesting(False)
     reports.clear()
     reports.collectExceptions()
 

@@ -9,8 +9,15 @@ import shiboken6
 import slicer
 import vtk
 
-_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
+_EVENTS = {
+    "NodeAddedEvent": "_onNodesChanged",
+    "NodeRemovedEvent": "_onNodesChanged",
+    "EndCloseEvent": "_onSceneReplaced",
+    "EndImportEvent": "_onSceneReplaced",
+}
 _followers: weakref.WeakSet = weakref.WeakSet()
+# Kept for good: a node in garbage still tells its observers that it goes, when the collector has emptied them already.
+_observers: list[Callable] = []
 
 
 def observe(subject: vtk.vtkObject, event: int, method: Callable) -> int:
@@ -22,6 +29,7 @@ def observe(subject: vtk.vtkObject, event: int, method: Callable) -> int:
         if alive is not None and shiboken6.isValid(alive.__self__):
             alive(caller, eventName)
 
+    _observers.append(onEvent)
     return subject.AddObserver(event, onEvent)
 
 
@@ -37,7 +45,9 @@ class SceneFollower:
         self.stopFollowing()
         self._scene = scene
         if scene is not None:
-            self._sceneTags = [observe(scene, getattr(scene, event), self._onSceneEvent) for event in _EVENTS]
+            self._sceneTags = [
+                observe(scene, getattr(scene, event), getattr(self, method)) for event, method in _EVENTS.items()
+            ]
             _followers.add(self)
         self._onSceneChanged()
         self.mrmlSceneChanged.emit(scene)
@@ -47,7 +57,11 @@ class SceneFollower:
         for tag in self.__dict__.pop("_sceneTags", []):
             self._scene.RemoveObserver(tag)
 
-    def _onSceneEvent(self, _caller, _event) -> None:
+    def _onNodesChanged(self, _caller, _event) -> None:
+        self._onSceneChanged()
+
+    def _onSceneReplaced(self, _caller, _event) -> None:
+        """The scene has been closed, or another one imported."""
         self._onSceneChanged()
 
     def _onSceneChanged(self) -> None:
