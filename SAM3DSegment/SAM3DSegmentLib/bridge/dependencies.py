@@ -101,7 +101,7 @@ def _installTorch() -> None:
         ) from error
     logic = PyTorchUtils.PyTorchUtilsLogic()
     try:
-        if _hasMetadata("torch") and not _isWhole("torch"):
+        if any(_hasMetadata(name) and not _isWhole(name) for name in TORCH_PACKAGES):
             logic.uninstallTorch()  # pip would call what is left of it installed already
         logic.installTorch(askConfirmation=False)  # its last step is `import torch`
     except INSTALLATION_ERRORS as error:
