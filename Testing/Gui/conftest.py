@@ -27,11 +27,13 @@ def pytest_runtest_call(item):
 
 @pytest.fixture(autouse=True)
 def slicer_host():
-    """The host, with an empty scene and empty records; modules that the test loads are unloaded after it."""
+    """The host, with an empty scene and empty records; modules that the test loads are unloaded after it, which ends
+    all that they have started."""
     host.reset()
     yield host
     host.reports.errors.clear()  # reported already; what unloading raises is not
     host.unload_all()
+    host.assert_no_children()
     host.assert_clean()
     host.reset()
 
