@@ -1,5 +1,6 @@
 """A module in the stand-in host: loading, parameters and panel, the real scene, child processes."""
 
+import ast
 import os
 import pathlib
 import re
@@ -335,3 +336,34 @@ def test_files_are_written_and_read_by_slicers_own_storage(add_volume, tmp_path)
     assert box.GetSize() == pytest.approx((10, 20, 30))
     with pytest.raises(RuntimeError):
         slicer.util.loadVolume(str(tmp_path / "missing.nrrd"))
+
+
+# Other hosts
+
+README = Path(host.__file__).with_name("README.md")
+
+
+@pytest.mark.parametrize("name", ["conftest.py", "test_logic.py", "test_panel.py"])
+def test_tests_of_the_module_use_only_what_the_readme_says_of_the_host(name):
+    section = README.read_text().partition("## Functions")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"\w+(?=[(`])", section))
+    internals = {file.stem for file in README.parent.glob("*.py")} - {"host", "qt", "ctk"}
+    source = ast.parse((Path(__file__).with_name(name)).read_text())
+    used, imported = set(), set()
+    for node in ast.walk(source):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "host":
+            used.add(node.attr)
+        if isinstance(node, ast.Import):
+            imported |= {item.name for item in node.names}
+        if isinstance(node, ast.ImportFrom):
+            imported.add(node.module)
+    assert used <= documented, used - documented
+    assert not imported & internals
+    assert all(hasattr(host, item) for item in used)
+
+
+def test_the_readme_names_every_function_of_the_host():
+    section = README.read_text().partition("## Functions")[2].partition("\n## ")[0]
+    source = ast.parse(Path(host.__file__).read_text())
+    functions = {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
+    assert {name for name in functions if not name.startswith("_")} <= set(re.findall(r"\w+(?=\()", section))
