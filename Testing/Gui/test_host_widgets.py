@@ -152,6 +152,16 @@ def test_displayable_nodes_have_subject_hierarchy_items(add_volume):
     assert not tree.GetItemByDataNode(volume)
 
 
+def test_a_second_subject_hierarchy_is_merged(add_volume):
+    """Merging removes the second node, of which the host hears as of every removal."""
+    first = slicer.mrmlScene.GetSubjectHierarchyNode()
+    second = slicer.vtkMRMLSubjectHierarchyNode()
+    slicer.mrmlScene.AddNode(second)
+    volume = add_volume()
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSubjectHierarchyNode") == 1
+    assert first.GetItemName(first.GetItemByDataNode(volume)) == "CT"
+
+
 @pytest.mark.parametrize("kind", [ctk.ctkSliderWidget, ctk.ctkDoubleSpinBox])
 def test_real_numbers_are_not_rounded_to_what_is_shown(kind):
     box, heard = kind(), []

@@ -75,10 +75,10 @@ class qSlicerApplication(QtWidgets.QApplication):
 
     def _addPythonSlicer(self, folder: Path) -> None:
         """Slicer's Python for child processes is a program on the path: a launcher that starts Python as its child."""
-        folder.mkdir()
-        hidden = folder / "hidden_packages.json"
-        self.hiding = Hiding(hidden)
-        launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("python_slicer.py")), str(hidden)]
+        (folder / "children").mkdir(parents=True)
+        self.childrenFolder = folder / "children"
+        self.hiding = Hiding(folder / "hidden_packages.json")
+        launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("python_slicer.py")), str(folder)]
         program = folder / "PythonSlicer"
         program.write_text(f'#!/bin/sh\nexec {shlex.join(launcher)} "$@"\n')
         program.chmod(0o755)

@@ -19,6 +19,7 @@ import gc
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import slicer
 
 import packages
@@ -248,13 +250,9 @@ def run_self_test(name: str) -> None:
 
 def mouse_click(widget: Any) -> None:
     """Press and release the left button in the middle of a widget."""
-    place = qt.QPointF(widget.rect.center())
-    for kind, buttons in (
-        (qt.QEvent.MouseButtonPress, qt.Qt.LeftButton),
-        (qt.QEvent.MouseButtonRelease, qt.Qt.NoButton),
-    ):
-        event = qt.QMouseEvent(kind, place, place, qt.Qt.LeftButton, buttons, qt.Qt.NoModifier)
-        slicer.app.sendEvent(widget, event)
+    place, left, none = qt.QPointF(widget.rect.center()), qt.Qt.LeftButton, qt.Qt.NoButton
+    for kind, held in ((qt.QEvent.MouseButtonPress, left), (qt.QEvent.MouseButtonRelease, none)):
+        slicer.app.sendEvent(widget, qt.QMouseEvent(kind, place, place, left, held, qt.Qt.NoModifier))
 
 
 def selector_entries(selector: Any) -> list[str]:
@@ -281,6 +279,32 @@ def objects_alive(className: str) -> list[Any]:
     process_events()
     gc.collect()
     return [item for item in gc.get_objects() if type(item).__name__ == className]
+
+
+def child_processes() -> list[int]:
+    """Process ids of what runs as a child of a PythonSlicer, also where that launcher has been killed."""
+    started = [int(file.name) for file in slicer.app.childrenFolder.iterdir()]
+    return [pid for pid in started if _isRunning(pid)]
+
+
+def _isRunning(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_no_children(patience_s: float = 3.0) -> None:
+    """Fail if a child process still computes after `patience_s`, and kill it."""
+    end = time.monotonic() + patience_s
+    while child_processes() and time.monotonic() < end:
+        time.sleep(0.02)
+    left = child_processes()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    for file in slicer.app.childrenFolder.iterdir():
+        file.unlink()
+    assert not left, f"child processes that still run {patience_s} s after the module was closed: {left}"
 
 
 def reset() -> None:

@@ -4,7 +4,9 @@ The child has this process's standard input, output and error. A signal that is 
 kills the launcher leaves the child running. When the child dies by a signal, the launcher says so and ends with 1, like
 any program that has failed.
 
-    python_slicer.py HIDDEN_PACKAGES_FILE ARGUMENTS_OF_PYTHON...
+The host sees which children there are in a folder that has a file for each, named by process id.
+
+    python_slicer.py HOST_FOLDER ARGUMENTS_OF_PYTHON...
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ _SITE = Path(__file__).resolve().parent / "child_site"
 
 
 def main() -> int:
-    hidden, *arguments = sys.argv[1:]
-    environment = dict(os.environ)
-    if Path(hidden).is_file():
-        environment["SLICER_HOST_HIDDEN_PACKAGES"] = hidden
+    folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+    hidden, environment = folder / "hidden_packages.json", dict(os.environ)
+    if hidden.is_file():
+        environment["SLICER_HOST_HIDDEN_PACKAGES"] = str(hidden)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), environment.get("PYTHONPATH")]))
-    code = subprocess.Popen([sys.executable, *arguments], env=environment).wait()
+    child = subprocess.Popen([sys.executable, *arguments], env=environment)
+    (folder / "children" / str(child.pid)).touch()
+    code = child.wait()
     if code >= 0:
         return code
-    program = Path(sys.argv[0]).with_name("python-real")
-    sys.stderr.write(f"error: [{program}] exit abnormally - Report the problem.\n")
+    sys.stderr.write(f"error: [{folder / 'python-real'}] exit abnormally - Report the problem.\n")
     return 1
 
 

@@ -31,9 +31,9 @@ class PyTorchUtilsLogic:
         torchvisionVersionRequirement: str | None = None,
     ) -> types.ModuleType | None:
         """None is returned only to a user who was asked and declined; pip and the import of torch raise."""
-        if askConfirmation and not slicer.app.testingEnabled():
-            if not slicer.util.confirmOkCancelDisplay("PyTorch will be downloaded and installed."):
-                return None
+        asks = askConfirmation and not slicer.app.testingEnabled()
+        if asks and not slicer.util.confirmOkCancelDisplay("PyTorch will be downloaded and installed."):
+            return None
         wanted = [f"torch{torchVersionRequirement or ''}", f"torchvision{torchvisionVersionRequirement or ''}"]
         reports.torchInstalls.append(wanted)
         pretendToInstall("torch", wanted)

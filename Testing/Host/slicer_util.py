@@ -1,10 +1,11 @@
-"""slicer.util without a user: nothing is installed and no module panel is switched; keywords that Slicer drops are errors.
+"""slicer.util without a user: nothing is installed, no module panel is switched, and dropped keywords are errors.
 
 Its displays are Slicer's own; the message boxes that they make are recorded and answered by dialogs.py.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,12 @@ def _strictMessageBox(text: str, parent: Any = None, **keywords) -> int:
     return _messageBox(text, parent, **keywords)
 
 
+def _delayDisplay(message: str, autoCloseMsec: int = 1000, parent: Any = None, **_keywords) -> None:
+    """No popup, no waiting."""
+    logging.info(message)
+    slicer.app.processEvents()
+
+
 def _selectModule(module) -> None:
     """Slicer raises for an unknown module as well; there is no panel to switch here, so the name is recorded."""
     name = module if isinstance(module, str) else module.name
@@ -40,7 +47,7 @@ def _names(requirements: str | list[str]) -> set[str]:
 
 
 def pretendToInstall(kind: str, requirements: Any) -> None:
-    """What an installation does to Slicer: events are processed while it runs; then the packages are there, or it fails.
+    """What an installation does: events are processed while it runs; then it fails, or the packages are there.
 
     An exception that is queued as the answer for `kind` is raised.
     """
@@ -68,6 +75,7 @@ def _pipInstall(
 
 def withoutUser() -> None:
     slicer.util.messageBox = _strictMessageBox
+    slicer.util.delayDisplay = _delayDisplay
     slicer.util.selectModule = _selectModule
     slicer.util.pip_install = _pipInstall
     if hasattr(slicer, "packaging"):
