@@ -313,7 +313,7 @@ def _weights_download(options: argparse.Namespace) -> int:
 
     progress = PROGRESS[options.progress]()
     try:
-        path = download(published(options.encoder), progress, _Stop())
+        path = download(published(options.encoder), progress, Stop())
     finally:
         progress.close()
     logger.info("%s is here and is the published file.", path)

@@ -26,7 +26,7 @@ FOLDER_VARIABLE = "SAM3DSEGMENT_TEMPORARY_FOLDER"  # where that program keeps fi
 FOLDER_PREFIX = "SAM3DSegment-"  # no folder of another name is removed
 CANCELLED = 130  # the exit code
 
-_POLITE_S = 0.5  # for the command to stop between two steps
+_POLITE_S = 0.8  # for the command to stop between two steps
 _PATIENCE_S = 1.5  # for the process to end by itself
 
 _MAIN_THREAD = threading.main_thread().ident or 0

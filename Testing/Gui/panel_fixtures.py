@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,13 +11,8 @@ import numpy as np
 import psutil
 import pytest
 import slicer
-import torch
 
-from SAM3DSegmentLib.bridge import worker
 from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
-from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import build_vit, tensors_sha256
-from SAM3DSegmentLib.model_file import Sam3dModel, save_model
 
 LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
 STOP_S = 3.0  # within which the computing process has to end
@@ -28,6 +21,12 @@ STOP_S = 3.0  # within which the computing process has to end
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """A model of random weights: its masks mean nothing, but depend on every voxel, and are there at once."""
+    import torch
+
+    from SAM3DSegmentLib.decoder import Sam3dDecoder
+    from SAM3DSegmentLib.encoder import build_vit, tensors_sha256
+    from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+
     torch.manual_seed(3)
     vit_config = VitConfig(16, 1, 2, (0,))
     tensors = {key: value.half() for key, value in build_vit(vit_config, 32).state_dict().items()}
@@ -46,6 +45,8 @@ def array():
 @pytest.fixture
 def use_program(tmp_path, monkeypatch):
     """use_program(source) lets the bridge start this Python program instead of the command line."""
+    from SAM3DSegmentLib.bridge import worker
+
     numbers = itertools.count()
 
     def use(source):
@@ -61,27 +62,17 @@ def add_volume(array, matrix, name="volume"):
     return slicer.util.addVolumeFromArray(np.ascontiguousarray(array), ijkToRAS=matrix, name=name)
 
 
-def computing_processes():
-    """The processes that compute for us: what the launchers have started."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.ppid() != os.getpid() and "SAM3DSegmentLib" in process.cmdline():
-                found.append(process)
-    return found
-
-
-def is_gone(process):
-    """Also where nobody has asked for its exit code yet."""
+def is_running(process_id):
+    """False for a zombie too, whose exit code nobody has asked for yet."""
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return True
+        return False
 
 
-def seconds_until_gone(process):
+def seconds_until_gone(process_id):
     began = time.monotonic()
-    while not is_gone(process) and time.monotonic() - began < 60:
+    while is_running(process_id) and time.monotonic() - began < 60:
         time.sleep(0.01)
     return time.monotonic() - began
 

@@ -21,7 +21,14 @@ else:
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment" / "SAM3DSegment.py"
 SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
-BROUGHT_OTHERWISE = {"numpy", "scipy", "simpleitk", "torch", "torchvision"}  # by Slicer and the PyTorch extension
+BROUGHT_OTHERWISE = {
+    "numpy",
+    "packaging",
+    "requests",
+    "scipy",
+    "simpleitk",
+    "torch",
+}  # by Slicer and the PyTorch extension
 
 
 @pytest.fixture
@@ -44,9 +51,9 @@ def dependencies():
 def without_torch(dependencies, monkeypatch, tmp_path):
     """half_installed(): torch's metadata are there without its files, as after an interrupted installation.
 
-    The packages are called otherwise, so that the real ones stay: the host can show hidden ones, but not break them.
+    It is called otherwise here, so that the real one stays: the host can hide packages, but not break them.
     """
-    monkeypatch.setattr(dependencies, "TORCH_PACKAGES", ("halftorch",))
+    monkeypatch.setattr(dependencies, "TORCH", "halftorch")
     monkeypatch.syspath_prepend(tmp_path)
 
     def half_installed():
@@ -86,12 +93,12 @@ def test_a_version_that_is_too_old_is_missing(dependencies, monkeypatch):
 
 def test_files_without_metadata_and_metadata_without_files_are_missing(dependencies, without_torch, tmp_path):
     (tmp_path / "halftorch").mkdir()
-    assert "torch" in dependencies.missingPackages()
+    assert "halftorch" in dependencies.missingPackages()
     (tmp_path / "halftorch").rmdir()
     without_torch()
-    assert "torch" in dependencies.missingPackages()
+    assert "halftorch" in dependencies.missingPackages()
     (tmp_path / "halftorch.py").write_text("")
-    assert "torch" not in dependencies.missingPackages()
+    assert "halftorch" not in dependencies.missingPackages()
 
 
 def test_nothing_is_installed_unless_the_user_agrees(widget):

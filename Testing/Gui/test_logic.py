@@ -20,8 +20,6 @@ from SAM3DSegmentLib.bridge.settings import setSamCheckpoint
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.model_file import load_model, save_model
 
-pytest_plugins = ("panel_fixtures",)
-
 SAMPLE = Path(__file__).resolve().parents[2] / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 OBLIQUE = np.array([[0.96, -0.28, 0, 4], [0.28, 0.96, 0, -9], [0, 0, 1, 2], [0, 0, 0, 1]])
 

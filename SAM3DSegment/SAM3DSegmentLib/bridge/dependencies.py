@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
-TORCH_PACKAGES = ("torch", "torchvision")  # that the PyTorch extension installs, for this computer's GPU
+TORCH = "torch"  # is not pip's business: the PyTorch extension chooses the one for this computer's GPU
 INSTALLATION_ERRORS = (RuntimeError, OSError, ImportError, subprocess.CalledProcessError)
 
 
 def requirements() -> list[Requirement]:
-    """Resources/requirements.txt: all that segmentation needs besides torch and torchvision."""
+    """Resources/requirements.txt: all that segmentation needs besides torch."""
     from packaging.requirements import Requirement
 
     lines = [line.partition("#")[0].strip() for line in REQUIREMENTS_FILE.read_text(encoding="utf-8").splitlines()]
@@ -34,8 +34,7 @@ def requirements() -> list[Requirement]:
 
 def missingPackages() -> list[str]:
     """What still has to be installed, as pip takes it; by metadata alone, so that nothing is imported."""
-    missing = [] if all(_isWhole(name) for name in TORCH_PACKAGES) else ["torch"]
-    return missing + [str(requirement) for requirement in _missingRequirements()]
+    return ([] if _isWhole(TORCH) else [TORCH]) + [str(requirement) for requirement in _missingRequirements()]
 
 
 class Installer:
@@ -74,9 +73,9 @@ def _askAndInstall(missing: list[str]) -> None:
     question = _("SAM3DSegment needs these Python packages: {names}. Install them now?").format(names=names)
     if not slicer.util.confirmOkCancelDisplay(question, _("Install packages")):
         raise DependencyError(_("{names} are needed to segment; install them in Setup.").format(names=names))
-    importedBefore = "torch" in sys.modules
+    importedBefore = TORCH in sys.modules
     with slicer.util.WaitCursor():
-        if "torch" in missing:
+        if TORCH in missing:
             _installTorch()
         if _missingRequirements():
             _pipInstall(_missingRequirements())
@@ -88,7 +87,7 @@ def _askAndInstall(missing: list[str]) -> None:
                 names=", ".join(left)
             )
         )
-    if "torch" in missing and importedBefore:
+    if TORCH in missing and importedBefore:
         raise DependencyError(_("torch was replaced while Slicer was using it; restart Slicer, then segment."))
 
 
@@ -101,11 +100,11 @@ def _installTorch() -> None:
         ) from error
     logic = PyTorchUtils.PyTorchUtilsLogic()
     try:
-        if any(_hasMetadata(name) and not _isWhole(name) for name in TORCH_PACKAGES):
+        if _hasMetadata(TORCH) and not _isWhole(TORCH):
             logic.uninstallTorch()  # pip would call what is left of it installed already
         logic.installTorch(askConfirmation=False)  # its last step is `import torch`
     except INSTALLATION_ERRORS as error:
-        raise _failed("torch", error) from error
+        raise _failed(TORCH, error) from error
 
 
 def _pipInstall(wanted: list[Requirement]) -> None:

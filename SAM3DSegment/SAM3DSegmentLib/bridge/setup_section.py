@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from .dependencies import Installer, missingPackages
 from .problems import explain
 from .protocols import Form, Parameters
 from .settings import samCheckpoint, setSamCheckpoint
-from .worker import CommandProcess
+from .worker import CommandProcess, progressReader
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = CHECKPOINTS["sam_vit_b"]
 
@@ -35,7 +38,6 @@ class SetupSection:
         self._onDevices = onDevices
         self._parameters: Parameters | None = None
         self._process: CommandProcess | None = None
-        self._lines: list[str] = []
         for button, slot in (
             (ui.checkButton, self._check),
             (ui.installButton, self._install),
@@ -87,11 +89,12 @@ class SetupSection:
         self._ui.clearCacheButton.enabled = info.files > 0
 
     def _check(self) -> None:
-        model = self._parameters.model if self._parameters is not None else ""
+        model, lines = self._parameters.model if self._parameters is not None else "", list[str]()
         self._run(
             ["doctor", "--json", *(["--model", model] if model else [])],
             _("Checking; this takes some seconds..."),
-            lambda: self._showExamination(_lastObject(self._lines)),
+            lines.append,
+            lambda: self._showExamination(_lastObject(lines)),
         )
 
     def _showExamination(self, examination: dict[str, Any]) -> None:
@@ -128,7 +131,19 @@ class SetupSection:
 
     def _downloadWeights(self) -> None:
         setSamCheckpoint(None)
-        self._run(["weights", "download", CHECKPOINT.encoder], _("Downloading SAM's weights..."), self._sayDownloaded)
+        self._run(
+            ["weights", "download", CHECKPOINT.encoder, "--progress", "json"],
+            _("Downloading SAM's weights..."),
+            progressReader(self._downloaded),
+            lambda: self._say(_("SAM's weights are here.")),
+        )
+
+    def _downloaded(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
+        self._say(
+            _("Downloading SAM's weights: {percent} % of {size:.0f} MB").format(
+                percent=100 * done // total, size=total / 1e6
+            )
+        )
 
     def _chooseWeights(self) -> None:
         pattern = _("SAM checkpoints") + " (*.pth)"
@@ -142,6 +157,7 @@ class SetupSection:
         self._run(
             ["weights", "verify", CHECKPOINT.encoder, "--file", path],
             _("Comparing with the published hash..."),
+            logger.info,
             lambda: self._say(_("This is the published file.")),
         )
 
@@ -158,17 +174,15 @@ class SetupSection:
         self.update()
         self._say(_("{size:.0f} MB were freed.").format(size=info.bytes / 2**20))
 
-    def _sayDownloaded(self) -> None:
-        self._say(_("SAM's weights are here."))
-
-    def _run(self, arguments: list[str], status: str, onFinished: Callable[[], None]) -> None:
+    def _run(
+        self, arguments: list[str], status: str, onLine: Callable[[str], None], onFinished: Callable[[], None]
+    ) -> None:
         """One command at a time; the buttons that start one are disabled meanwhile."""
         if self._process is not None:
             return
-        self._lines = []
         self._process = CommandProcess(
             arguments,
-            self._lines.append,
+            onLine,
             lambda: self._end(onFinished),
             lambda message: self._end(lambda: slicer.util.errorDisplay(message, _("SAM3DSegment"))),
             lambda: self._end(lambda: self._say(_("Stopped."))),
