@@ -61,6 +61,13 @@ def test_unloading_cleans_up(widget):
     assert "HostFixture" not in sys.modules
 
 
+def test_an_unloaded_module_leaves_no_widget_behind():
+    host.load_module(FIXTURE)
+    assert len(host.objects_alive("HostFixtureWidget")) == 1
+    host.unload_module("HostFixture")
+    assert host.objects_alive("HostFixtureWidget") == []
+
+
 def test_reloading_makes_a_new_widget(widget):
     slicer.util.reloadScriptedModule("HostFixture")
     assert widget.cleanedUp

@@ -177,9 +177,8 @@ def _lint(path: Path) -> tuple[str, ...]:
 
 def _completeStartup() -> None:
     """Tell the modules that Slicer has started; each of them hears it once."""
-    slicer.app.startupCompleted.connect(lambda: None)  # so that there is something to disconnect
     slicer.app.startupCompleted.emit()
-    slicer.app.startupCompleted.disconnect()
+    slicer.app.disconnect("startupCompleted()")
 
 
 def unload_module(name: str) -> None:
