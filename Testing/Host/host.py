@@ -187,6 +187,8 @@ def unload_module(name: str) -> None:
     parent.exit()
     slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
     parent.hide()
+    parent.module().setWidgetRepresentation(None)
+    parent.setPythonWidget(None)
     parent.deleteLater()
     for attribute in (name.lower(), f"{name}Instance", f"{name}Widget"):
         slicer.modules.__dict__.pop(attribute, None)
