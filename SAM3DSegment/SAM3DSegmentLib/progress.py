@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TextIO
-
-_BAR_WIDTH = 30
+from typing import Any, TextIO
 
 
 class NoProgress:
@@ -20,56 +18,44 @@ class NoProgress:
         pass
 
 
-class _Pace:
-    """How long a stage still takes, at the pace since it began."""
-
-    def __init__(self) -> None:
-        self._stage, self._began, self._offset = "", 0.0, 0
-
-    def seconds_to_go(self, stage: str, done: int, total: int) -> float | None:
-        now = time.monotonic()
-        if stage != self._stage or done < self._offset:
-            self._stage, self._began, self._offset = stage, now, done
-        advanced = done - self._offset
-        return round((now - self._began) / advanced * (total - done), 1) if advanced > 0 else None
-
-
 class JsonProgress(NoProgress):
     """One JSON object a line: {"stage": ..., "done": n, "total": m, "eta_s": seconds or null}."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._pace = _Pace()
+        self._stage = ""
+        self._began = 0.0
+        self._offset = 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        line = {"stage": stage, "done": done, "total": total, "eta_s": self._pace.seconds_to_go(stage, done, total)}
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._began, self._offset = stage, now, done
+        advanced = done - self._offset
+        eta = round((now - self._began) / advanced * (total - done), 1) if advanced > 0 else None
+        line = {"stage": stage, "done": done, "total": total, "eta_s": eta}
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
 
 
 class BarProgress(NoProgress):
-    """A bar on standard error, with the time to go; it vanishes at the end."""
+    """A bar on standard error, with the time to go."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._pace = _Pace()
-        self._shown = ""
+    def __init__(self) -> None:
+        self._bar: Any = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        seconds = self._pace.seconds_to_go(stage, done, total)
-        share = done / total
-        text = f"{stage} [{'#' * round(_BAR_WIDTH * share):<{_BAR_WIDTH}}] {share:.0%}"
-        self._show(text if seconds is None else f"{text}, {seconds:.0f} s to go")
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc != f"{stage}: " or self._bar.total != total or done < self._bar.n:
+            self.close()
+            self._bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False)
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        self._show("")
-        self._stream.write("\r")
-
-    def _show(self, text: str) -> None:
-        if text != self._shown:
-            self._stream.write(f"\r{text:<{len(self._shown)}}")
-            self._stream.flush()
-            self._shown = text
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 PROGRESS = {"bar": BarProgress, "json": JsonProgress, "none": NoProgress}
