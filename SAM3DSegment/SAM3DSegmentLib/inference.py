@@ -147,7 +147,7 @@ class Segmenter:
         views = embeddings.to(self.encoder.dtype).permute(1, 2, 0, 3, 4)
         if mirror == 0:  # slices are the same ones, in reverse order
             views = torch.cat([views, views.flip(2)])
-        logits = self._decoder(views)[-1].float()
+        logits = self._decoder(views, only_finest=True)[0].float()
         if mirror is not None:
             logits = (logits[:1] + logits[1:].flip(mirror - 3)) / 2
         return fit.unpad(logits[0]).transpose(0, 1)

@@ -64,6 +64,7 @@ class TrainingConfig:
     encoder: str = "sam_vit_b"
     image_size: int = 0  # 0: that of a lent encoder, else 256
     channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
+    levels: int = 0  # of the decoder; 0: up to the first whose grid is at or above that of the slices
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
     window: WindowRule = WindowRule()
@@ -127,7 +128,8 @@ class TrainingConfig:
             self.channels[:1] == (EMBEDDING_CHANNELS,),
             f"channels {self.channels} must begin with {EMBEDDING_CHANNELS}, what encoders give.",
         )
-        DecoderConfig(len(self.labels) + 1 if self.labels else 2, self.channels)  # raises if they do not fit
+        # Raises if they do not fit.
+        DecoderConfig(len(self.labels) + 1 if self.labels else 2, self.channels, levels=self.levels or 4)
         for what in ("value", "name"):
             given = [getattr(label, what) for label in self.labels]
             require(len(set(given)) == len(given), f"the {what}s {given} of the labels are not all different.")
