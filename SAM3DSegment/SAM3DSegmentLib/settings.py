@@ -17,6 +17,10 @@ from .card import (
 from .errors import InputError, require
 
 
+def _require_between(name: str, value: float, low: float, high: float) -> None:
+    require(low <= value <= high, f"{name} {value} is outside {low}..{high}.")
+
+
 @dataclass(frozen=True)
 class AugmentationConfig:
     """Random changes to a training case. Ranges are half-widths about "unchanged".
@@ -138,7 +142,3 @@ class TrainingConfig:
                 f"validation_cases {self.validation_cases} and folds {self.folds} exclude each other: each fold is "
                 "validated on the cases that it was not trained on; leave validation_cases out."
             )
-
-
-def _require_between(name: str, value: float, low: float, high: float) -> None:
-    require(low <= value <= high, f"{name} {value} is outside {low}..{high}.")

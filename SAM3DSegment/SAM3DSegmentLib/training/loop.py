@@ -59,14 +59,15 @@ def make_fabric(device: torch.device) -> Fabric:
         fabric = Fabric(precision=None if "LT_PRECISION" in os.environ else precision)
     elif torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         fabric = Fabric(
-            device.type,
+            accelerator=device.type,
             strategy="ddp",
             devices=int(os.environ["LOCAL_WORLD_SIZE"]),
             num_nodes=int(os.environ["GROUP_WORLD_SIZE"]),
             precision=precision,
         )
     else:
-        fabric = Fabric(device.type, devices=1 if device.index is None else [device.index], precision=precision)
+        devices = 1 if device.index is None else [device.index]
+        fabric = Fabric(accelerator=device.type, devices=devices, precision=precision)
     fabric.launch()
     return fabric
 
