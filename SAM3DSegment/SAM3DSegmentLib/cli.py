@@ -130,7 +130,9 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--check", action="store_true", help="only list the cases, what is odd, time and disk")
     train.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON; the options below override it")
     train.add_argument("--cases", type=_count, metavar="N", help="use only N training cases")
-    train.add_argument("--folds", type=_count, metavar="K", help="train K decoders, each without another part of the cases")
+    train.add_argument(
+        "--folds", type=_count, metavar="K", help="train K decoders, each without another part of the cases"
+    )
     length = train.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, metavar="M", help="time to train for, without encoding and validation")
     length.add_argument("--epochs", type=_count, metavar="E", help="passes over the training cases, instead of a time")

@@ -313,7 +313,7 @@ def _label_names(description: dict[str, Any], folder: Path) -> dict[int, str]:
 
 
 def _as_text(value: Any) -> str:
-    """"MRI", ["MRI"] and {"0": "MRI"} are all "MRI"."""
+    """ "MRI", ["MRI"] and {"0": "MRI"} are all "MRI"."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

@@ -139,4 +139,3 @@ class ViewEncoder:
                 if len(keys) == len(grey):
                     self._views.store(case, copy, keys, classes)
                 yield len(part)
-

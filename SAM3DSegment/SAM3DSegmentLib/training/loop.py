@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..devices import resolve_precision
@@ -72,6 +72,24 @@ def make_fabric(device: torch.device) -> Fabric:
     return fabric
 
 
+class _RightGradients(nn.Module):
+    """A module on (N, C, D, h, w) whose windows of two slices are computed in float32 on a CPU.
+
+    There oneDNN's bf16 gradient of a 3x3x3 convolution over exactly two slices is read from memory that nobody wrote
+    (torch 2.14; one slice, or three and more, are right).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        if inputs.device.type == "cpu" and inputs.shape[2] == 2:
+            with torch.autocast("cpu", enabled=False):
+                return self.module(inputs.float())
+        return self.module(inputs)
+
+
 class Loop:
     """Trains a learner. `state`, `average` (the weights to validate and keep) and the optimiser make a checkpoint."""
 
@@ -94,7 +112,7 @@ class Loop:
         self.optimiser = torch.optim.AdamW(
             learner.module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._module, self._fabric_optimiser = fabric.setup(learner.module, self.optimiser)
+        self._module, self._fabric_optimiser = fabric.setup(_RightGradients(learner.module), self.optimiser)
         self._loss_of = DeepSupervisionLoss(config.dice_per_class)
         self._clock = clock
         self._elapsed = 0.0
@@ -148,7 +166,7 @@ class Loop:
                 part = self._loss(group) * (len(group) / len(samples))
                 self.fabric.backward(part)
             loss += part.detach()
-        shared = torch.stack([loss, loss.new_tensor(float(cancel)), loss.new_tensor(self._elapsed)])
+        shared = torch.stack([loss, loss.new_tensor(float(bool(cancel))), loss.new_tensor(self._elapsed)])
         mean_loss, cancelled, elapsed = self._mean_over_ranks(shared)
         self.state.seconds += elapsed  # of the step before, the same on all devices
         self._elapsed = 0.0
@@ -209,5 +227,3 @@ def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
         return mean.lerp(weights, 1 - now)
 
     return average
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Plan:
 
     def record(self, encoder_sha256: str) -> dict[str, Any]:
         """As JSON: all that decides what the training gives."""
-        return {
+        record = {
             "settings": to_json(self.config),
             "labels": [to_json(label) for label in self.labels],
             "encoder": {"name": self.config.encoder, "sha256": encoder_sha256, "image_size": self.image_size},
@@ -76,6 +77,7 @@ class Plan:
             "splits": [to_json(split) for split in self.splits],
             "fingerprint": fingerprint(self.dataset.cases),
         }
+        return json.loads(json.dumps(record))  # as it will be read again
 
 
 def make_plan(data: str | Path, config: TrainingConfig, most_training: int | None = None) -> Plan:
@@ -179,7 +181,9 @@ def describe(plan: Plan) -> list[str]:
             f"{fold}{len(split.training)} training, {len(split.validation)} validation, {len(split.test)} test cases"
         )
     disk = predict_disk(plan)
-    lines.append(f"disk: {disk.folder / 1e9:.2f} GB while it runs, {disk.cache / 1e9:.2f} GB of embeddings in the cache")
+    lines.append(
+        f"disk: {disk.folder / 1e9:.2f} GB while it runs, {disk.cache / 1e9:.2f} GB of embeddings in the cache"
+    )
     return lines
 
 

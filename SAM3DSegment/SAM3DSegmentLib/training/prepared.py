@@ -86,9 +86,7 @@ def _open_case(files: CaseFiles, facts: dict[str, Any], folder: Path) -> Prepare
     )
 
 
-def _write_slices(
-    path: Path, dtype: type, shape: tuple[int, int, int], slices: Callable[[int, int], Tensor]
-) -> None:
+def _write_slices(path: Path, dtype: type, shape: tuple[int, int, int], slices: Callable[[int, int], Tensor]) -> None:
     with written_whole(path) as partial:
         array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
         for start in range(0, shape[0], SLICES_AT_A_TIME):

@@ -299,7 +299,9 @@ class Run:
                 checkpoint.save(loop)
                 raise Cancelled(f"cancelled after {loop.state.step} steps; add --resume to go on.")
         except TrainingError as error:
-            raise TrainingError(f"{error} The weights before it are in {str(self.folder.of_fold(number))!r}.") from error
+            raise TrainingError(
+                f"{error} The weights before it are in {str(self.folder.of_fold(number))!r}."
+            ) from error
         finally:
             if log is not None:
                 log.close()
