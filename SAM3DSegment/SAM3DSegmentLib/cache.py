@@ -22,13 +22,15 @@ import numpy as np
 
 from .errors import require
 from .folders import cache_folder
+from .hashes import memory_path
 
 logger = logging.getLogger(__name__)
 
 LIMIT_VARIABLE = "SAM3DSEGMENT_CACHE_GB"
 MOST_BYTES = 50 * 10**9  # by default, however large the disk is
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
-_PARTIAL = re.compile(rf"\.\d+\.partial\.{_ENTRY.pattern}")
+_MEMORY = re.compile(re.escape(memory_path().name))
+_PARTIAL = re.compile(rf"\.\d+\.partial\.({_ENTRY.pattern}|{_MEMORY.pattern})")
 _ABANDONED_S = 3600  # an entry is written in well under a second
 
 
@@ -156,9 +158,10 @@ def cache_info() -> CacheInfo:
 def clear_cache() -> CacheInfo:
     """Remove all cached embeddings and return what was removed; whatever else lies in the folder stays."""
     before = cache_info()
-    for item in _files(before.folder, _ENTRY) + _files(before.folder, _PARTIAL):
-        with contextlib.suppress(OSError):  # in use, on Windows
-            os.unlink(item.path)
+    for ours in (_ENTRY, _MEMORY, _PARTIAL):
+        for item in _files(before.folder, ours):
+            with contextlib.suppress(OSError):  # in use, on Windows
+                os.unlink(item.path)
     with contextlib.suppress(OSError):
         before.folder.rmdir()  # fails unless it is empty
     after = cache_info()

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from .card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, VitConfig
 from .devices import available_memory_bytes, resolve_device, resolve_precision
 from .errors import DependencyError, InputError, WeightsError
-from .weights import file_sha256, resolve_checkpoint
+from .hashes import remembered_sha256
+from .weights import resolve_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def load_encoder(
     path = resolve_checkpoint(name, checkpoint)
     if not path.is_file():
         raise WeightsError(f"checkpoint {str(path)!r} is not a file; give the path of {name}'s .pth file.")
-    sha256 = file_sha256(path)
+    sha256 = remembered_sha256(path)
     if expected_sha256 and sha256 != expected_sha256:
         raise WeightsError(
             f"checkpoint {str(path)!r} has SHA-256 {sha256[:16]}..., but the model was trained with "

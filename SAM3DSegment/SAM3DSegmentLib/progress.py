@@ -22,7 +22,7 @@ class NoProgress:
 
 
 class JsonProgress(NoProgress):
-    """One JSON object a line: {"stage": ..., "done": n, "total": m, "eta_s": seconds or null}, or {"event": ..., ...}."""
+    """One JSON object a line: {"stage": ..., "done": n, "total": m, "eta_s": s or null}, or {"event": ..., ...}."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout

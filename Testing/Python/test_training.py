@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.errors import Cancelled, InputError, TrainingError, WeightsError
 from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
-from SAM3DSegmentLib.model_file import load_model, save_model
+from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.progress import NoProgress
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
@@ -217,13 +216,12 @@ def test_a_killed_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen,
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory, lender):
+def stopped(tmp_path_factory):
     """A training of four steps, stopped; and its data, which a test may change in a copy."""
     folder = tmp_path_factory.mktemp("stopped")
     shutil.copytree(HIPPOCAMPUS, folder / "data")
     calls = []
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled):
-        patch.setenv("SAM3DSEGMENT_CACHE", str(folder / "cache"))
+    with pytest.raises(Cancelled):
         start(
             folder / "m.sam3d",
             data=folder / "data",
@@ -317,14 +315,14 @@ def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weig
     class Poison(NoProgress):
         def event(self, name, **values):
             """After the first validation a weight is lost, as by overflow."""
-            for found in LOOPS:
+            for found in loops:
                 with torch.no_grad():
                     next(iter(found.learner.module.parameters())).fill_(float("nan"))
 
-    LOOPS = []
+    loops = []
     with pytest.MonkeyPatch.context() as patch:
         original = Loop.fit
-        patch.setattr(Loop, "fit", lambda self, *a: LOOPS.append(self) or original(self, *a))
+        patch.setattr(Loop, "fit", lambda self, *a: loops.append(self) or original(self, *a))
         with pytest.raises(
             TrainingError, match=r"the loss became nan in step \d+; use a smaller learning_rate"
         ) as error:

@@ -11,11 +11,11 @@ import torch
 from SAM3DSegmentLib.cache import EmbeddingCache
 from SAM3DSegmentLib.cached_encoder import CachedEncoder
 from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
+from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
 from SAM3DSegmentLib.inference import stream_logits
 from SAM3DSegmentLib.intensity import sam_normalise
 from SAM3DSegmentLib.network import Network
-from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.augmentation import random_view
@@ -180,7 +180,7 @@ def test_image_and_labels_move_together(case):
 
 
 def test_noise_is_that_of_the_volume_not_of_the_square(tmp_path):
-    """Slices that shrink are averaged, and so is the noise that is added to them: from 96 to 48 pixels about by half."""
+    """Slices that shrink are averaged, and so is the noise that is added to them: here about by half."""
     noisy = dataclasses.replace(STILL, noise=0.2)
     deviations = []
     for name, pixels in (("large", 96), ("same", 48)):

@@ -81,7 +81,9 @@ def _draw_motion(case: PreparedCase, config: AugmentationConfig, through_plane: 
 def _move(volume: Tensor, matrix: np.ndarray, depth: int, mode: str) -> Tensor:
     size = volume.shape[1:]
     affine = Affine(affine=matrix, spatial_size=(depth, *size), mode=mode, padding_mode="zeros", image_only=True)
-    return affine(volume[None]).as_subclass(Tensor)[0]
+    moved = affine(volume[None])
+    assert isinstance(moved, Tensor)
+    return moved.as_subclass(Tensor)[0]
 
 
 def _change_grey(grey: Tensor, case: PreparedCase, config: AugmentationConfig, draw: _Draws) -> Tensor:

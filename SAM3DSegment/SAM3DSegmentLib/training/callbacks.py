@@ -94,7 +94,7 @@ def _damaged(path: Path) -> InputError:
 
 
 class Validation:
-    """Measures the moving average at even parts of the budget, remembers the best, and ends a training that stands still.
+    """Measures the moving average at even parts of the budget, keeps the best, and ends a training that stands still.
 
     on_scores: called with the loop, the scores and whether they are the best so far.
     """

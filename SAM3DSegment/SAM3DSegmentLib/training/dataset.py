@@ -1,7 +1,7 @@
 """Labelled volumes on disk, as people have them; what is in them; and their split, which belongs to a run.
 
-Understood are the Medical Segmentation Decathlon and nnU-Net's raw data (`imagesTr`, `labelsTr`, `dataset.json`), a folder
-of image and label pairs (`case.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), and a folder for each case.
+Understood are the Medical Segmentation Decathlon and nnU-Net's raw data (`imagesTr`, `labelsTr`, `dataset.json`), a
+folder of image and label pairs (`case.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), and a folder for each case.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What labels a file holds, matched by name where it has names, and brought to the grid of an image.
 
-A Slicer segmentation (`.seg.nrrd`) names its segments, may spread them over layers that overlap, and is often cropped to
-what it shows. A plain label map has values only.
+A Slicer segmentation (`.seg.nrrd`) names its segments, may spread them over layers that overlap, and is often cropped
+to what it shows. A plain label map has values only.
 """
 
 from __future__ import annotations
@@ -182,15 +182,14 @@ def _indices_of_values(label_map: LabelMap, labels: tuple[Label, ...]) -> np.nda
 
 def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
     """uint8 of the same values."""
-    whole = values
     if np.issubdtype(values.dtype, np.floating):
-        if not np.isfinite(values).all() or (values != np.floor(values)).any():
-            example = values[~(values == np.floor(values))].flat[0]
-            raise InputError(f"{str(path)!r} has values such as {example:.4g}; give a label map of whole numbers.")
-    low, high = int(whole.min()), int(whole.max())
+        broken = values[~np.isfinite(values) | (values != np.floor(values))]
+        if broken.size:
+            raise InputError(f"{str(path)!r} has values such as {broken[0]:.4g}; give a label map of whole numbers.")
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high > 255:
         raise InputError(f"label map {str(path)!r} has values from {low} to {high}, outside 0..255; renumber them.")
-    return whole.astype(np.uint8)
+    return values.astype(np.uint8)
 
 
 def _box_within(image: Volume, shape: tuple[int, ...], ijk_to_ras: np.ndarray) -> tuple[int, int, int] | None:

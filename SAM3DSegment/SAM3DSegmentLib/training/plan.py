@@ -114,8 +114,8 @@ def resolve_image_size(config: TrainingConfig) -> int:
     lent = read_card(find_model(config.encoder)).encoder
     if config.image_size and config.image_size != lent.image_size:
         raise InputError(
-            f"image_size {config.image_size} is not that of the encoder of {config.encoder!r}, {lent.image_size}; leave "
-            "it out."
+            f"image_size {config.image_size} is not that of the encoder of {config.encoder!r}, {lent.image_size}; "
+            "leave it out."
         )
     return lent.image_size
 

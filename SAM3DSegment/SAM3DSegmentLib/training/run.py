@@ -220,8 +220,8 @@ class Run:
         name, card = self.config.start_from, self.begin.card
         if card.decoder != self.plan.decoder:
             raise InputError(
-                f"the decoder of {name!r}, {card.decoder}, is not the one to train, {self.plan.decoder}; use its labels, "
-                "channels and levels, or do not start from it."
+                f"the decoder of {name!r}, {card.decoder}, is not the one to train, {self.plan.decoder}; use its "
+                "labels, channels and levels, or do not start from it."
             )
         if self.encoder is None:
             if card.encoder.vit != COMPACT_VIT:

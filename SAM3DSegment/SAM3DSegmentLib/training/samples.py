@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class FreshViews:
         return Sample(classes, grey=grey)
 
 
-class Samples(Dataset[Sample]):
+class Samples(Dataset[Any]):
     """Number -> sample. A pass takes as many windows of each case as cover it, in an order of its own.
 
     A window has `training_depth` slices, or all of a case that has fewer. `foreground_share` of them are placed on a
