@@ -253,11 +253,14 @@ def _pair_in_subfolders(folder: Path) -> tuple[tuple[CaseFiles, ...], tuple[str,
 def _match(images: dict[str, Path], labels: dict[str, Path]) -> tuple[tuple[CaseFiles, ...], tuple[str, ...]]:
     cases = tuple(CaseFiles(name, images[name], labels[name]) for name in sorted(images) if name in labels)
     notices = []
-    for what, mine, other, theirs in (("image", images, "label map", labels), ("label map", labels, "image", images)):
+    for what, mine, other, theirs in (
+        ("image", images, "a label map", labels),
+        ("label map", labels, "an image", images),
+    ):
         lonely = [mine[name].name for name in sorted(mine) if name not in theirs]
         if lonely:
             count = f"{len(lonely)} {what}{'s' if len(lonely) > 1 else ''}"
-            notices.append(f"{count} without a {other}, left out: {', '.join(lonely)}.")
+            notices.append(f"{count} without {other}, left out: {', '.join(lonely)}.")
     return cases, tuple(notices)
 
 
