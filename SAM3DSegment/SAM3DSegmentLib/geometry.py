@@ -67,6 +67,24 @@ def spacing_and_directions(ijk_to_ras: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return spacing, matrix[:3, :3] / spacing
 
 
+GRID_TOLERANCE = 0.05  # of the smallest spacing: less than any voxel that a nearest neighbour could change
+
+
+def same_grid(
+    shape_kji: tuple[int, ...],
+    ijk_to_ras: np.ndarray,
+    other_shape_kji: tuple[int, ...],
+    other_ijk_to_ras: np.ndarray,
+    tolerance: float = GRID_TOLERANCE,
+) -> bool:
+    """Whether two volumes have the same voxels: no corner is displaced by more than `tolerance` x smallest spacing."""
+    if tuple(shape_kji) != tuple(other_shape_kji):
+        return False
+    corners = np.array([(*ijk, 1) for ijk in itertools.product(*((0, size - 1) for size in shape_kji[::-1]))])
+    displaced = np.linalg.norm((corners @ (np.asarray(ijk_to_ras) - other_ijk_to_ras).T)[:, :3], axis=1)
+    return bool(displaced.max() <= tolerance * spacing_and_directions(ijk_to_ras)[0].min())
+
+
 def plan_slicing(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
     """The slicing of a volume with this matrix under `rule`; any permuted, flipped, oblique or left-handed axes.
 
