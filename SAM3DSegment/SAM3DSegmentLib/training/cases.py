@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..card import Label, SlicingRule
 from ..errors import InputError
-from ..geometry import Slicing, plan_slicing
+from ..geometry import Slicing, is_same_grid, plan_slicing
 from ..intensity import measure_grey_scale
 from ..settings import TrainingConfig
 from ..volume_io import Volume, list_volumes, read_volume, volume_name
@@ -109,7 +109,7 @@ def split_cases(cases: tuple[CasePaths, ...], config: TrainingConfig) -> Split:
 def read_case(paths: CasePaths, config: TrainingConfig, labels: tuple[Label, ...]) -> Case:
     """Read, check that image and label map lie on one grid, and slice by the model's rules."""
     image, label = read_volume(paths.image), read_volume(paths.label)
-    if image.array_kji.shape != label.array_kji.shape or not np.allclose(image.ijk_to_ras, label.ijk_to_ras, atol=1e-2):
+    if not is_same_grid(image.array_kji.shape, image.ijk_to_ras, label.array_kji.shape, label.ijk_to_ras):
         raise InputError(
             f"label map {str(paths.label)!r} is not on the grid of its image; export it with the image as reference."
         )

@@ -45,7 +45,7 @@ from ..inference import Segmenter
 from ..intensity import sam_normalise
 from ..jsonable import to_json
 from ..losses import DeepSupervisionLoss
-from ..metrics import label_dice
+from ..metrics import label_dice, mean_defined
 from ..model_file import Sam3dModel, load_model, save_model
 from ..model_store import SUFFIX
 from ..settings import TrainingConfig
@@ -335,7 +335,7 @@ class TrainingRun:
         progress.history.append(
             {"step": progress.step, "seconds": round(progress.seconds), "loss": mean_loss, "dice": scores}
         )
-        score = float(np.mean(list(scores.values())))
+        score = float(np.nan_to_num(mean_defined(scores.values())))
         logger.info(
             "step %d, %.1f min: loss %.4f, held-out Dice %.4f (%s)",
             progress.step,
@@ -438,7 +438,7 @@ def mean_dice(segmenter: Segmenter, cases: list[Case]) -> dict[str, float]:
         label_dice(segmenter.segment(case.source.array_kji, case.source.ijk_to_ras), case.labels_kji, values)
         for case in cases
     ]
-    return {label.name: float(score) for label, score in zip(labels, np.mean(scores, axis=0))}
+    return {label.name: mean_defined(of_cases) for label, of_cases in zip(labels, zip(*scores))}
 
 
 def _draw(generator: torch.Generator, count: int) -> int:
