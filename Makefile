@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := SAM3DSegment Testing Utilities
 
-.PHONY: venv demo test selftest screenshots libraries lint format clean
+.PHONY: venv demo test test-gpu selftest screenshots libraries lint format clean
 .DEFAULT_GOAL := demo
 
 venv: $(VENV)/.done
@@ -20,6 +20,9 @@ demo: venv
 
 test: venv libraries lint
 	$(BIN)/python -m pytest
+
+test-gpu: venv
+	$(BIN)/python -m pytest -m gpu -rs Testing/Python
 
 selftest: venv libraries
 	$(BIN)/python Testing/Host/selftest.py SAM3DSegment/SAM3DSegment.py

@@ -60,8 +60,12 @@ class EncoderConfig:
 class DecoderConfig:
     """Shape of the 3-D decoder.
 
-    The defaults are this project's method. `projection_kernel` and `upsampling` exist because the paper's public
-    code (UARK-AICV/SAM3D, sam3d.py) projects with 1x1x1 and upsamples with "nearest"; `heads` because it has three.
+    `levels`: so many of its four layers and heads are built, from the coarsest; each doubles the in-plane grid, so
+    that 4 undo SAM's patch size, and fewer suit volumes whose own grid is coarser. `channels` are five numbers anyway.
+
+    The other defaults are this project's method. `projection_kernel` and `upsampling` exist because the paper's public
+    code (UARK-AICV/SAM3D, sam3d.py) projects with 1x1x1 and upsamples with "nearest"; `heads`, of which only the finest
+    levels have one, because it has three.
     """
 
     num_classes: int
@@ -69,6 +73,7 @@ class DecoderConfig:
     projection_kernel: int = 3
     upsampling: str = "trilinear"
     heads: int = 4
+    levels: int = 4
 
     def __post_init__(self) -> None:
         require(
@@ -88,8 +93,11 @@ class DecoderConfig:
             f"upsampling {self.upsampling!r} is unknown; use 'trilinear' or 'nearest'.",
         )
         require(
-            1 <= self.heads <= len(self.channels) - 1,
-            f"heads {self.heads} is outside 1..{len(self.channels) - 1}; there is at most one per level.",
+            1 <= self.heads <= 4, f"heads {self.heads} is outside 1..4; the default of 4 gives every level its own."
+        )
+        require(
+            2 <= self.levels <= 4,
+            f"levels {self.levels} is outside 2..4; 4 give logits of the encoder's own size, 3 of half that size.",
         )
 
 

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    for library in ("monai", "pooch", "matplotlib", "pydicom"):
+    for library in ("monai", "urllib3", "matplotlib", "pydicom"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
     try:
@@ -129,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("encoder", nargs="?", default="sam_vit_b", help="default: %(default)s")
         if name == "verify":
             command.add_argument("--file", type=Path, help="a checkpoint elsewhere")
+        if name == "download":
+            _add_progress(command)
 
     cache = _group(commands, "cache", "cached embeddings")
     _command(cache, "info", _cache_info, "where they are and how much they take")
@@ -159,6 +161,10 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam-checkpoint", type=Path, metavar="FILE", help="SAM's weights, if not in `weights path`")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default: %(default)s")
+    _add_progress(parser)
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
 
 
@@ -336,17 +342,23 @@ def _weights_verify(options: argparse.Namespace) -> int:
 def _weights_download(options: argparse.Namespace) -> int:
     from .weights import download, published
 
-    _say(str(download(published(options.encoder))))
+    progress = PROGRESS[options.progress]()
+    try:
+        path = download(published(options.encoder), progress, _Stop())
+    finally:
+        progress.close()
+    logger.info("%s is here and is the published file.", path)
     return DONE
 
 
 def _weights_clear(options: argparse.Namespace) -> int:
-    from .weights import CHECKPOINTS
+    from .weights import clear
 
-    for checkpoint in CHECKPOINTS.values():
-        if checkpoint.path.is_file():
-            checkpoint.path.unlink()
-            _say(f"removed {checkpoint.path}")
+    removed, left = clear()
+    for path in removed:
+        _say(f"removed {path}")
+    for path in left:
+        logger.warning("%s is not the published file, so it was left; remove it yourself.", path)
     return DONE
 
 
@@ -354,7 +366,7 @@ def _cache_info(options: argparse.Namespace) -> int:
     from .cache import cache_info
 
     info = cache_info()
-    _say(f"{info.files} files, {info.bytes / 2**20:.1f} MB in {info.folder}")
+    _say(f"{info.files} files, {info.bytes / 1e6:.1f} of at most {info.limit_bytes / 1e6:.1f} MB, in {info.folder}")
     return DONE
 
 
@@ -362,7 +374,7 @@ def _cache_clear(options: argparse.Namespace) -> int:
     from .cache import clear_cache
 
     info = clear_cache()
-    _say(f"removed {info.files} files, {info.bytes / 2**20:.1f} MB from {info.folder}")
+    _say(f"removed {info.files} files, {info.bytes / 1e6:.1f} MB from {info.folder}")
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""The light residual 3-D decoder: four layers, each doubling the in-plane size of a stacked slice embedding.
+"""The light residual 3-D decoder: up to four layers, each doubling the in-plane size of a stacked slice embedding.
 
 Source of the formulas: docs/loss_and_decoder.md; the paper behind them is Bui et al., "SAM3D: Segment Anything Model
 in Volumetric Medical Images", ISBI 2024, arXiv:2309.03493. The paper's public code projects with 1x1x1, upsamples with
@@ -62,9 +62,9 @@ class ResDualConv3d(nn.Module):
 class Sam3dDecoder(nn.Module):
     """Stacked slice embeddings to class logits.
 
-    forward: (N, channels[0], D, h, w) -> list of logits (N, num_classes, D, h * 2^l, w * 2^l) for the levels l = 1..4,
-    coarse to fine; the last has SAM's patch size of 16 undone. D is never resampled. With fewer `heads` only the
-    finest levels are given. Compute and memory are O(D H W).
+    forward: (N, channels[0], D, h, w) -> list of logits (N, num_classes, D, h * 2^l, w * 2^l) for the levels l = 1, 2
+    up to `levels`, coarse to fine; the fourth has SAM's patch size of 16 undone. D is never resampled. With fewer
+    `heads` than levels only the finest levels are given. Compute and memory are O(D H W).
     """
 
     def __init__(
@@ -74,40 +74,43 @@ class Sam3dDecoder(nn.Module):
         projection_kernel: int = 3,
         upsampling: str = "trilinear",
         heads: int = 4,
+        levels: int = 4,
     ) -> None:
         super().__init__()
-        self.config = DecoderConfig(num_classes, tuple(channels), projection_kernel, upsampling, heads)
+        self.config = DecoderConfig(num_classes, tuple(channels), projection_kernel, upsampling, heads, levels)
+        self._first_head = max(0, levels - heads)
+        widths = self.config.channels[: levels + 1]
         self.layers = nn.ModuleList(
             ResDualConv3d(before, after, projection_kernel=projection_kernel)
-            for before, after in zip(self.config.channels, self.config.channels[1:])
+            for before, after in zip(widths, widths[1:])
         )
-        self.heads = nn.ModuleList(nn.Conv3d(c, num_classes, 1) for c in self.config.channels[-heads:])
+        self.heads = nn.ModuleList(nn.Conv3d(width, num_classes, 1) for width in widths[1 + self._first_head :])
         # oneDNN's and cuDNN's kernels for few channels are up to twice as fast in this layout.
         self.to(memory_format=torch.channels_last_3d)
 
     @classmethod
     def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:
-        return cls(config.num_classes, config.channels, config.projection_kernel, config.upsampling, config.heads)
+        return cls(**vars(config))
 
-    def forward(self, embeddings: Tensor, levels: int | None = None) -> list[Tensor]:
-        """`levels`: only so many of the coarsest levels, which spares the costly finest ones in training."""
+    def forward(self, embeddings: Tensor, only_finest: bool = False) -> list[Tensor]:
+        """`only_finest`: a list of the finest level's logits alone, which is all that inference needs."""
         if embeddings.ndim != 5 or embeddings.shape[1] != self.config.channels[0]:
             raise InputError(
                 f"embeddings of shape {tuple(embeddings.shape)} do not fit; "
                 f"the decoder takes (N, {self.config.channels[0]}, D, h, w)."
             )
         g = embeddings.contiguous(memory_format=torch.channels_last_3d)
+        finest = len(self.layers) - 1
+        first_wanted = finest if only_finest else self._first_head
         logits = []
-        layers = self.layers[:levels]
-        last, first_head = len(layers) - 1, len(self.layers) - len(self.heads)
-        for level, layer in enumerate(layers):
+        for level, layer in enumerate(self.layers):
             g = layer(g)
-            if level >= first_head:
+            if level >= first_wanted:
                 # A head mixes channels only and U2's weights sum to 1, so head(U2(g)) = U2(head(g)): the widest
                 # feature map, at the output's own size, need not be made.
                 # Planes of a few classes are resized faster when each class is contiguous.
-                logits.append(self._upsample(self.heads[level - first_head](g).contiguous()))
-            if level < last:
+                logits.append(self._upsample(self.heads[level - self._first_head](g).contiguous()))
+            if level < finest:
                 g = self._upsample(g)
         return logits
 

@@ -8,23 +8,45 @@ interpolated when the image size is not the checkpoint's, as SAM's follow-ups do
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import logging
 import pickle
+import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import torch
-from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, VitConfig
 from .devices import available_memory_bytes, resolve_device, resolve_precision
-from .errors import InputError, WeightsError
-from .weights import file_sha256, resolve_checkpoint
+from .errors import DependencyError, InputError, WeightsError
+from .hashes import remembered_sha256
+from .weights import resolve_checkpoint
 
 logger = logging.getLogger(__name__)
+
+
+def _import_image_encoder() -> ModuleType:
+    """`segment_anything.modeling.image_encoder`, without what the package's `__init__` pulls in.
+
+    That is torchvision and torch._dynamo: more than a second and 0.2 GB that no encoder needs. `modeling` gets a bare
+    package and a name of its own, so that the real one can be imported before or after, here or by somebody else.
+    """
+    package = importlib.util.find_spec("segment_anything")
+    if package is None or not package.submodule_search_locations:
+        raise DependencyError("the Python package 'segment-anything' is not installed; install it with pip.")
+    modeling = ModuleType(f"{__package__}._segment_anything_modeling")
+    modeling.__path__ = [str(Path(folder) / "modeling") for folder in package.submodule_search_locations]
+    sys.modules[modeling.__name__] = modeling
+    return importlib.import_module(f"{modeling.__name__}.image_encoder")
+
+
+_upstream = _import_image_encoder()
 
 SAM_ENCODERS = {
     "sam_vit_b": VitConfig(768, 12, 12, (2, 5, 8, 11)),
@@ -38,7 +60,7 @@ COMPACT_VIT = VitConfig(192, 1, 4, (0,))
 _PREFIX = "image_encoder."
 
 
-class _RelPosAttention(Attention):
+class _RelPosAttention(_upstream.Attention):  # type: ignore[name-defined]
     """SAM's attention with decomposed relative positions, without ever forming the (tokens x tokens) matrix.
 
     q.k * scale + q.R_h + q.R_w is one dot product of longer vectors: [q * scale, q.R_h, q.R_w] with
@@ -52,8 +74,8 @@ class _RelPosAttention(Attention):
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (B, heads, tokens, head_dim)
         grid = q.reshape(batch, self.num_heads, height, width, -1)
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, get_rel_pos(height, height, self.rel_pos_h))
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, get_rel_pos(width, width, self.rel_pos_w))
+        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, _upstream.get_rel_pos(height, height, self.rel_pos_h))
+        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, _upstream.get_rel_pos(width, width, self.rel_pos_w))
         positions = torch.cat((rel_h, rel_w), dim=-1).reshape(batch, self.num_heads, tokens, height + width)
         row = torch.arange(tokens, device=x.device) // width
         column = torch.arange(tokens, device=x.device) % width
@@ -69,9 +91,9 @@ class _RelPosAttention(Attention):
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, channels))
 
 
-def build_vit(config: VitConfig, image_size: int) -> ImageEncoderViT:
+def build_vit(config: VitConfig, image_size: int) -> nn.Module:
     """An untrained encoder for slices of image_size x image_size pixels."""
-    vit = ImageEncoderViT(
+    vit = _upstream.ImageEncoderViT(
         img_size=image_size,
         patch_size=PATCH_SIZE,
         embed_dim=config.embed_dim,
@@ -112,7 +134,7 @@ class FrozenEncoder:
     It is no `nn.Module`, so that an optimiser or a decoder's state_dict cannot take hold of its weights.
     """
 
-    def __init__(self, vit: ImageEncoderViT, config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, vit: nn.Module, config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.config = config
         self.device = device
         self.dtype = dtype
@@ -133,7 +155,7 @@ class FrozenEncoder:
     def batch_size(self) -> int:
         """Slices per call: as many as fit in a quarter of the free memory, at most 8 (more is no faster)."""
         tokens = (self.image_size // PATCH_SIZE) ** 2
-        width = self._vit.pos_embed.shape[-1]
+        width = self._vit.get_parameter("pos_embed").shape[-1]
         # About 16 activations of the embedding's width live at once (MLP 4, q/k/v with positions 9, residuals 3).
         slice_bytes = 16 * tokens * width * 4
         return int(max(1, min(8, available_memory_bytes(self.device) // 4 // slice_bytes)))
@@ -157,7 +179,7 @@ def load_encoder(
     path = resolve_checkpoint(name, checkpoint)
     if not path.is_file():
         raise WeightsError(f"checkpoint {str(path)!r} is not a file; give the path of {name}'s .pth file.")
-    sha256 = file_sha256(path)
+    sha256 = remembered_sha256(path)
     if expected_sha256 and sha256 != expected_sha256:
         raise WeightsError(
             f"checkpoint {str(path)!r} has SHA-256 {sha256[:16]}..., but the model was trained with "
@@ -205,7 +227,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     return encoder
 
 
-def load_vit_state(vit: ImageEncoderViT, tensors: dict[str, Tensor], source: object) -> None:
+def load_vit_state(vit: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
     """Load strictly, after bringing position tables to the encoder's size."""
     wanted = vit.state_dict()
     fitted = {

@@ -15,9 +15,9 @@ from .decoder import Sam3dDecoder
 from .encoder import FrozenEncoder, carried_encoder, load_encoder
 from .errors import ModelFileError
 from .files import write_bytes
+from .hashes import file_sha256
 from .jsonable import to_json
 from .model_store import FORMAT_VERSION, METADATA_KEY, card_from_metadata, find_model
-from .weights import file_sha256
 
 _DECODER, _ENCODER = "decoder.", "encoder."
 

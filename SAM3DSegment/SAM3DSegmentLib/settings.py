@@ -51,7 +51,6 @@ class TrainingConfig:
     start_from: str = ""  # a model, by name or file, whose weights to begin with
     batch_size: int = 2  # training samples of each step
     training_depth: int = 16  # slices of one training sample
-    finest_level_every: int = 1  # steps; with 4, three of four leave out the decoder's costliest level
     dice_per_class: bool = True
     learning_rate: float = 1e-3
     weight_decay: float = 0.03
@@ -72,6 +71,5 @@ class TrainingConfig:
         require(self.learning_rate > 0, f"learning_rate {self.learning_rate} is not positive; 0.001 is a good start.")
         require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1; 2 is a good start.")
         require(self.training_depth >= 1, f"training_depth {self.training_depth} must be at least 1 slice.")
-        require(self.finest_level_every >= 1, f"finest_level_every {self.finest_level_every} must be at least 1 step.")
         require(self.validations >= 1, f"validations {self.validations} must be at least 1.")
         require(0 <= self.averaging < 1, f"averaging {self.averaging} is outside [0, 1).")

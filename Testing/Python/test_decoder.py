@@ -135,6 +135,9 @@ def test_config_describes_the_papers_public_code():
         (lambda: Sam3dDecoder(3, channels=(16, 32, 8, 4, 2)), "(16, 32, 8, 4, 2)"),
         (lambda: Sam3dDecoder(1), "num_classes 1"),
         (lambda: Sam3dDecoder(3, upsampling="cubic"), "cubic"),
+        (lambda: Sam3dDecoder(3, levels=1), "levels 1"),
+        (lambda: Sam3dDecoder(3, levels=5), "levels 5"),
+        (lambda: Sam3dDecoder(3, heads=0), "heads 0"),
         (lambda: Sam3dDecoder(3)(torch.zeros(1, 128, 2, 2, 2)), "(1, 128, 2, 2, 2)"),
     ],
 )
@@ -144,9 +147,21 @@ def test_bad_values_are_quoted(make, value):
     assert value in str(error.value)
 
 
-def test_the_coarsest_levels_alone_are_those_of_all():
+@pytest.mark.parametrize("levels", [2, 3])
+def test_fewer_levels_are_the_coarsest_of_all(levels):
     torch.manual_seed(0)
-    decoder = Sam3dDecoder(3, (16, 8, 8, 4, 4))
+    whole = Sam3dDecoder(3, (16, 8, 8, 4, 4))
+    short = Sam3dDecoder(3, (16, 8, 8, 4, 4), levels=levels)
+    wanted = short.state_dict()
+    short.load_state_dict({key: value for key, value in whole.state_dict().items() if key in wanted}, strict=True)
     embeddings = torch.randn(1, 16, 3, 2, 2)
-    for few, all_levels in zip(decoder(embeddings, levels=3), decoder(embeddings)[:3], strict=True):
+    for few, all_levels in zip(short(embeddings), whole(embeddings)[:levels], strict=True):
         torch.testing.assert_close(few, all_levels)
+
+
+def test_only_the_finest_level_is_that_of_all():
+    torch.manual_seed(0)
+    decoder = Sam3dDecoder(3, (16, 8, 8, 4, 4), levels=3)
+    embeddings = torch.randn(1, 16, 3, 2, 2)
+    (finest,) = decoder(embeddings, only_finest=True)
+    torch.testing.assert_close(finest, decoder(embeddings)[-1])

@@ -1,5 +1,8 @@
 """The encoder against `segment_anything` itself, on a checkpoint that it wrote (untrained weights)."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -127,3 +130,20 @@ def test_missing_checkpoint_unknown_name_and_odd_size_say_what_to_do(tmp_path, u
         load_encoder("sam_vit_b", untrained_sam, 100, "cpu")
     with pytest.raises(WeightsError, match="trained with 0000"):
         load_encoder("sam_vit_b", untrained_sam, 128, "cpu", expected_sha256="0" * 64)
+
+
+@pytest.mark.parametrize("real_package", ["before", "after", "never"])
+def test_the_encoder_leaves_torchvision_alone(real_package):
+    """In a child process: segment_anything's own package is not imported, and stays importable."""
+    real = "from segment_anything import sam_model_registry"
+    lines = [
+        real if real_package == "before" else "",
+        "import sys",
+        "from SAM3DSegmentLib.encoder import COMPACT_VIT, build_vit",
+        "build_vit(COMPACT_VIT, 32)",
+        "print([name for name in ('torchvision', 'torch._dynamo', 'segment_anything') if name in sys.modules])",
+        real if real_package == "after" else "",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    heavy = "['torchvision', 'torch._dynamo', 'segment_anything']"
+    assert done.stdout.strip() == (heavy if real_package == "before" else "[]")

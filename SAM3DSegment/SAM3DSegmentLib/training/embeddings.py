@@ -39,10 +39,7 @@ class CachedEncoder:
         """The file with the embeddings of slices (B, 3, S, S); they are computed if it is not there yet."""
         config = self.config
         content = slices.detach().cpu().contiguous().numpy().tobytes()
-        path = (
-            self._folder
-            / f"{embedding_key(config.sha256, str(config.image_size), str(self.dtype), content)}.safetensors"
-        )
+        path = self._folder / f"{embedding_key(config.sha256, config.image_size, str(self.dtype), content)}.safetensors"
         if not path.is_file():
             embeddings = self._encoder(slices).half().cpu().contiguous()
             write_bytes(path, safetensors.torch.save({"embeddings": embeddings}))

@@ -31,14 +31,11 @@ class BatchGradients:
         self._replicas = [module] + [_sharing_weights(module) for _ in range(workers - 1)]
         self._pool = ThreadPoolExecutor(workers)
 
-    def compute(self, draws: Sequence[Callable[[], tuple[Tensor, Tensor]]], levels: int | None = None) -> float:
-        """Leave the gradients in the module and return the mean loss. Each draw gives one sample: input, classes.
-
-        levels: how many of the decoder's levels take part, from the coarsest; None for all.
-        """
+    def compute(self, draws: Sequence[Callable[[], tuple[Tensor, Tensor]]]) -> float:
+        """Leave the gradients in the module and return the mean loss. Each draw gives one sample: input, classes."""
         count = len(self._replicas)
         parts = [draws[i::count] for i in range(count)]
-        losses = list(self._pool.map(self._compute_part, self._replicas, parts, [len(draws)] * count, [levels] * count))
+        losses = list(self._pool.map(self._compute_part, self._replicas, parts, [len(draws)] * count))
         torch.set_num_threads(self._cores)
         module, *others = self._replicas
         for weight, *copies in zip(module.parameters(), *(other.parameters() for other in others)):
@@ -52,14 +49,13 @@ class BatchGradients:
         replica: nn.Module,
         draws: Sequence[Callable[[], tuple[Tensor, Tensor]]],
         batch_size: int,
-        levels: int | None,
     ) -> float:
         torch.set_num_threads(max(1, self._cores // len(self._replicas)))
         inputs, classes = (torch.stack(parts).to(self._device) for parts in zip(*(draw() for draw in draws)))
         replica.train()
         replica.zero_grad()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision is torch.bfloat16):
-            logits = replica(inputs, levels)
+            logits = replica(inputs)
         loss = self._loss([level.float() for level in logits], classes) * (len(draws) / batch_size)
         loss.backward()
         return loss.item()

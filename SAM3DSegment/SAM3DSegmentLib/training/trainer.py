@@ -48,6 +48,7 @@ from ..losses import DeepSupervisionLoss
 from ..metrics import label_dice, mean_defined
 from ..model_file import Sam3dModel, load_model, save_model
 from ..model_store import SUFFIX
+from ..network import Network
 from ..settings import TrainingConfig
 from .augmentation import plain_view, random_view
 from .cases import Case, Dataset, find_dataset, median_grid_mm, read_case, split_cases
@@ -57,11 +58,10 @@ from .gradients import BatchGradients
 logger = logging.getLogger(__name__)
 
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
-FINISH = 0.93  # after this part of the training the finest level takes part in every step
 OnTrainingProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
-class Network(Protocol):
+class TrainedNetwork(Protocol):
     """A decoder with the source of its input."""
 
     module: nn.Module  # what is trained
@@ -121,10 +121,10 @@ class EndToEnd(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, slices: Tensor, levels: int | None = None) -> list[Tensor]:
+    def forward(self, slices: Tensor) -> list[Tensor]:
         batch, _, depth = slices.shape[:3]
         embeddings = self.encoder(slices.transpose(1, 2).flatten(0, 1))
-        return self.decoder(embeddings.unflatten(0, (batch, depth)).transpose(1, 2), levels)
+        return self.decoder(embeddings.unflatten(0, (batch, depth)).transpose(1, 2))
 
 
 class CompactNetwork:
@@ -237,7 +237,7 @@ class TrainingRun:
         )
         self.progress = Progress()
 
-    def _build_network(self, training: list[Case], sam_checkpoint: str | Path | None) -> Network:
+    def _build_network(self, training: list[Case], sam_checkpoint: str | Path | None) -> TrainedNetwork:
         config = self.config
         decoder = Sam3dDecoder(len(self.labels) + 1, config.channels)
         begin = load_model(config.start_from) if config.start_from else None
@@ -281,7 +281,7 @@ class TrainingRun:
                 raise Cancelled(f"cancelled after {progress.step} steps; add --resume to go on.")
             seeds = range(progress.step * config.batch_size, (progress.step + 1) * config.batch_size)
             draws = [self._draw_sample(config.seed * 1_000_003 + seed) for seed in seeds]
-            losses.append(gradients.compute(draws, self._levels(fraction)))
+            losses.append(gradients.compute(draws))
             nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
             self._set_learning_rate(fraction)
             self.optimiser.step()
@@ -306,13 +306,6 @@ class TrainingRun:
             return self.progress.step, self.config.epochs * -(-len(self._training_paths) // self.config.batch_size)
         return int(self.progress.seconds), max(1, int(self.config.minutes * 60))
 
-    def _levels(self, fraction: float) -> int | None:
-        """How many of the decoder's levels this step trains; None for all."""
-        every = self.config.finest_level_every
-        if fraction > FINISH or (self.progress.step + 1) % every == 0:
-            return None
-        return len(self.config.channels) - 2
-
     def _set_learning_rate(self, fraction: float) -> None:
         """Linear warm-up, then half a cosine down to zero."""
         warmup = min(1.0, (self.progress.step + 1) / max(1, self.config.warmup_steps))
@@ -330,7 +323,7 @@ class TrainingRun:
     def _validate(self, mean_loss: float) -> None:
         progress = self.progress
         model, encoder = self._model(self.average.state_dict(), TrainingSummary())
-        scores = mean_dice(Segmenter(model.card, model.decoder, encoder), self.validation)
+        scores = mean_dice(Segmenter(model.card, Network(encoder, [model.decoder])), self.validation)
         progress.validations += 1
         progress.history.append(
             {"step": progress.step, "seconds": round(progress.seconds), "loss": mean_loss, "dice": scores}
@@ -355,7 +348,7 @@ class TrainingRun:
         model, encoder = self._model(self.best, TrainingSummary())
         test = [read_case(paths, config, self.labels) for paths in self.split.test]
         held_out = test or self.validation
-        scores = mean_dice(Segmenter(model.card, model.decoder, encoder), held_out)
+        scores = mean_dice(Segmenter(model.card, Network(encoder, [model.decoder])), held_out)
         note = (
             "mean over test cases that neither training nor the choice of the checkpoint has seen"
             if test
