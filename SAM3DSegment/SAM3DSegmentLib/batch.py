@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from . import __version__
-from .dicom import holds_dicom
+from .dicom import holds_dicom, nothing_found
 from .errors import Cancelled, InputError, Sam3dError
 from .files import check_new_file, last_line
 from .image_header import read_header
@@ -104,9 +104,11 @@ def _volumes_of(path: Path) -> list[Path]:
     folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
     if volumes and folders:
         logger.warning("folders within %s are not looked into: %s.", path, _names(folders))
-    if segmentations and not volumes and not holds_dicom(path):
+    if volumes or holds_dicom(path):
+        return volumes or [path]
+    if segmentations:
         raise InputError(f"folder {str(path)!r} holds segmentations only; give the folder of the images.")
-    return volumes or [path]
+    raise nothing_found(path)
 
 
 def _names(paths: list[Path]) -> str:

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    for library in ("monai", "urllib3", "matplotlib", "pydicom"):
+    for library in ("monai", "urllib3", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
     try:
@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         logger.error("out of memory (%s); close other programs, or use a smaller volume.", error)
     except BrokenPipeError:
         pass  # the reader of our output has gone
+    except OSError as error:
+        place = "" if error.filename is None else f"{str(error.filename)!r}: "
+        logger.error("%s%s; check the path, space and rights.", place, error.strerror or error)
     return FAILED
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from .errors import InputError
 from .files import last_line
@@ -23,6 +24,7 @@ from .geometry import matrix_from_lps
 from .image_header import is_dicom
 
 logger = logging.getLogger(__name__)
+logging.getLogger("pydicom").setLevel(logging.ERROR)  # it logs each of its warnings, too
 
 TOLERANCE = 0.05  # of the distance between slices, and of unit direction vectors
 # No tag that tells of the patient is among them.
@@ -56,8 +58,10 @@ def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray
 
     Raises InputError if there are several and `series_uid` chooses none, or if the slices are no regular stack.
     """
-    headers = _choose(_series(folder), folder, series_uid)
-    frames = [frame for path, header in headers for frame in _frames(path, header)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of odd values; those that count are looked at here
+        headers = _choose(_series(folder), folder, series_uid)
+        frames = [frame for path, header in headers for frame in _frames(path, header)]
     if 1 < len(headers) < len(frames):
         raise InputError(
             f"folder {str(folder)!r} has a series of {len(headers)} files with several frames each; "
@@ -88,31 +92,33 @@ def _series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
 
 
 def _read_header(path: Path) -> Dataset:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd values, which are looked at below
-        try:
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-        except OSError as error:
-            raise InputError(f"{str(path)!r} cannot be read ({last_line(error)}); check the file.") from error
-        except Exception as error:  # pydicom raises what its parts raise
-            raise InputError(f"{str(path)!r} is no whole DICOM file ({last_line(error)}); export it again.") from error
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read ({last_line(error)}); check the file.") from error
+    except Exception as error:  # pydicom raises what its parts raise
+        raise InputError(f"{str(path)!r} is no whole DICOM file ({last_line(error)}); export it again.") from error
 
 
 def _is_image_class(header: Dataset) -> bool:
     """Whether a file should hold an image by its class, or does not get as far as telling it."""
-    uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return uid is None or "Image Storage" in uid.name
+    uid = UID(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or "")
+    return "Image Storage" in uid.name or (len(header) == 0 and uid.name == uid)  # an unknown class has no name
+
+
+def nothing_found(folder: Path) -> InputError:
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return InputError(
+        f"folder {str(folder)!r} holds no volume file and no DICOM series; give the folder that the files are in"
+        + (f" (its folders {', '.join(folders[:5])} are not looked into)." if folders else ".")
+    )
 
 
 def _choose(
     series: dict[str, list[tuple[Path, Dataset]]], folder: Path, series_uid: str | None
 ) -> list[tuple[Path, Dataset]]:
     if not series:
-        folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise InputError(
-            f"folder {str(folder)!r} holds no volume file and no DICOM series; give the folder that the files are in"
-            + (f" (its folders {', '.join(folders[:5])} are not looked into)." if folders else ".")
-        )
+        raise nothing_found(folder)
     if series_uid is None and len(series) == 1:
         return next(iter(series.values()))
     if series_uid in series:

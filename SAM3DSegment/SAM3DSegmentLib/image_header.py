@@ -2,7 +2,7 @@
 
 SimpleITK takes a spacing that is missing for 1 mm, fills up voxels that are missing, and does not look at the checksum
 of compressed voxels. So the headers are checked here, and the voxels are read by `read_voxels`; SimpleITK gives the
-geometry. Sources: nifti1.h, nifti2.h; https://teem.sourceforge.net/nrrd/format.html; MetaIO's documentation.
+geometry. Sources: nifti1.h; https://teem.sourceforge.net/nrrd/format.html; MetaIO's documentation.
 """
 
 from __future__ import annotations
@@ -282,16 +282,11 @@ def _refuse_components(path: Path, count: int) -> None:
 
 # ---- NIfTI
 
-# Of both versions: where a field is in the header, and its type. Version 1 of 348 bytes, version 2 of 540.
+# Where a field is in the header of 348 bytes, and its type.
+_NIFTI_LENGTH = 348
 _NIFTI_FIELDS = {
-    348: {
-        "dim": (40, "8h"), "intent": (68, "h"), "type": (70, "h"), "pixdim": (76, "8f"), "offset": (108, "f"),
-        "scale": (112, "2f"), "units": (123, "b"), "codes": (252, "2h"), "qform": (256, "6f"), "sform": (280, "12f"),
-    },
-    540: {
-        "dim": (16, "8q"), "intent": (504, "i"), "type": (12, "h"), "pixdim": (104, "8d"), "offset": (168, "q"),
-        "scale": (176, "2d"), "units": (500, "i"), "codes": (344, "2i"), "qform": (352, "6d"), "sform": (400, "12d"),
-    },
+    "dim": (40, "8h"), "intent": (68, "h"), "type": (70, "h"), "pixdim": (76, "8f"), "offset": (108, "f"),
+    "scale": (112, "2f"), "units": (123, "b"), "codes": (252, "2h"), "qform": (256, "6f"), "sform": (280, "12f"),
 }  # fmt: skip
 
 
@@ -301,16 +296,14 @@ def _read_nifti(path: Path) -> ImageHeader:
     deflated = head[:2] == b"\x1f\x8b"
     if deflated:
         head = _inflated_head(path)
-    order, length = next(
-        ((o, n) for o in "<>" for n in _NIFTI_FIELDS if head[:4] == struct.pack(o + "i", n)), (None, 0)
-    )
-    if order is None or len(head) < length:
-        raise InputError(f"{str(path)!r} is no NIfTI file, or cut short; copy it again.")
-    if b"ni" in (head[344:346], head[4:6]):
+    if head[4:6] in (b"n+", b"ni"):
+        raise InputError(f"{str(path)!r} is of NIfTI's second version; save it as the first, or as .nrrd.")
+    if head[344:346] == b"ni":
         raise InputError(f"{str(path)!r} is the header of a pair of files (.hdr and .img); save it as one .nii file.")
+    order = "<" if head[:4] == struct.pack("<i", _NIFTI_LENGTH) else ">"
 
     def get(name: str) -> tuple[Any, ...]:
-        at, form = _NIFTI_FIELDS[length][name]
+        at, form = _NIFTI_FIELDS[name]
         return struct.unpack_from(order + form, head, at)
 
     dimensions, *sizes = get("dim")
@@ -322,7 +315,7 @@ def _read_nifti(path: Path) -> ImageHeader:
     if code not in _NIFTI_TYPES:
         raise InputError(f"{str(path)!r} has voxels of NIfTI type {code} (colour, complex, ...); give a scalar volume.")
     (offset,) = get("offset")
-    if not length <= offset < 1 << 40:
+    if not _NIFTI_LENGTH <= offset < 1 << 40:
         raise InputError(f"{str(path)!r} has vox_offset {offset:g}, which is no place in the file; copy it again.")
     has_qform, has_sform = (code > 0 for code in get("codes"))
     if has_qform:

@@ -84,8 +84,8 @@ def read_volume(path: str | Path, series_uid: str | None = None) -> Volume:
         raise InputError(f"{str(path)!r} is no DICOM folder, from which series {series_uid!r} could be taken.")
     else:
         header = read_header(path)
-        matrix = _read_matrix(path, header)
         array = read_voxels(path, header)
+        matrix = _read_matrix(path, header)
     try:
         spacing_and_directions(matrix)
     except GeometryError as error:
