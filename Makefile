@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := SAM3DSegment Testing Utilities
 
-.PHONY: venv demo test test-gpu selftest screenshots libraries lint format clean
+.PHONY: venv demo test test-gpu fuzz selftest screenshots libraries lint format clean
 .DEFAULT_GOAL := demo
 
 venv: $(VENV)/.done
@@ -23,6 +23,9 @@ test: venv libraries lint
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu -rs Testing/Python
+
+fuzz: venv
+	FUZZ_MINUTES=$${FUZZ_MINUTES:-30} $(BIN)/python -m pytest Testing/Python/test_fuzz.py --log-cli-level=INFO
 
 selftest: venv libraries
 	$(BIN)/python Testing/Host/selftest.py SAM3DSegment/SAM3DSegment.py

@@ -30,6 +30,7 @@ _FORMAT_OF_SUFFIX = {
     ".mhd": METAIMAGE,
 }
 VOLUME_SUFFIXES = tuple(_FORMAT_OF_SUFFIX)
+MAGNITUDES = 1e-30, 1e30  # between which the largest voxel is to be
 _PIECE = 1 << 20  # bytes that are read at once
 _TEXT_LIMIT = 1 << 24  # bytes of a text header; a segmentation of a thousand segments has one of a million
 _INFLATION_LIMIT = 1032  # times that DEFLATE can make data larger
@@ -151,9 +152,24 @@ def read_voxels(path: Path, header: ImageHeader) -> np.ndarray:
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the file.") from error
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    if (header.slope, header.intercept) == (1.0, 0.0):
-        return voxels
-    return voxels.astype(np.result_type(voxels.dtype, np.float32)) * header.slope + header.intercept
+    if (header.slope, header.intercept) != (1.0, 0.0):
+        voxels = voxels.astype(np.result_type(voxels.dtype, np.float32)) * header.slope + header.intercept
+    _check_magnitude(path, voxels)
+    return voxels
+
+
+def _check_magnitude(path: Path, voxels: np.ndarray) -> None:
+    """Raises InputError if all that differs would be lost in float32, by which everything computes."""
+    if voxels.dtype.kind != "f":
+        return
+    largest = max(
+        float(np.abs(values, where=np.isfinite(values), out=np.zeros_like(values)).max()) for values in voxels
+    )
+    if largest > MAGNITUDES[1] or 0 < largest < MAGNITUDES[0]:
+        raise InputError(
+            f"{str(path)!r} has values up to {largest:g}, which is outside {MAGNITUDES[0]:g} to {MAGNITUDES[1]:g}; "
+            "scale them, as with 3D Slicer's Simple Filters."
+        )
 
 
 def _inflated(file: BinaryIO) -> Iterator[bytes]:
@@ -328,7 +344,8 @@ def _read_nifti(path: Path) -> ImageHeader:
     slope, intercept = get("scale")
     if slope == 0 or not math.isfinite(slope):  # "no scaling", in nifti1.h
         slope, intercept = 1.0, 0.0
-    _check_finite(path, "scl_inter", [intercept])
+    if not (1e-15 < abs(slope) < 1e15 and abs(intercept) < 1e30):
+        raise InputError(f"{str(path)!r} has scl_slope {slope:g} and scl_inter {intercept:g}; mend its header.")
     return _checked(
         path,
         ImageHeader(
