@@ -13,7 +13,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..card import Label
 from ..errors import InputError
-from ..volume_io import terminology_entry
+from ..label_maps import terminology_entry
 
 ATTRIBUTE_PREFIX = "SAM3DSegment."
 CONFIDENCE_TAG = "SAM3DSegment.Confidence"
