@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from . import __version__
 from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
+from .stop import CANCELLED, Stop, clean_up, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
-DONE, FAILED, CANCELLED = 0, 1, 130
+DONE, FAILED = 0, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    stop_at_end_of_input()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     for library in ("monai", "urllib3", "matplotlib", "lightning_fabric"):
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = "" if error.filename is None else f"{str(error.filename)!r}: "
         logger.error("%s%s; check the path, space and rights.", place, error.strerror or error)
+    finally:
+        clean_up()
     return FAILED
 
 
@@ -187,23 +189,6 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
 
 
-class _Stop:
-    """Turns the first interrupt into a polite request, so that no file is left half-written."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def __call__(self) -> bool:
-        return self._asked
-
-
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
@@ -217,7 +202,7 @@ def _segment(options: argparse.Namespace) -> int:
     from .model_store import find_model
 
     keep_freed_memory()
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     model = load_model(options.model)
 
@@ -270,7 +255,7 @@ def _train(options: argparse.Namespace) -> int:
         return FAILED if problems else DONE
     if options.output is None:
         raise InputError("no model file is given to write to; add -o MODEL.sam3d, or only --check the data.")
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
         model = train(options.data, options.output, config, how, progress, stop)
@@ -369,7 +354,7 @@ def _weights_download(options: argparse.Namespace) -> int:
 
     progress = PROGRESS[options.progress]()
     try:
-        path = download(published(options.encoder), progress, _Stop())
+        path = download(published(options.encoder), progress, Stop())
     finally:
         progress.close()
     logger.info("%s is here and is the published file.", path)

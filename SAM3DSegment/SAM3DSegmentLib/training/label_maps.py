@@ -229,7 +229,7 @@ def _read_segment(metadata: dict[str, str], number: int) -> Segment:
 
 
 def _read_terminology(tags: str) -> tuple[Terminology | None, Terminology | None, Terminology | None]:
-    """Category, type and modifier of a TerminologyEntry tag; see `volume_io.terminology_entry`."""
+    """Category, type and modifier of a TerminologyEntry tag; see `label_maps.terminology_entry`."""
     entry = re.search(r"TerminologyEntry:([^|]*)", tags)
     parts = entry[1].split("~")[1:4] if entry else []
     concepts = [_read_concept(part) for part in parts] + [None] * (3 - len(parts))
