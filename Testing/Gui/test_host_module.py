@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 import unittest
 from pathlib import Path
 
@@ -57,6 +59,13 @@ def test_unloading_cleans_up(widget):
     assert widget.cleanedUp
     assert not hasattr(slicer.modules, "hostfixture")
     assert "HostFixture" not in sys.modules
+
+
+def test_an_unloaded_module_leaves_no_widget_behind():
+    host.load_module(FIXTURE)
+    assert len(host.objects_alive("HostFixtureWidget")) == 1
+    host.unload_module("HostFixture")
+    assert host.objects_alive("HostFixtureWidget") == []
 
 
 def test_reloading_makes_a_new_widget(widget):
@@ -306,6 +315,32 @@ def test_pump_gives_up():
     assert host.pump(lambda: False, timeout_s=20) is False
     assert timer.elapsed() < 5000
     assert "ZeroDivisionError" in host.take_errors()
+
+
+def steps_of_a_thread(seconds):
+    """How many steps of nearly nothing a thread makes while the event loop runs."""
+    count, stop = 0, threading.Event()
+
+    def work():
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+            time.sleep(0)  # hands the lock over
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    host.pump(lambda: False, seconds)
+    stop.set()
+    thread.join()
+    return count
+
+
+def test_a_thread_gets_on_only_while_python_runs_on_the_main_thread():
+    alone = steps_of_a_thread(0.5)
+    timer = qt.QTimer()
+    timer.connect("timeout()", lambda: time.sleep(0.001))
+    timer.start(1)
+    assert steps_of_a_thread(0.5) > 5 * alone
 
 
 # Files

@@ -33,6 +33,7 @@ import slicer
 
 import packages
 import qt
+import qt_loop
 import reports
 from mrml_scene import releaseWidgets
 from pythonqt_lint import find_pyside_only_idioms
@@ -47,6 +48,7 @@ from reports import (  # noqa: F401 - part of the host's interface
     torchInstalls,
 )
 
+_PUMP_MS = 20  # how often pump() looks at its condition
 _loaded: dict[str, tuple[Any, str]] = {}  # name -> (module widget's parent, folder added to sys.path)
 
 
@@ -175,9 +177,8 @@ def _lint(path: Path) -> tuple[str, ...]:
 
 def _completeStartup() -> None:
     """Tell the modules that Slicer has started; each of them hears it once."""
-    slicer.app.startupCompleted.connect(lambda: None)  # so that there is something to disconnect
     slicer.app.startupCompleted.emit()
-    slicer.app.startupCompleted.disconnect()
+    slicer.app.disconnect("startupCompleted()")
 
 
 def unload_module(name: str) -> None:
@@ -186,6 +187,8 @@ def unload_module(name: str) -> None:
     parent.exit()
     slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
     parent.hide()
+    parent.module().setWidgetRepresentation(None)
+    parent.setPythonWidget(None)
     parent.deleteLater()
     for attribute in (name.lower(), f"{name}Instance", f"{name}Widget"):
         slicer.modules.__dict__.pop(attribute, None)
@@ -203,19 +206,28 @@ def pump(condition: Callable[[], Any], timeout_s: float = 10.0) -> bool:
     """Run the event loop until `condition()` holds. Give up after `timeout_s`, or when an error has been collected."""
     before = len(reports.errors)
     end = time.monotonic() + timeout_s
+    process_events()
     while not condition() and time.monotonic() < end and len(reports.errors) == before:
+        with _printingExceptions():
+            qt_loop.run(_PUMP_MS)
         process_events()
-        time.sleep(0.002)
     return bool(condition())
+
+
+@contextlib.contextmanager
+def _printingExceptions() -> Iterator[None]:
+    """PySide6 hands exceptions of some slots on to us; in Slicer they are printed."""
+    try:
+        yield
+    except Exception:
+        sys.excepthook(*sys.exc_info())
 
 
 def process_events() -> None:
     """Deliver all waiting events, also those that delete objects."""
-    try:
+    with _printingExceptions():
         slicer.app.processEvents()
         slicer.app.sendPostedEvents(None, qt.QEvent.DeferredDelete)
-    except Exception:  # PySide6 hands exceptions of some slots on to us; in Slicer they are printed
-        sys.excepthook(*sys.exc_info())
 
 
 def hide_packages(*names: str) -> contextlib.AbstractContextManager[None]:

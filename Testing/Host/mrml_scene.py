@@ -9,18 +9,18 @@ import shiboken6
 import slicer
 import vtk
 
-_EVENTS = {
-    "NodeAddedEvent": "_onNodesChanged",
-    "NodeRemovedEvent": "_onNodesChanged",
-    "EndCloseEvent": "_onSceneReplaced",
-    "EndImportEvent": "_onSceneReplaced",
-}
+_EVENTS = (  # event, method, priority: widgets know a node before modules hear of it
+    ("NodeAddedEvent", "_onNodesChanged", 10.0),
+    ("NodeRemovedEvent", "_onNodesChanged", 10.0),
+    ("EndCloseEvent", "_onSceneReplaced", 0.0),
+    ("EndImportEvent", "_onSceneReplaced", 0.0),
+)
 _followers: weakref.WeakSet = weakref.WeakSet()
 # Kept for good: a node in garbage still tells its observers that it goes, when the collector has emptied them already.
 _observers: list[Callable] = []
 
 
-def observe(subject: vtk.vtkObject, event: int, method: Callable) -> int:
+def observe(subject: vtk.vtkObject, event: int, method: Callable, priority: float = 0.0) -> int:
     """Call a widget's method on an event for as long as the widget lives: the observer does not keep it alive."""
     reference = weakref.WeakMethod(method)
 
@@ -30,7 +30,7 @@ def observe(subject: vtk.vtkObject, event: int, method: Callable) -> int:
             alive(caller, eventName)
 
     _observers.append(onEvent)
-    return subject.AddObserver(event, onEvent)
+    return subject.AddObserver(event, onEvent, priority)
 
 
 class SceneFollower:
@@ -46,7 +46,8 @@ class SceneFollower:
         self._scene = scene
         if scene is not None:
             self._sceneTags = [
-                observe(scene, getattr(scene, event), getattr(self, method)) for event, method in _EVENTS.items()
+                observe(scene, getattr(scene, event), getattr(self, method), priority)
+                for event, method, priority in _EVENTS
             ]
             _followers.add(self)
         self._onSceneChanged()
