@@ -24,7 +24,7 @@ MODULE = ROOT / "SAM3DSegment"
 HOST = ROOT / "Testing" / "Host"
 NOT_INSTALLED = {"CMakeLists.txt"}
 CATEGORIES = {"Segmentation"}
-SHIPPED_BY_SLICER = {"numpy", "simpleitk", "requests", "packaging"}
+SHIPPED_BY_SLICER = {"numpy", "scipy", "simpleitk", "requests", "packaging"}
 
 
 def run(*command, **environment):
@@ -175,7 +175,7 @@ def test_the_self_test_fails_when_the_logic_fails(installed, tmp_path):
     run("cp", "-r", installed, broken)
     inference = broken / "SAM3DSegmentLib" / "inference.py"
     text = inference.read_text(encoding="utf-8")
-    line = "        return slicing.to_kji(labels), slicing.to_kji(confidence)\n"
+    line = "        return to_kji(labels), "
     assert line in text
     inference.write_text(text.replace(line, line.replace("(labels)", "(labels[::-1])")), encoding="utf-8")
     result = subprocess.run(

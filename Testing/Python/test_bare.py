@@ -7,6 +7,7 @@ import pytest
 
 from conftest import MODULE
 from hidden import load_bare, run_python
+from web_server import Server
 
 
 @pytest.fixture
@@ -47,6 +48,16 @@ def test_a_command_answers(bare, arguments, expected):
     result = bare(*arguments)
     assert result.returncode == 0, result.stderr
     assert expected in result.stdout
+
+
+def test_a_checkpoint_is_downloaded(bare, monkeypatch):
+    """As far as it can be where the published file is not: all of another one arrives, and is found to be another."""
+    server = Server(bytes(100_000))
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", server.url)
+    result = bare("weights", "download")
+    assert re.fullmatch(r"ERROR: .*not the published file.*\n", result.stderr), result.stderr
+    assert json.loads(bare("weights", "download", "--progress", "json").stdout.splitlines()[-1])["total"] == 100_000
+    server.close()
 
 
 def test_what_is_wrong_is_still_one_line(bare):
