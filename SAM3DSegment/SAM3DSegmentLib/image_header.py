@@ -405,7 +405,10 @@ def _read_nrrd(path: Path) -> ImageHeader:
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"{str(path)!r} has voxels in the encoding {encoding!r}; save it again as raw or gzip.")
     if np.dtype(code).itemsize > 1:
-        code = {"little": "<", "big": ">"}[_needed(path, fields, "endian").lower()] + code
+        endian = _needed(path, fields, "endian").lower()
+        if endian not in ("little", "big"):
+            raise InputError(f"{str(path)!r} has the byte order {endian!r}, not 'little' or 'big'; export it again.")
+        code = ("<" if endian == "little" else ">") + code
     data, start = _nrrd_data(path, fields, start)
     header = ImageHeader(
         shape,

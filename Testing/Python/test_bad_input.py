@@ -284,6 +284,7 @@ VOLUMES = [
     case("sizes of other dimensions mha", mha(DimSize="12 60"), "has 2 sizes for 3 dimensions"),
     case("no sizes nrrd", nrrd(sizes=None), "has no 'sizes'"),
     case("no byte order nrrd", nrrd(endian=None), "has no 'endian'"),
+    case("unknown byte order nrrd", nrrd(endian="middle"), "byte order 'middle', not 'little' or 'big'"),
     case("text encoding nrrd", nrrd(encoding="ascii"), "encoding 'ascii'; save it again as raw or gzip"),
     case("bzip2 nrrd", nrrd(encoding="bzip2"), "encoding 'bzip2'"),
     case("many data files nrrd", nrrd(data_file="s%03d.raw 1 6 1"), "voxels in many files"),
