@@ -76,7 +76,8 @@ class ImageHeader:
     shape: (K, J, I); dtype: of the file, in its byte order; data: the file that holds the voxels, from byte `start` on,
     in a gzip or zlib stream if `deflated`, of which the first `skip` bytes are something else.
     value = stored * slope + intercept. to_mm: what SimpleITK's spacing and origin are to be multiplied by.
-    ijk_to_ras: the matrix that the header states itself (NIfTI's sform), if so. fields: NRRD's own key/value pairs.
+    sform: the matrix that a NIfTI header states beside, or instead of (`has_qform`), the one that SimpleITK takes.
+    fields: NRRD's own key/value pairs.
     """
 
     shape: tuple[int, int, int]
@@ -88,7 +89,8 @@ class ImageHeader:
     slope: float = 1.0
     intercept: float = 0.0
     to_mm: float = 1.0
-    ijk_to_ras: np.ndarray | None = None
+    sform: np.ndarray | None = None
+    has_qform: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     is_segmentation: bool = False
 
@@ -357,7 +359,8 @@ def _read_nifti(path: Path) -> ImageHeader:
             skip=int(offset) if deflated else 0,
             slope=slope,
             intercept=intercept,
-            ijk_to_ras=sform if has_sform else None,
+            sform=sform if has_sform else None,
+            has_qform=has_qform,
             is_segmentation=get("intent")[0] == _NIFTI_LABEL_INTENT,
         ),
     )

@@ -141,11 +141,13 @@ def _read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
     if header.to_mm != 1:
         logger.info("%s has sizes in another unit than mm; they are converted.", path)
     matrix = matrix_from_lps(origin, spacing, directions)
-    if header.ijk_to_ras is not None and not is_same_grid(header.shape, matrix, header.shape, header.ijk_to_ras):
-        raise InputError(
-            f"{str(path)!r} says in two ways where it lies (sform and pixdim or qform), which do not agree, or has "
-            "tilted axes, which NIfTI's qform cannot hold; resample it, as with 3D Slicer's Resample modules."
-        )
+    if header.sform is not None and not is_same_grid(header.shape, matrix, header.shape, header.sform):
+        if not header.has_qform:
+            raise InputError(
+                f"{str(path)!r} has tilted or otherwise scaled axes (sform), which 3D Slicer does not read from NIfTI; "
+                "resample it, or save it as .nrrd."
+            )
+        logger.warning("%s says in two ways where it lies; its qform is taken, as by 3D Slicer, not its sform.", path)
     return matrix
 
 
