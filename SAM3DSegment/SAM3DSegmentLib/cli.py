@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from . import __version__
 from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
+from .stop import CANCELLED, Stop, clean_up, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
-DONE, FAILED, CANCELLED = 0, 1, 130
+DONE, FAILED = 0, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    stop_at_end_of_input()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    for library in ("monai", "urllib3", "matplotlib"):
+    for library in ("monai", "urllib3", "matplotlib", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
     try:
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = "" if error.filename is None else f"{str(error.filename)!r}: "
         logger.error("%s%s; check the path, space and rights.", place, error.strerror or error)
+    finally:
+        clean_up()
     return FAILED
 
 
@@ -81,28 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     segment.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
 
-    train = _command(commands, "train", _train, "train a decoder from labelled volumes")
-    train.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder with imagesTr, labelsTr and, if there is one, dataset.json",
-    )
-    train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.sam3d")
-    train.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON; the options below override it")
-    train.add_argument("--cases", type=_count, metavar="N", help="use only N training cases")
-    length = train.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, metavar="M", help="time to train for")
-    length.add_argument("--epochs", type=_count, metavar="E", help="passes over the training cases, instead of a time")
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint of a stopped training")
-    train.add_argument(
-        "--encoder",
-        metavar="NAME",
-        help="sam_vit_b, sam_vit_l, sam_vit_h, compact_vit, or a model whose encoder to use",
-    )
-    train.add_argument("--seed", type=int, metavar="S")
-    _add_computing(train)
+    _add_train(commands)
 
     evaluate = _command(commands, "evaluate", _evaluate, "compare predictions with references")
     evaluate.add_argument("--predictions", type=Path, required=True, metavar="DIR")
@@ -118,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(models, "list", _models_list, "names, modality and labels")
     show = _command(models, "show", _models_show, "one model's card, as JSON")
     show.add_argument("model", metavar="NAME|FILE")
+    importing = _command(models, "import", _models_import, "take a model file among your own, after checking it")
+    importing.add_argument("file", type=Path, metavar="FILE")
+    importing.add_argument("--overwrite", action="store_true", help="replace a model of the same name")
 
     weights = _group(commands, "weights", "SAM's own checkpoints")
     for name, run, text in (
@@ -143,6 +127,40 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--model", metavar="NAME|FILE", help="measure how fast this model is, too")
     doctor.add_argument("--json", action="store_true", help="write the findings as JSON")
     return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = _command(commands, "train", _train, "train a decoder from labelled volumes")
+    train.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="labelled cases: imagesTr and labelsTr (Decathlon, nnU-Net), pairs of files, or a folder for each case",
+    )
+    train.add_argument("-o", "--output", type=Path, metavar="MODEL.sam3d", help="needed unless --check is given")
+    train.add_argument("--check", action="store_true", help="only list the cases, what is odd, time and disk")
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON; the options below override it")
+    train.add_argument("--cases", type=_count, metavar="N", help="use only N training cases")
+    train.add_argument(
+        "--folds", type=_count, metavar="K", help="train K decoders, each without another part of the cases"
+    )
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="M", help="time to train for, without encoding and validation")
+    length.add_argument("--epochs", type=_count, metavar="E", help="passes over the training cases, instead of a time")
+    again = train.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on where a training was stopped")
+    again.add_argument("--overwrite", action="store_true", help="replace the model, or a stopped training")
+    train.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="sam_vit_b, sam_vit_l, sam_vit_h, compact_vit, or a model whose encoder to use",
+    )
+    train.add_argument(
+        "--resample", action="store_true", default=None, help="bring label maps on another grid to that of their image"
+    )
+    train.add_argument("--seed", type=int, metavar="S")
+    _add_computing(train)
 
 
 def _count(text: str) -> int:
@@ -171,23 +189,6 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
 
 
-class _Stop:
-    """Turns the first interrupt into a polite request, so that no file is left half-written."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def __call__(self) -> bool:
-        return self._asked
-
-
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
@@ -201,7 +202,7 @@ def _segment(options: argparse.Namespace) -> int:
     from .model_store import find_model
 
     keep_freed_memory()
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     model = load_model(options.model)
 
@@ -235,31 +236,29 @@ def _train(options: argparse.Namespace) -> int:
     import dataclasses
 
     from .devices import keep_freed_memory
+    from .errors import InputError
     from .jsonable import from_json
     from .settings import TrainingConfig
-    from .training.trainer import train
+    from .training.check import check
+    from .training.run import Options, train
 
     keep_freed_memory()
-    values = _read_json(options.config) if options.config else {}
-    config = from_json(TrainingConfig, values)
-    given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed")}
+    config = from_json(TrainingConfig, _read_json(options.config) if options.config else {})
+    given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed", "folds", "resample")}
     if given["minutes"] is not None:
         given["epochs"] = 0
     config = dataclasses.replace(config, **{key: value for key, value in given.items() if value is not None})
-    stop = _Stop()
+    how = Options(options.cases, options.sam_checkpoint, options.device, options.resume, options.overwrite)
+    if options.check:
+        lines, problems = check(options.data, config, how)
+        _say("\n".join(lines))
+        return FAILED if problems else DONE
+    if options.output is None:
+        raise InputError("no model file is given to write to; add -o MODEL.sam3d, or only --check the data.")
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
-        model = train(
-            options.data,
-            options.output,
-            config,
-            options.cases,
-            options.sam_checkpoint,
-            options.device,
-            options.resume,
-            progress,
-            stop,
-        )
+        model = train(options.data, options.output, config, how, progress, stop)
     finally:
         progress.close()
     summary = model.card.training
@@ -316,6 +315,14 @@ def _models_show(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _models_import(options: argparse.Namespace) -> int:
+    from .model_file import import_model
+
+    path = import_model(options.file, options.overwrite)
+    logger.info("%s is now among your models.", path.stem)
+    return DONE
+
+
 def _weights_list(options: argparse.Namespace) -> int:
     from .weights import CHECKPOINTS
 
@@ -347,7 +354,7 @@ def _weights_download(options: argparse.Namespace) -> int:
 
     progress = PROGRESS[options.progress]()
     try:
-        path = download(published(options.encoder), progress, _Stop())
+        path = download(published(options.encoder), progress, Stop())
     finally:
         progress.close()
     logger.info("%s is here and is the published file.", path)

@@ -85,7 +85,7 @@ def read_volume(path: str | Path, series_uid: str | None = None) -> Volume:
     else:
         header = read_header(path)
         array = read_voxels(path, header)
-        matrix = _read_matrix(path, header)
+        matrix = read_matrix(path, header)
     try:
         spacing_and_directions(matrix)
     except GeometryError as error:
@@ -121,7 +121,7 @@ def check_axes(path: Path, ijk_to_ras: np.ndarray) -> None:
         )
 
 
-def _read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
+def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
     """ijk_to_ras (4, 4) in mm of a volume file."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
