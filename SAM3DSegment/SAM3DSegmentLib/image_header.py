@@ -73,8 +73,9 @@ _META_TYPES = {
 class ImageHeader:
     """What a file says of its voxels.
 
-    shape: (K, J, I); dtype: of the file, in its byte order; data: the file that holds the voxels, from byte `start` on,
-    in a gzip or zlib stream if `deflated`, of which the first `skip` bytes are something else.
+    shape: (K, J, I), of `components` values each; dtype: of the file, in its byte order; data: the file that holds the
+    voxels, from byte `start` on, in a gzip or zlib stream if `deflated`, of which the first `skip` bytes are something
+    else.
     value = stored * slope + intercept. to_mm: what SimpleITK's spacing and origin are to be multiplied by.
     sform: the matrix that a NIfTI header states beside, or instead of (`has_qform`), the one that SimpleITK takes.
     fields: NRRD's own key/value pairs.
@@ -83,6 +84,7 @@ class ImageHeader:
     shape: tuple[int, int, int]
     dtype: np.dtype
     data: Path
+    components: int = 1
     start: int = 0
     deflated: bool = False
     skip: int = 0
@@ -96,7 +98,7 @@ class ImageHeader:
 
     @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.components * self.dtype.itemsize
 
 
 def image_suffix(path: Path) -> str | None:
@@ -134,11 +136,11 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def read_voxels(path: Path, header: ImageHeader) -> np.ndarray:
-    """Voxels (K, J, I) in this machine's byte order, scaled if the header says so.
+    """Voxels (K, J, I, components) in this machine's byte order, scaled if the header says so.
 
     Raises InputError if some are missing, or if their checksum is wrong.
     """
-    voxels = np.empty(header.shape, header.dtype)
+    voxels = np.empty((*header.shape, header.components), header.dtype)
     target = voxels.reshape(-1).view(np.uint8).data
     try:
         with open(header.data, "rb") as file:
@@ -249,6 +251,8 @@ def _inflated_head(path: Path) -> bytes:
 
 def _checked(path: Path, header: ImageHeader) -> ImageHeader:
     """The same header, unless the file is too short for the voxels that it claims: asked before memory is taken."""
+    if header.components < 1:
+        raise InputError(f"{str(path)!r} has {header.components} values per voxel; export it again.")
     if not header.data.is_file():
         raise InputError(f"{str(path)!r} has its voxels in {str(header.data)!r}, which does not exist; copy both.")
     there = header.data.stat().st_size - header.start
@@ -291,11 +295,6 @@ def _no_spacing(path: Path, names: str) -> InputError:
         f"{str(path)!r} does not say how large its voxels are (no {names}); set the spacing in mm, as in 3D Slicer's "
         "Volumes module."
     )
-
-
-def _refuse_components(path: Path, count: int) -> None:
-    if count != 1:
-        raise InputError(f"{str(path)!r} has {count} values per voxel (colour or vectors); give a scalar volume.")
 
 
 # ---- NIfTI
@@ -400,9 +399,9 @@ def _read_nrrd(path: Path) -> ImageHeader:
     if len(sizes) != dimension:
         raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {dimension} dimensions; export it again.")
     spatial = _nrrd_spatial_axes(path, fields, dimension)
+    components = 1
     if not spatial[0] and dimension == 4:
-        _refuse_components(path, sizes[0])
-        sizes = sizes[1:]
+        components, *sizes = sizes
     shape = _volume_shape(path, sizes)
     encoding = _needed(path, fields, "encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
@@ -417,6 +416,7 @@ def _read_nrrd(path: Path) -> ImageHeader:
         shape,
         np.dtype(code),
         data,
+        components,
         start,
         deflated=encoding != "raw",
         to_mm=_nrrd_to_mm(path, fields),
@@ -495,7 +495,7 @@ def _read_metaimage(path: Path) -> ImageHeader:
     sizes = [int(size) for size in _needed(path, fields, "DimSize").split()]
     if len(sizes) != int(_needed(path, fields, "NDims")):
         raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {fields['NDims']} dimensions; export it again.")
-    _refuse_components(path, int(fields.get("ElementNumberOfChannels", "1")))
+    components = int(fields.get("ElementNumberOfChannels", "1"))
     shape = _volume_shape(path, sizes)
     kind = _needed(path, fields, "ElementType")
     if kind not in _META_TYPES:
@@ -519,7 +519,7 @@ def _read_metaimage(path: Path) -> ImageHeader:
         data, start = path.parent / name, 0
     skipped = int(fields.get("HeaderSize", "0"))
     if skipped == -1:  # the voxels end the file
-        start = (data.stat().st_size if data.is_file() else 0) - math.prod(shape) * dtype.itemsize
+        start = (data.stat().st_size if data.is_file() else 0) - math.prod(shape) * components * dtype.itemsize
     elif skipped:
         start = skipped
     return _checked(
@@ -528,6 +528,7 @@ def _read_metaimage(path: Path) -> ImageHeader:
             shape,
             dtype,
             data,
+            components,
             max(0, start),
             deflated=deflated,
             to_mm=_mm_of(path, {fields.get("DistanceUnits", "").lower()}),

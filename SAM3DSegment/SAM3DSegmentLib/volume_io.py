@@ -83,14 +83,30 @@ def read_volume(path: str | Path, series_uid: str | None = None) -> Volume:
     elif series_uid is not None:
         raise InputError(f"{str(path)!r} is no DICOM folder, from which series {series_uid!r} could be taken.")
     else:
-        header = read_header(path)
-        array = read_voxels(path, header)
-        matrix = read_matrix(path, header)
+        voxels, matrix, header = read_image(path)
+        if header.components != 1:
+            raise InputError(
+                f"{str(path)!r} has {header.components} values per voxel (colour or vectors); give a scalar volume."
+            )
+        array = voxels[..., 0]
+    return Volume(array, _checked_matrix(path, matrix), path)
+
+
+def read_image(path: Path) -> tuple[np.ndarray, np.ndarray, ImageHeader]:
+    """Voxels (K, J, I, components), ijk_to_ras (4, 4) in mm, and the header of an image file.
+
+    Raises InputError or GeometryError with one line that says what to do.
+    """
+    header = read_header(path)
+    return read_voxels(path, header), _checked_matrix(path, read_matrix(path, header)), header
+
+
+def _checked_matrix(path: Path, matrix: np.ndarray) -> np.ndarray:
     try:
         spacing_and_directions(matrix)
     except GeometryError as error:
         raise GeometryError(f"{str(path)!r}: {error}") from error
-    return Volume(array, matrix, path)
+    return matrix
 
 
 def write_volume(path: str | Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> None:

@@ -291,7 +291,7 @@ VOLUMES = [
     case("skipped lines nrrd", nrrd(line_skip="2"), "skips a part of its data"),
     case("text mha", mha(BinaryData="False"), "has its voxels as text"),
     case("many data files mha", mha(ElementDataFile="LIST"), "voxels in many files"),
-    case("channels mha", mha(ElementNumberOfChannels=3), "has 3 values per voxel"),
+    case("channels mha", mha(ElementNumberOfChannels=3, data=bytes(4320)), "has 3 values per voxel"),
     case("offset in front nii", nifti((108, "<f", -1)), "vox_offset -1, which is no place"),
     case("offset behind nii", nifti((108, "<f", 1e6)), "is cut short"),
     case("offset NaN nii", nifti((108, "<f", np.nan)), "vox_offset nan"),
@@ -984,6 +984,19 @@ def conflicting_names(d):
     make.named_segments(d / "p" / "b.nrrd", labels(1), {1: "Posterior"})
 
 
+def broken_segments(d):
+    good_pair(d)
+    pair(d, "b", None, labels(1))
+    make.named_segments(d / "p" / "b.nrrd", labels(1), {"one": "Anterior"})
+
+
+def missing_layer(d):
+    good_pair(d)
+    pair(d, "b", None, labels(1))
+    path = make.named_segments(d / "p" / "b.nrrd", labels(1), {1: "Anterior"})
+    path.write_bytes(path.read_bytes().replace(b"_Layer:=0", b"_Layer:=7"))
+
+
 EVALUATE = [
     case("no folder", lambda d: None, "folder 'p' does not exist"),
     case("no common name", lambda d: (pair(d, "a", labels(1), None), pair(d, "b", None, labels(1))),
@@ -1014,13 +1027,15 @@ def test_an_evaluation_that_cannot_work_is_refused(d, command, make_input, messa
 
 FAILING_PAIRS = [
     case("probabilities", pairs(labels(1).astype(np.float32) * 0.37, labels(1)),
-         "b.nrrd' has values such as 0.37, and a label map holds whole numbers"),
+         "b.nrrd' has values such as 0.37; give a label map of whole numbers"),
     case("NaN", pairs(labels(1).astype(np.float32) * np.nan, labels(1)), "has values such as nan"),
     case("an image", pairs(np.arange(720, dtype=np.int16).reshape(make.SHAPE), labels(1)),
-         "has 720 different values: it is an image"),
+         "has values from 0 to 719, outside 0..255; renumber them"),
     case("another size", pairs(labels(1)[:5], labels(1)), "b.nrrd' is not on the grid of 'l/b.nrrd'"),
     case("a spacing 0.9 % larger", coarser, "is not on the grid of"),
     case("names that differ", conflicting_names, "names the label 1 'Posterior', and another file 'anterior'"),
+    case("broken fields of segments", broken_segments, "b.nrrd' has broken fields of segments .*save it again"),
+    case("a layer that is not there", missing_layer, "b.nrrd' names a layer that it does not have"),
     case("missing prediction", pairs(None, labels(1)), "1 references have no prediction, and are in no mean: b"),
 ]  # fmt: skip
 
@@ -1067,6 +1082,26 @@ def test_named_segments_are_compared_by_name(d, command):
     rows = rows_of(d, command)
     assert (rows["a", 1]["dice"], rows["a", 2]["dice"]) == (1, 1)
     assert (rows["b", 1]["dice"], rows["b", 2]["dice"]) == (1, 0)
+
+
+def test_a_cropped_segmentation_and_one_of_layers_are_compared_where_they_lie(d, command):
+    """3D Slicer saves a segmentation cropped to what it shows, and segments that overlap in layers."""
+    (d / "p").mkdir()
+    (d / "l").mkdir()
+    whole = labels(1, 2)
+    names = {1: "Anterior", 2: "Posterior"}
+    make.named_segments(d / "p" / "a.seg.nrrd", whole, names)
+    make.named_segments(d / "l" / "a.seg.nrrd", whole[1:5, 1:9, 1:7], names, space_origin="(6,-4.5,9)")
+    layers = np.stack([whole == 1, whole == 2], axis=-1).astype(np.uint8)
+    directions = "none (1,0,0) (0,1.5,0) (0,0,2)"
+    make.named_segments(
+        d / "l" / "b.seg.nrrd", layers, {1: "Anterior"}, dimension=4, space="left-posterior-superior",
+        space_directions=directions, space_origin="(5,-6,7)", kinds="list domain domain domain",
+    )  # fmt: skip
+    make.named_segments(d / "p" / "b.seg.nrrd", whole, names)
+    rows = rows_of(d, command)
+    assert (rows["a", 1]["dice"], rows["a", 2]["dice"], rows["b", 1]["dice"]) == (1, 1, 1)
+    assert rows["a", 2]["reference_ml"] == pytest.approx(rows["a", 2]["volume_ml"])
 
 
 def test_a_label_map_of_whole_numbers_as_floats_is_one(d, command):

@@ -22,7 +22,7 @@ import image_files as make
 from SAM3DSegmentLib.card import ModelCard
 from SAM3DSegmentLib.errors import Sam3dError
 from SAM3DSegmentLib.geometry import spacing_and_directions
-from SAM3DSegmentLib.label_maps import is_segmentation
+from SAM3DSegmentLib.label_maps import is_segmentation, read_label_map
 from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.model_store import read_card
 from SAM3DSegmentLib.volume_io import read_volume
@@ -173,6 +173,10 @@ def outcome(read, path):
 def check_volume(path):
     """A right volume, or one line that says why not. True if it was read."""
     is_segmentation(path)
+    label_map, refusal = outcome(read_label_map, path)
+    assert refusal is None or "\n" not in refusal
+    if label_map is not None and label_map.segments is not None:
+        assert all(segment.layer < len(label_map.layers) for segment in label_map.present())
     volume, refusal = outcome(read_volume, path)
     if refusal is not None:
         assert "\n" not in refusal
