@@ -2,7 +2,7 @@
 
 SimpleITK takes a spacing that is missing for 1 mm, fills up voxels that are missing, and does not look at the checksum
 of compressed voxels. So the headers are checked here, and the voxels are read by `read_voxels`; SimpleITK gives the
-geometry. Sources: nifti1.h; https://teem.sourceforge.net/nrrd/format.html; MetaIO's documentation.
+geometry of NIfTI and NRRD. Sources: nifti1.h; https://teem.sourceforge.net/nrrd/format.html; MetaIO's documentation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import InputError
+from .geometry import matrix_from_lps
 
 NIFTI, NRRD, METAIMAGE, DICOM, GZIP = "NIfTI", "NRRD", "MetaImage", "DICOM", "gzip"
 _FORMAT_OF_SUFFIX = {
@@ -76,7 +77,8 @@ class ImageHeader:
     shape: (K, J, I), of `components` values each; dtype: of the file, in its byte order; data: the file that holds the
     voxels, from byte `start` on, in a gzip or zlib stream if `deflated`, of which the first `skip` bytes are something
     else.
-    value = stored * slope + intercept. to_mm: what SimpleITK's spacing and origin are to be multiplied by.
+    value = stored * slope + intercept. to_mm: what spacing and origin are to be multiplied by.
+    ijk_to_ras: of a MetaImage, whose damaged headers SimpleITK does not survive; else SimpleITK knows it.
     sform: the matrix that a NIfTI header states beside, or instead of (`has_qform`), the one that SimpleITK takes.
     fields: NRRD's own key/value pairs.
     """
@@ -91,6 +93,7 @@ class ImageHeader:
     slope: float = 1.0
     intercept: float = 0.0
     to_mm: float = 1.0
+    ijk_to_ras: np.ndarray | None = None
     sform: np.ndarray | None = None
     has_qform: bool = False
     fields: dict[str, str] = field(default_factory=dict)
@@ -500,12 +503,7 @@ def _read_metaimage(path: Path) -> ImageHeader:
     kind = _needed(path, fields, "ElementType")
     if kind not in _META_TYPES:
         raise InputError(f"{str(path)!r} has voxels of type {kind!r}; give a scalar volume of numbers.")
-    spacing = fields.get("ElementSpacing") or fields.get("ElementSize")
-    if not spacing:
-        raise _no_spacing(path, "ElementSpacing")
-    _check_spacing(path, "ElementSpacing", [float(number) for number in spacing.split()])
-    for name in ("Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"):
-        _check_finite(path, name, [float(number) for number in fields.get(name, "").split()])
+    matrix = _metaimage_matrix(path, fields, len(sizes))
     if not _is_true(fields.get("BinaryData", "True")):
         raise InputError(f"{str(path)!r} has its voxels as text; save it again as binary.")
     big_endian = _is_true(fields.get("BinaryDataByteOrderMSB") or fields.get("ElementByteOrderMSB") or "False")
@@ -532,8 +530,32 @@ def _read_metaimage(path: Path) -> ImageHeader:
             max(0, start),
             deflated=deflated,
             to_mm=_mm_of(path, {fields.get("DistanceUnits", "").lower()}),
+            ijk_to_ras=matrix,
         ),
     )
+
+
+def _metaimage_matrix(path: Path, fields: dict[str, str], dimensions: int) -> np.ndarray:
+    """ijk_to_ras (4, 4) in the file's own unit. Each row of TransformMatrix is the direction of an axis."""
+
+    def numbers(count: int, default: np.ndarray | None, *names: str) -> np.ndarray:
+        name = next((name for name in names if fields.get(name)), None)
+        if name is None:
+            if default is None:
+                raise _no_spacing(path, names[0])
+            return default
+        found = np.array([float(number) for number in fields[name].split()])
+        if len(found) != count:
+            raise InputError(f"{str(path)!r} has {len(found)} numbers of {name} instead of {count}; export it again.")
+        if default is not None:
+            _check_finite(path, name, found)
+        return found
+
+    spacing = numbers(dimensions, None, "ElementSpacing", "ElementSize")[:3]  # there is no default for a size
+    _check_spacing(path, "ElementSpacing", spacing.tolist())
+    origin = numbers(dimensions, np.zeros(3), "Offset", "Position", "Origin")[:3]
+    axes = numbers(dimensions**2, np.eye(dimensions).ravel(), "TransformMatrix", "Rotation", "Orientation")
+    return matrix_from_lps(origin, spacing, axes.reshape(dimensions, dimensions)[:3, :3].T)
 
 
 def _is_true(text: str) -> bool:

@@ -139,6 +139,22 @@ def check_axes(path: Path, ijk_to_ras: np.ndarray) -> None:
 
 def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
     """ijk_to_ras (4, 4) in mm of a volume file."""
+    matrix = _itk_matrix(path, header) if header.ijk_to_ras is None else header.ijk_to_ras.copy()
+    if header.to_mm != 1:
+        logger.info("%s has sizes in another unit than mm; they are converted.", path)
+        matrix[:3] *= header.to_mm
+    if header.sform is not None and not is_same_grid(header.shape, matrix, header.shape, header.sform):
+        if not header.has_qform:
+            raise InputError(
+                f"{str(path)!r} has tilted or otherwise scaled axes (sform), which 3D Slicer does not read from NIfTI; "
+                "resample it, or save it as .nrrd."
+            )
+        logger.warning("%s says in two ways where it lies; its qform is taken, as by 3D Slicer, not its sform.", path)
+    return matrix
+
+
+def _itk_matrix(path: Path, header: ImageHeader) -> np.ndarray:
+    """ijk_to_ras (4, 4), as SimpleITK reads it."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _quiet():
@@ -149,22 +165,10 @@ def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
                 f"{str(path)!r} cannot be read ({last_line(error)}); check that it is a whole image."
             ) from error
     count = reader.GetDimension()
-    sizes = list(reader.GetSize()[:3])
-    if count < 3 or sizes != list(header.shape[::-1]):
+    if count < 3 or reader.GetSize()[:3] != header.shape[::-1]:
         raise InputError(f"the header of {str(path)!r} contradicts itself about its size; export it again.")
     directions = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
-    origin, spacing = (np.array(values[:3]) * header.to_mm for values in (reader.GetOrigin(), reader.GetSpacing()))
-    if header.to_mm != 1:
-        logger.info("%s has sizes in another unit than mm; they are converted.", path)
-    matrix = matrix_from_lps(origin, spacing, directions)
-    if header.sform is not None and not is_same_grid(header.shape, matrix, header.shape, header.sform):
-        if not header.has_qform:
-            raise InputError(
-                f"{str(path)!r} has tilted or otherwise scaled axes (sform), which 3D Slicer does not read from NIfTI; "
-                "resample it, or save it as .nrrd."
-            )
-        logger.warning("%s says in two ways where it lies; its qform is taken, as by 3D Slicer, not its sform.", path)
-    return matrix
+    return matrix_from_lps(np.array(reader.GetOrigin()[:3]), np.array(reader.GetSpacing()[:3]), directions)
 
 
 @contextmanager

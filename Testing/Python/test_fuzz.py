@@ -14,7 +14,6 @@ import warnings
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -189,10 +188,6 @@ def check_volume(path):
     assert volume.array_kji.nbytes <= 8 * INFLATION * sum(p.stat().st_size for p in path.parent.iterdir())
     spacing, _ = spacing_and_directions(volume.ijk_to_ras)
     assert (spacing > 0).all()
-    info = sitk.ImageFileReader()
-    info.SetFileName(str(path))
-    info.ReadImageInformation()
-    assert list(info.GetSize()[:3]) == list(volume.array_kji.shape[::-1])
     return True
 
 
@@ -206,7 +201,8 @@ def check_model(path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, kind):
+def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, caplog, kind):
+    caplog.set_level(logging.ERROR, "SAM3DSegmentLib")  # warnings would fill the log of `make fuzz`
     path = right_file(tmp_path, kind)
     check = check_model if kind == "m.sam3d" else check_volume
     check(path)
