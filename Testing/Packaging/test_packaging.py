@@ -24,7 +24,7 @@ MODULE = ROOT / "SAM3DSegment"
 HOST = ROOT / "Testing" / "Host"
 NOT_INSTALLED = {"CMakeLists.txt"}
 CATEGORIES = {"Segmentation"}
-SHIPPED_BY_SLICER = {"numpy", "scipy", "simpleitk", "requests", "packaging"}
+SHIPPED_BY_SLICER = {"numpy", "scipy", "simpleitk", "pydicom", "requests", "packaging"}
 
 
 def run(*command, **environment):
