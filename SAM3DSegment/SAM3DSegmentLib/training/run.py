@@ -108,6 +108,8 @@ def train(
         more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
         raise InputError(plan.problems[0].problem + more)
     fabric = make_fabric(resolve_device(options.device))
+    if not fabric.is_global_zero:
+        logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)  # one process tells
     run = Run(plan, output, folder, fabric, progress or NoProgress(), should_cancel or (lambda: False), options)
     return run.execute()
 
