@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(models, "list", _models_list, "names, modality and labels")
     show = _command(models, "show", _models_show, "one model's card, as JSON")
     show.add_argument("model", metavar="NAME|FILE")
+    importing = _command(models, "import", _models_import, "take a model file among your own, after checking it")
+    importing.add_argument("file", type=Path, metavar="FILE")
+    importing.add_argument("--overwrite", action="store_true", help="replace a model of the same name")
 
     weights = _group(commands, "weights", "SAM's own checkpoints")
     for name, run, text in (
@@ -305,6 +308,14 @@ def _models_show(options: argparse.Namespace) -> int:
 
     path = find_model(options.model)
     _say(json.dumps({"file": str(path), **to_json(read_card(path))}, indent=2))
+    return DONE
+
+
+def _models_import(options: argparse.Namespace) -> int:
+    from .model_file import import_model
+
+    path = import_model(options.file, options.overwrite)
+    logger.info("%s is now among your models.", path.stem)
     return DONE
 
 

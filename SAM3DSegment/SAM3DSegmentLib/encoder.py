@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import pickle
 import sys
 from functools import partial
 from pathlib import Path
@@ -179,7 +178,10 @@ def load_encoder(
     path = resolve_checkpoint(name, checkpoint)
     if not path.is_file():
         raise WeightsError(f"checkpoint {str(path)!r} is not a file; give the path of {name}'s .pth file.")
-    sha256 = remembered_sha256(path)
+    try:
+        sha256 = remembered_sha256(path)
+    except OSError as error:
+        raise WeightsError(f"checkpoint {str(path)!r} cannot be read: {error.strerror}; check its rights.") from error
     if expected_sha256 and sha256 != expected_sha256:
         raise WeightsError(
             f"checkpoint {str(path)!r} has SHA-256 {sha256[:16]}..., but the model was trained with "
@@ -217,11 +219,12 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # bytes that are no checkpoint can raise anything
         raise WeightsError(f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); get it anew.") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # some fine-tuned copies of SAM wrap their weights
-    encoder = {key[len(_PREFIX) :]: value for key, value in state.items() if key.startswith(_PREFIX)}
+    named = state.items() if isinstance(state, dict) else ()
+    encoder = {key[len(_PREFIX) :]: value for key, value in named if str(key).startswith(_PREFIX)}
     if not encoder:
         raise WeightsError(f"checkpoint {str(path)!r} holds no {_PREFIX}* weights; it is not a SAM checkpoint.")
     return encoder
@@ -229,6 +232,9 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def load_vit_state(vit: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
     """Load strictly, after bringing position tables to the encoder's size."""
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
+            raise WeightsError(f"{key!r} of {str(source)!r} holds what is no finite number; get the file anew.")
     wanted = vit.state_dict()
     fitted = {
         key: _fit_positions(key, tensor.float(), wanted[key].shape) if key in wanted else tensor

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Host"))
+sys.path.insert(0, os.environ.get("SLICER_HOST", str(Path(__file__).resolve().parents[1] / "Host")))
 
 import slicer  # noqa: E402
 
@@ -27,11 +28,13 @@ def pytest_runtest_call(item):
 
 @pytest.fixture(autouse=True)
 def slicer_host():
-    """The host, with an empty scene and empty records; modules that the test loads are unloaded after it."""
+    """The host, with an empty scene and empty records; modules that the test loads are unloaded after it, which ends
+    all that they have started."""
     host.reset()
     yield host
-    host.reports.errors.clear()  # reported already; what unloading raises is not
+    host.take_errors()  # reported already; what unloading raises is not
     host.unload_all()
+    host.assert_no_children()
     host.assert_clean()
     host.reset()
 

@@ -242,7 +242,7 @@ def test_a_region_of_the_right_size_silences_the_warning_about_size(widget):
 
 def test_results_lead_on_to_the_segment_editor_and_3d(widget, volume):
     node = segment(widget, volume)
-    widget.ui.show3DButton.click()
+    host.mouse_click(widget.ui.show3DButton)
     assert node.GetSegmentation().ContainsRepresentation("Closed surface")
     widget.ui.editButton.click()
     assert host.selectedModules == ["SegmentEditor"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+HOST = Path(__file__).resolve().parents[1] / "Host"
 NOT_IN_SLICER = (
     *("platformdirs", "pooch", "psutil", "tqdm", "safetensors", "torch", "torchvision", "segment_anything", "monai"),
     *("lightning", "lightning_fabric", "lightning_utilities", "torchmetrics", "tensorboard", "einops", "nibabel"),
@@ -43,3 +44,22 @@ def run_python(folder: Path, *arguments, hidden=NOT_IN_SLICER, pythonpath="", **
             **environment,
         },
     )
+
+
+def load_bare(folder: Path, module: Path) -> str:
+    """Load a module and open its panel on the stand-in host with nothing but what Slicer ships; what it misses."""
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1]]\n"
+        "import host; host.install()\n"
+        "python, module, widget = host.load_module(sys.argv[2])\n"
+        "host.process_events(); host.assert_clean()\n"
+        "seen = sorted(set(sys.modules) & set(sys.argv[3].split(',')))\n"
+        "assert not seen, seen\n"
+        "from SAM3DSegmentLib.bridge import dependencies\n"
+        "assert dependencies.__file__.startswith(sys.argv[4]), dependencies.__file__\n"
+        "print(dependencies.missingPackages()); host.unload_all()\n"
+    )
+    arguments = (HOST, module, ",".join(NOT_IN_SLICER), module.parent)
+    result = run_python(folder, "-c", code, *arguments, QT_QPA_PLATFORM="offscreen")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

@@ -275,7 +275,9 @@ def test_check_lists_cases_what_is_odd_time_and_disk(decathlon):
     lines, has_problems = check(decathlon, CONFIG, Options(device="cpu"))
     text = "\n".join(lines)
     assert has_problems
-    assert "a                            12 x 10 x 6        1 x 1 x 2               6  Label 1 0.07, Label 2 0.07" in text
+    assert (
+        "a                            12 x 10 x 6        1 x 1 x 2               6  Label 1 0.07, Label 2 0.07" in text
+    )
     assert "c.nii.gz' is not on the grid" in text
     assert "odd: 1 image without a label map, left out: lonely.nrrd." in text
     assert "odd: 'Label 2' is not in 1 of 2 cases: b." in text
