@@ -11,7 +11,7 @@ SLICER_REVISION ?= 0
 SLICER_OS ?=
 SLICER_ARCH ?=
 
-.PHONY: venv demo test test-gpu package selftest screenshots libraries lint format clean
+.PHONY: venv demo test test-gpu fuzz package selftest screenshots libraries lint format clean
 .DEFAULT_GOAL := demo
 
 venv: $(VENV)/.done
@@ -35,6 +35,9 @@ test-gpu: venv
 package: venv
 	$(BIN)/python Utilities/package.py --slicer-version $(SLICER_VERSION) --slicer-revision $(SLICER_REVISION) \
 	  $(if $(SLICER_OS),--os $(SLICER_OS)) $(if $(SLICER_ARCH),--arch $(SLICER_ARCH))
+
+fuzz: venv
+	FUZZ_MINUTES=$${FUZZ_MINUTES:-30} $(BIN)/python -m pytest Testing/Python/test_fuzz.py --log-cli-level=INFO
 
 selftest: venv libraries
 	$(BIN)/python Testing/Host/selftest.py SAM3DSegment/SAM3DSegment.py

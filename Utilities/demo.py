@@ -12,10 +12,11 @@ import numpy as np
 
 from overview import draw_overview
 from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.label_maps import write_labels
 from SAM3DSegmentLib.metrics import label_dice
 from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.progress import BarProgress
-from SAM3DSegmentLib.volume_io import read_volume, write_labels
+from SAM3DSegmentLib.volume_io import read_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "SAM3DSegment" / "Resources" / "SampleData"

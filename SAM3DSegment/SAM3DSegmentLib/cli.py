@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from . import __version__
-from .errors import Cancelled, DependencyError, Sam3dError
+from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
+from .stop import CANCELLED, Stop, clean_up, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
-DONE, FAILED, CANCELLED = 0, 1, 130
+DONE, FAILED = 0, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    stop_at_end_of_input()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     for library in ("monai", "urllib3", "matplotlib"):
@@ -44,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         logger.error("out of memory (%s); close other programs, or use a smaller volume.", error)
     except BrokenPipeError:
         pass  # the reader of our output has gone
+    except OSError as error:
+        place = "" if error.filename is None else f"{str(error.filename)!r}: "
+        logger.error("%s%s; check the path, space and rights.", place, error.strerror or error)
+    finally:
+        clean_up()
     return FAILED
 
 
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
     )
+    segment.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     segment.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
 
     _add_train(commands)
@@ -87,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE")
     evaluate.add_argument("--csv", type=Path, metavar="FILE")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace the files of --json and --csv")
 
     models = _group(commands, "models", "the models that are there")
     _command(models, "list", _models_list, "names, modality and labels")
@@ -182,38 +189,20 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
 
 
-class _Stop:
-    """Turns the first interrupt into a polite request, so that no file is left half-written."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def __call__(self) -> bool:
-        return self._asked
-
-
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
 def _segment(options: argparse.Namespace) -> int:
-    from .batch import segment_files
+    from .batch import Outputs, segment_files
     from .devices import keep_freed_memory
-    from .files import check_new_file, write_json
+    from .files import write_json
     from .inference import Segmenter
     from .model_file import load_model
+    from .model_store import find_model
 
-    if options.report:
-        check_new_file(options.report, options.overwrite, options.input)
     keep_freed_memory()
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     model = load_model(options.model)
 
@@ -222,7 +211,14 @@ def _segment(options: argparse.Namespace) -> int:
 
     try:
         summary = segment_files(
-            model, load, options.input, options.output, options.overwrite, progress, stop, options.confidence
+            model,
+            load,
+            options.input,
+            Outputs(options.output, options.confidence, options.report, options.overwrite),
+            progress,
+            stop,
+            options.series,
+            [path for path in (find_model(options.model), options.sam_checkpoint) if path],
         )
     finally:
         progress.close()
@@ -259,7 +255,7 @@ def _train(options: argparse.Namespace) -> int:
         return FAILED if problems else DONE
     if options.output is None:
         raise InputError("no model file is given to write to; add -o MODEL.sam3d, or only --check the data.")
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
         model = train(options.data, options.output, config, how, progress, stop)
@@ -275,15 +271,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation import as_csv, as_dicts, as_table, evaluate_folders
     from .files import check_new_file, write_json, write_text
 
-    for path in filter(None, (options.json, options.csv)):
-        check_new_file(path, overwrite=True)
-    rows = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
-    _say(as_table(rows))
+    outputs = [path for path in (options.json, options.csv) if path]
+    read = [file for folder in (options.predictions, options.labels) if folder.is_dir() for file in folder.iterdir()]
+    for path in outputs:
+        check_new_file(path, options.overwrite, read)
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise InputError(f"--json and --csv are both {str(options.json)!r}; give each a name of its own.")
+    result = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
+    _say(as_table(result.rows))
     if options.json:
-        write_json(options.json, {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(rows)})
+        content = {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(result.rows)}
+        write_json(options.json, {**content, "missing": result.missing, "failed": result.failed})
     if options.csv:
-        write_text(options.csv, as_csv(rows))
-    return DONE
+        write_text(options.csv, as_csv(result.rows))
+    if result.missing:
+        some = ", ".join(result.missing[:5])
+        logger.error("%d references have no prediction, and are in no mean: %s.", len(result.missing), some)
+    return FAILED if result.missing or result.failed else DONE
 
 
 def _models_list(options: argparse.Namespace) -> int:
@@ -350,7 +354,7 @@ def _weights_download(options: argparse.Namespace) -> int:
 
     progress = PROGRESS[options.progress]()
     try:
-        path = download(published(options.encoder), progress, _Stop())
+        path = download(published(options.encoder), progress, Stop())
     finally:
         progress.close()
     logger.info("%s is here and is the published file.", path)
@@ -403,8 +407,6 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _read_json(path: Path) -> Any:
     import json
-
-    from .errors import InputError
 
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -17,6 +17,8 @@ import host  # noqa: E402 - found through the line above
 
 host.install()
 
+from panel_fixtures import array, tiny_model, use_program  # noqa: E402, F401 - fixtures
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
@@ -44,8 +46,8 @@ def add_volume():
     """add_volume("CT") puts an oblique 6 x 5 x 4 volume with the voxel values 0 to 119 into the scene."""
 
     def add(name="CT"):
-        array = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+        voxels = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
         matrix = np.array([[0, -2, 0, 5], [1.5, 0, 0, -7], [0, 0, 3, 1], [0, 0, 0, 1]], float)
-        return slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
+        return slicer.util.addVolumeFromArray(voxels, ijkToRAS=matrix, name=name)
 
     return add

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from conftest import HIPPOCAMPUS
 from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.geometry import same_grid
+from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.check import check
 from SAM3DSegmentLib.training.dataset import (
@@ -216,11 +216,11 @@ def test_resampling_follows_the_labels_place_in_the_world(decathlon):
 
 def test_grids_are_the_same_up_to_a_part_of_the_smallest_voxel():
     grid = np.diag([1.0, 1.0, 2.0, 1.0])
-    assert same_grid((6, 10, 12), grid, (6, 10, 12), grid + 1e-4)
-    assert not same_grid((6, 10, 12), grid, (6, 10, 13), grid)
+    assert is_same_grid((6, 10, 12), grid, (6, 10, 12), grid + 1e-4)
+    assert not is_same_grid((6, 10, 12), grid, (6, 10, 13), grid)
     turned = grid.copy()
     turned[0, 1] = 0.01  # 0.09 mm at the far corner
-    assert not same_grid((6, 10, 12), grid, (6, 10, 12), turned)
+    assert not is_same_grid((6, 10, 12), grid, (6, 10, 12), turned)
 
 
 def test_the_split_is_complete_disjoint_and_repeatable():

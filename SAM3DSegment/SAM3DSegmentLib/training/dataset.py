@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..card import Label, SlicingRule
 from ..errors import InputError, Sam3dError, require
 from ..geometry import plan_slicing
+from ..image_header import read_header
 from ..settings import TrainingConfig
-from ..volume_io import Volume, ijk_to_ras_of, is_volume_file, read_volume, volume_name
+from ..volume_io import Volume, is_volume_file, read_matrix, read_volume, volume_name
 from .label_maps import (
     LabelMap,
     class_indices,
@@ -360,20 +360,8 @@ def _read_classes(case: CaseFiles, image: Volume, labels: tuple[Label, ...], res
 
 def _read_grid(path: Path) -> Volume:
     """An image's grid by its header; its voxels are a single one, repeated."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return read_volume(path)  # says what is wrong
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        return read_volume(path)
-    i, j, k = reader.GetSize()
-    grid = sitk.Image(reader.GetSize(), sitk.sitkUInt8)
-    grid.SetSpacing(reader.GetSpacing())
-    grid.SetDirection(reader.GetDirection())
-    grid.SetOrigin(reader.GetOrigin())
-    return Volume(np.broadcast_to(np.uint8(0), (k, j, i)), ijk_to_ras_of(grid), grid, path)
+    header = read_header(path)
+    return Volume(np.broadcast_to(np.uint8(0), header.shape), read_matrix(path, header), path)
 
 
 def _hash_files(case: CaseFiles) -> str:

@@ -17,8 +17,8 @@ import SimpleITK as sitk
 from ..card import Label, Terminology
 from ..errors import InputError
 from ..files import last_line
-from ..geometry import GRID_TOLERANCE, same_grid
-from ..volume_io import Volume, ijk_to_ras_of, read_volume
+from ..geometry import is_same_grid, matrix_from_lps
+from ..volume_io import Volume, image_on_grid, read_volume
 
 SEGMENTATION_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 BACKGROUND = "background"
@@ -85,7 +85,12 @@ def read_label_map(path: Path) -> LabelMap:
     segments = _read_segments(metadata, path)
     if any(segment.layer >= len(layers) for segment in segments):
         raise InputError(f"{str(path)!r} names a layer that it does not have; save the segmentation again in Slicer.")
-    return LabelMap(_as_integers(layers, path), ijk_to_ras_of(image), segments, path)
+    return LabelMap(
+        _as_integers(layers, path),
+        matrix_from_lps(image.GetOrigin(), image.GetSpacing(), np.reshape(image.GetDirection(), (3, 3))),
+        segments,
+        path,
+    )
 
 
 def class_indices(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
@@ -126,7 +131,7 @@ def on_grid_of(image: Volume, indices: np.ndarray, label_map: LabelMap, resample
     resampled by nearest neighbour if `resample`, else refused with InputError.
     """
     shape = image.array_kji.shape
-    if same_grid(shape, image.ijk_to_ras, indices.shape, label_map.ijk_to_ras):
+    if is_same_grid(shape, image.ijk_to_ras, indices.shape, label_map.ijk_to_ras):
         return indices
     box = _box_within(image, indices.shape, label_map.ijk_to_ras)
     if box is not None and label_map.segments is not None:
@@ -140,14 +145,9 @@ def on_grid_of(image: Volume, indices: np.ndarray, label_map: LabelMap, resample
             f"label map {str(label_map.path)!r} is not on the grid of its image {str(image.path)!r}; export it with "
             "the image as reference, or add --resample."
         )
-    moving = sitk.GetImageFromArray(indices)
-    directions = label_map.ijk_to_ras.copy()
-    directions[:2] *= -1  # ITK's world is LPS
-    spacing = np.linalg.norm(directions[:3, :3], axis=0)
-    moving.SetSpacing(spacing.tolist())
-    moving.SetDirection((directions[:3, :3] / spacing).ravel().tolist())
-    moving.SetOrigin(directions[:3, 3].tolist())
-    return sitk.GetArrayFromImage(sitk.Resample(moving, image.image, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+    moving = image_on_grid(indices, label_map.ijk_to_ras)
+    fixed = image_on_grid(np.zeros(shape, np.uint8), image.ijk_to_ras)
+    return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
 
 
 def labels_of_segments(label_maps: Iterable[LabelMap]) -> tuple[Label, ...]:
@@ -197,7 +197,7 @@ def _box_within(image: Volume, shape: tuple[int, ...], ijk_to_ras: np.ndarray) -
     offset = np.linalg.solve(image.ijk_to_ras, ijk_to_ras)[:3, 3].round()
     moved = image.ijk_to_ras.copy()
     moved[:3, 3] = (image.ijk_to_ras @ (*offset, 1))[:3]
-    if not same_grid(shape, moved, shape, ijk_to_ras, GRID_TOLERANCE):
+    if not is_same_grid(shape, moved, shape, ijk_to_ras):
         return None
     i, j, k = (int(o) for o in offset)
     return k, j, i
@@ -229,7 +229,7 @@ def _read_segment(metadata: dict[str, str], number: int) -> Segment:
 
 
 def _read_terminology(tags: str) -> tuple[Terminology | None, Terminology | None, Terminology | None]:
-    """Category, type and modifier of a TerminologyEntry tag; see `volume_io.terminology_entry`."""
+    """Category, type and modifier of a TerminologyEntry tag; see `label_maps.terminology_entry`."""
     entry = re.search(r"TerminologyEntry:([^|]*)", tags)
     parts = entry[1].split("~")[1:4] if entry else []
     concepts = [_read_concept(part) for part in parts] + [None] * (3 - len(parts))

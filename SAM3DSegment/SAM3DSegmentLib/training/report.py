@@ -17,7 +17,7 @@ import torch
 from ..card import Label
 from ..preparation import Prepared
 
-_WIDTH, _HEIGHT, _MARGIN = 560, 240, 44
+_WIDTH, _HEIGHT, _MARGIN = 500, 240, 44
 _PICTURE_PIXELS = 320  # of each panel, at least
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em; }

@@ -419,7 +419,7 @@ class Run:
         prepared = self._preparation.prepare(image.array_kji, image.ijk_to_ras)
         png, index = draw_case(prepared, reference, indices[found], plan.labels)
         dice = ", ".join(f"{name} {value:.3f}" for name, value in scores.by_case()[worst].items())
-        where = f"slice {index + 1} of {prepared.depth} ({prepared.slicing.plane}), where the two differ most"
+        where = f"Slice {index + 1} of {prepared.depth} ({prepared.slicing.plane}), where the two differ most"
         return Picture(png, f"{worst}: Dice {dice}. {where}: the image, the reference, the model.")
 
     def _model(self, trained: list[Trained], summary: TrainingSummary) -> Sam3dModel:
