@@ -98,7 +98,7 @@ def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
     assert model.card.spacing_mm == (1, 1, 1)
     steps = model.card.training.steps
     assert told.stages[-1] == ("train", steps, steps)
-    assert [event["event"] for event in told.events] == ["validation", "validation"]
+    assert [event["event"] for event in told.events] == ["validation", "validation", "report"]
     assert set(told.events[0]["dice"]) == {"Anterior", "Posterior"}
     assert sorted(path.name for path in tmp_path.iterdir() if "user-" not in path.name) == ["m.sam3d", "m.training"]
     kept = sorted(path.name for path in (tmp_path / "m.training" / "fold-1").iterdir())

@@ -20,16 +20,16 @@ from ..card import Label, SlicingRule
 from ..errors import InputError, Sam3dError, require
 from ..geometry import plan_slicing
 from ..image_header import read_header
+from ..label_maps import is_segmentation
 from ..settings import TrainingConfig
 from ..volume_io import Volume, is_volume_file, read_matrix, read_volume, volume_name
-from .label_maps import (
-    LabelMap,
+from .annotations import (
+    Annotation,
     class_indices,
-    is_segmentation,
     labels_of_segments,
     name_key,
     on_grid_of,
-    read_label_map,
+    read_annotation,
 )
 
 # Distinct colours for labels that come without one (Okabe & Ito's palette, safe for colour-blind readers).
@@ -111,7 +111,7 @@ def find_labels(dataset: Dataset) -> tuple[Label, ...]:
 
     Colours and codes are those of the segments. Raises InputError if no label map has a structure.
     """
-    maps = (read_label_map(case.label) for case in dataset.cases)  # one at a time in memory
+    maps = (read_annotation(case.label) for case in dataset.cases)  # one at a time in memory
     segments, named, unnamed, values = _survey(maps)
     if not segments and not values:
         files = ", ".join(case.label.name for case in dataset.cases)
@@ -324,20 +324,20 @@ def _as_text(value: Any) -> str:
     return str(value or "")
 
 
-def _survey(maps: Iterable[LabelMap]) -> tuple[tuple[Label, ...], list[Path], list[Path], set[int]]:
+def _survey(maps: Iterable[Annotation]) -> tuple[tuple[Label, ...], list[Path], list[Path], set[int]]:
     """Labels of all segments, files that name theirs, files that do not, and the values of the latter."""
     named: list[Path] = []
     unnamed: list[Path] = []
     values: set[int] = set()
 
-    def segmentations() -> Iterable[LabelMap]:
-        for label_map in maps:
-            if label_map.segments is None:
-                unnamed.append(label_map.path)
-                values.update(label_map.values())
+    def segmentations() -> Iterable[Annotation]:
+        for annotation in maps:
+            if annotation.segments is None:
+                unnamed.append(annotation.path)
+                values.update(annotation.values())
             else:
-                named.append(label_map.path)
-                yield label_map
+                named.append(annotation.path)
+                yield annotation
 
     return labels_of_segments(segmentations()), named, unnamed, values
 
@@ -354,8 +354,8 @@ def _examine(case: CaseFiles, labels: tuple[Label, ...], resample: bool) -> Case
 
 
 def _read_classes(case: CaseFiles, image: Volume, labels: tuple[Label, ...], resample: bool) -> np.ndarray:
-    label_map = read_label_map(case.label)
-    return on_grid_of(image, class_indices(label_map, labels), label_map, resample)
+    annotation = read_annotation(case.label)
+    return on_grid_of(image, class_indices(annotation, labels), annotation, resample)
 
 
 def _read_grid(path: Path) -> Volume:

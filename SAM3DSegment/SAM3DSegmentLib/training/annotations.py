@@ -1,4 +1,4 @@
-"""What labels a file holds, matched by name where it has names, and brought to the grid of an image.
+"""Reference masks of a case: matched to labels by name where the file has names, and on the grid of their image.
 
 A Slicer segmentation (`.seg.nrrd`) names its segments, may spread them over layers that overlap, and is often cropped
 to what it shows. A plain label map has values only.
@@ -18,9 +18,9 @@ from ..card import Label, Terminology
 from ..errors import InputError
 from ..files import last_line
 from ..geometry import is_same_grid, matrix_from_lps
-from ..volume_io import Volume, image_on_grid, read_volume
+from ..label_maps import is_segmentation, read_label_map
+from ..volume_io import Volume, image_on_grid
 
-SEGMENTATION_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 BACKGROUND = "background"
 
 
@@ -42,7 +42,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class LabelMap:
+class Annotation:
     """Layers (L, K, J, I) of integers on a grid; `segments` names the values, and is None for a plain label map."""
 
     layers: np.ndarray
@@ -64,15 +64,11 @@ def name_key(name: str) -> str:
     return " ".join(name.lower().split())
 
 
-def is_segmentation(path: Path) -> bool:
-    return path.name.lower().endswith(SEGMENTATION_SUFFIXES)
-
-
-def read_label_map(path: Path) -> LabelMap:
+def read_annotation(path: Path) -> Annotation:
     """Raises InputError where `path` is no label map of whole numbers in 0..255 (or of a segmentation)."""
     if not is_segmentation(path):
-        volume = read_volume(path)
-        return LabelMap(_as_integers(volume.array_kji, path)[None], volume.ijk_to_ras, None, path)
+        plain = read_label_map(path)
+        return Annotation(_as_bytes(plain.labels_kji, path)[None], plain.ijk_to_ras, None, path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -85,38 +81,38 @@ def read_label_map(path: Path) -> LabelMap:
     segments = _read_segments(metadata, path)
     if any(segment.layer >= len(layers) for segment in segments):
         raise InputError(f"{str(path)!r} names a layer that it does not have; save the segmentation again in Slicer.")
-    return LabelMap(
-        _as_integers(layers, path),
+    return Annotation(
+        _as_bytes(layers, path),
         matrix_from_lps(image.GetOrigin(), image.GetSpacing(), np.reshape(image.GetDirection(), (3, 3))),
         segments,
         path,
     )
 
 
-def class_indices(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
+def class_indices(annotation: Annotation, labels: tuple[Label, ...]) -> np.ndarray:
     """Indices 0..C-1 into (background, *labels), (K, J, I) uint8, on the label map's own grid.
 
     Raises InputError for a structure that `labels` do not have, and for segments that overlap.
     """
-    if label_map.segments is None:
-        return _indices_of_values(label_map, labels)
+    if annotation.segments is None:
+        return _indices_of_values(annotation, labels)
     index_of = {name_key(label.name): index + 1 for index, label in enumerate(labels)}
-    indices = np.zeros(label_map.layers.shape[1:], np.uint8)
+    indices = np.zeros(annotation.layers.shape[1:], np.uint8)
     names = ("", *(label.name for label in labels))
-    for segment in label_map.present():
+    for segment in annotation.present():
         if segment.key == BACKGROUND:
             continue
         if segment.key not in index_of:
             raise InputError(
-                f"{str(label_map.path)!r} has the segment {segment.name!r}, which is none of "
+                f"{str(annotation.path)!r} has the segment {segment.name!r}, which is none of "
                 f"{', '.join(names[1:])}; rename or remove it, or add it to `labels`."
             )
-        mask = label_map.layers[segment.layer] == segment.value
+        mask = annotation.layers[segment.layer] == segment.value
         taken = indices[mask]
         if taken.any():
             other = names[int(taken[taken > 0][0])]
             raise InputError(
-                f"{str(label_map.path)!r}: the segments {other!r} and {segment.name!r} overlap in "
+                f"{str(annotation.path)!r}: the segments {other!r} and {segment.name!r} overlap in "
                 f"{int(np.count_nonzero(taken))} voxels, and a voxel can have one label only; remove the overlap "
                 "(Segment Editor: Logical operators, Subtract)."
             )
@@ -124,17 +120,17 @@ def class_indices(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
     return indices
 
 
-def on_grid_of(image: Volume, indices: np.ndarray, label_map: LabelMap, resample: bool) -> np.ndarray:
+def on_grid_of(image: Volume, indices: np.ndarray, annotation: Annotation, resample: bool) -> np.ndarray:
     """Class indices on the grid of `image`, (K, J, I) uint8.
 
     What lies on the same grid, or on a box of it (a cropped segmentation), is placed as it is; anything else is
     resampled by nearest neighbour if `resample`, else refused with InputError.
     """
     shape = image.array_kji.shape
-    if is_same_grid(shape, image.ijk_to_ras, indices.shape, label_map.ijk_to_ras):
+    if is_same_grid(shape, image.ijk_to_ras, indices.shape, annotation.ijk_to_ras):
         return indices
-    box = _box_within(image, indices.shape, label_map.ijk_to_ras)
-    if box is not None and label_map.segments is not None:
+    box = _box_within(image, indices.shape, annotation.ijk_to_ras)
+    if box is not None and annotation.segments is not None:
         whole = np.zeros(shape, np.uint8)
         target = tuple(slice(max(0, o), max(0, min(n, o + m))) for o, n, m in zip(box, shape, indices.shape))
         source = tuple(slice(max(0, -o), max(0, min(n - o, m))) for o, n, m in zip(box, shape, indices.shape))
@@ -142,22 +138,22 @@ def on_grid_of(image: Volume, indices: np.ndarray, label_map: LabelMap, resample
         return whole
     if not resample:
         raise InputError(
-            f"label map {str(label_map.path)!r} is not on the grid of its image {str(image.path)!r}; export it with "
+            f"label map {str(annotation.path)!r} is not on the grid of its image {str(image.path)!r}; export it with "
             "the image as reference, or add --resample."
         )
-    moving = image_on_grid(indices, label_map.ijk_to_ras)
+    moving = image_on_grid(indices, annotation.ijk_to_ras)
     fixed = image_on_grid(np.zeros(shape, np.uint8), image.ijk_to_ras)
     return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
 
 
-def labels_of_segments(label_maps: Iterable[LabelMap]) -> tuple[Label, ...]:
+def labels_of_segments(annotations: Iterable[Annotation]) -> tuple[Label, ...]:
     """The labels of all segments, in the order of their first appearance, numbered from 1; names decide which are one.
 
     Colour and codes are those of the first file that has the segment.
     """
     found: dict[str, Segment] = {}
-    for label_map in label_maps:
-        for segment in label_map.present():
+    for annotation in annotations:
+        for segment in annotation.present():
             if segment.key != BACKGROUND:
                 found.setdefault(segment.key, segment)
     tissue = Terminology("SCT", "85756007", "Tissue")
@@ -167,25 +163,21 @@ def labels_of_segments(label_maps: Iterable[LabelMap]) -> tuple[Label, ...]:
     )
 
 
-def _indices_of_values(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
+def _indices_of_values(annotation: Annotation, labels: tuple[Label, ...]) -> np.ndarray:
     table = {0: 0, **{label.value: index + 1 for index, label in enumerate(labels)}}
-    unknown = sorted(label_map.values() - set(table))
+    unknown = sorted(annotation.values() - set(table))
     if unknown:
         raise InputError(
-            f"label map {str(label_map.path)!r} has the values {unknown[:5]} without a name; add them to `labels`."
+            f"label map {str(annotation.path)!r} has the values {unknown[:5]} without a name; add them to `labels`."
         )
     lookup = np.zeros(256, np.uint8)
     for value, index in table.items():
         lookup[value] = index
-    return lookup[label_map.layers[0]]
+    return lookup[annotation.layers[0]]
 
 
-def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
+def _as_bytes(values: np.ndarray, path: Path) -> np.ndarray:
     """uint8 of the same values."""
-    if np.issubdtype(values.dtype, np.floating):
-        broken = values[~np.isfinite(values) | (values != np.floor(values))]
-        if broken.size:
-            raise InputError(f"{str(path)!r} has values such as {broken[0]:.4g}; give a label map of whole numbers.")
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 255:
         raise InputError(f"label map {str(path)!r} has values from {low} to {high}, outside 0..255; renumber them.")
@@ -208,7 +200,12 @@ def _read_segments(metadata: dict[str, str], path: Path) -> tuple[Segment, ...]:
     numbers = sorted({int(m[1]) for key in metadata if (m := re.match(r"Segment(\d+)_ID$", key))})
     if not numbers:
         raise InputError(f"{str(path)!r} names no segments; save the segmentation again in Slicer.")
-    return tuple(_read_segment(metadata, number) for number in numbers)
+    try:
+        return tuple(_read_segment(metadata, number) for number in numbers)
+    except ValueError as error:
+        raise InputError(
+            f"{str(path)!r} describes its segments in a way that cannot be read ({error}); save it again in Slicer."
+        ) from error
 
 
 def _read_segment(metadata: dict[str, str], number: int) -> Segment:
