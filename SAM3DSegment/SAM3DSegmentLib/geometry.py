@@ -1,4 +1,4 @@
-"""The only place that reorders, flips, resizes or pads axes; each operation stands beside its inverse.
+"""Grids of volumes: which axis is which, how a volume is sliced and cropped; each operation stands beside its inverse.
 
 Words for axes: `ijk` for matrices in Slicer's sense (`ijk_to_ras`, 4x4, mm, RAS), `kji` for numpy arrays as
 SimpleITK and `slicer.util.arrayFromVolume` give them, `dhw` once the slicing axis has been moved first.
@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .card import SlicingRule
 from .errors import GeometryError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # World direction (index of R, A or S; sign) in which each of the axes d, h, w runs. Rows and columns follow the
 # display convention of radiology: anterior or superior at the top, the patient's right on the viewer's left.
@@ -41,8 +37,8 @@ class Slicing:
     spacing_mm: tuple[float, float, float]
 
     def to_dhw(self, array_kji: np.ndarray) -> np.ndarray:
-        """(K, J, I) -> (D, H, W), contiguous: what follows is then the same to the bit for every storage order."""
-        return np.ascontiguousarray(array_kji.transpose(self.kji_axes)[self._reversal()])
+        """(K, J, I) -> (D, H, W), a view: a volume is not copied whole."""
+        return array_kji.transpose(self.kji_axes)[self._reversal()]
 
     def to_kji(self, array_dhw: np.ndarray) -> np.ndarray:
         """(D, H, W) -> (K, J, I), the exact inverse of `to_dhw`."""
@@ -135,58 +131,3 @@ class Crop:
 
     def _box(self) -> tuple[slice, ...]:
         return tuple(slice(low, high) for low, high in zip(self.low_ijk[::-1], self.high_ijk[::-1]))
-
-
-@dataclass(frozen=True)
-class SquareFit:
-    """Slices of height x width pixels on a square of `size` pixels: resized to `inner`, then padded to be centred.
-
-    The longer side in mm fills the square and the aspect is kept in mm, so that anatomy keeps its shape.
-    """
-
-    height: int
-    width: int
-    size: int
-    inner: tuple[int, int]
-
-    @classmethod
-    def plan(cls, height: int, width: int, spacing_hw_mm: tuple[float, float], size: int) -> SquareFit:
-        extents = (height * spacing_hw_mm[0], width * spacing_hw_mm[1])
-        inner = [max(1, round(size * extent / max(extents))) for extent in extents]
-        return cls(height, width, size, (inner[0], inner[1]))
-
-    @property
-    def _offsets(self) -> tuple[int, int]:
-        return (self.size - self.inner[0]) // 2, (self.size - self.inner[1]) // 2
-
-    def resize(self, slices: Tensor) -> Tensor:
-        """(B, C, height, width) float -> (B, C, *inner); averaging where pixels become larger."""
-        shrinks = self.inner[0] < self.height or self.inner[1] < self.width
-        return _interpolate(slices, self.inner, mode="bilinear", align_corners=False, antialias=shrinks)
-
-    def resize_labels(self, labels: Tensor) -> Tensor:
-        """(B, height, width) integers -> (B, *inner), each pixel taking the nearest label."""
-        return _interpolate(labels[:, None].float(), self.inner, mode="nearest-exact")[:, 0].to(labels.dtype)
-
-    def unresize(self, inner: Tensor) -> Tensor:
-        """(B, C, *inner) -> (B, C, height, width): back on the pixel centres of the original slices."""
-        return _interpolate(inner, (self.height, self.width), mode="bilinear", align_corners=False)
-
-    def pad(self, inner: Tensor) -> Tensor:
-        """(..., *inner) -> (..., size, size), with zeros around."""
-        top, left = self._offsets
-        square = inner.new_zeros((*inner.shape[:-2], self.size, self.size))
-        square[..., top : top + self.inner[0], left : left + self.inner[1]] = inner
-        return square
-
-    def unpad(self, square: Tensor) -> Tensor:
-        """(..., size, size) -> (..., *inner), the exact inverse of `pad`."""
-        top, left = self._offsets
-        return square[..., top : top + self.inner[0], left : left + self.inner[1]]
-
-
-def _interpolate(tensor: Tensor, size: tuple[int, int], **options: Any) -> Tensor:
-    # Imported when used, so that a process which only looks at volumes never loads torch.
-    from torch.nn import functional
-
-    return functional.interpolate(tensor, size, **options)

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import SimpleITK as sitk
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+SLAB = 32  # slices whose pieces are found at once, so that memory does not grow with the volume
 
 
-def remove_islands(labels: np.ndarray, share: float) -> np.ndarray:
-    """A 3-D label map (uint8) without the islands of each label.
+def find_islands(labels: np.ndarray, share: float) -> Iterator[tuple[slice, np.ndarray]]:
+    """The islands in a 3-D label map (uint8): a slab along its first axis and the mask of it, for each slab in turn.
 
-    Pieces are connected foreground of any label, by faces, edges or corners. A label loses its voxels in a piece where
-    they are fewer than `share` (0..1) of what it has in the piece that holds most of it. Each label is compared with
-    itself only, so a small structure is safe beside a large one, and paired structures of similar size both stay.
+    Pieces are connected foreground of any label, by faces, edges or corners. What a label has in a piece is an island
+    where it is less than `share` (0..1) of what the label has in the piece that holds most of it. Each label is
+    compared with itself only, so a small structure is safe beside a large one, and paired structures of similar size
+    both stay.
     """
-    foreground = labels > 0
-    image = sitk.GetImageFromArray(foreground.astype(np.uint8))
-    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(image, True))[foreground]
-    values = labels[foreground]
-    counts = np.zeros((256, int(pieces.max(initial=0)) + 1), np.int64)
-    np.add.at(counts, (values, pieces), 1)
+    slabs = [slice(start, start + SLAB) for start in range(0, len(labels), SLAB)]
+    pieces = _number_pieces(labels, slabs)
+    rows, columns = int(labels.max()) + 1, 1 + max(int(numbers.max(initial=0)) for numbers in pieces)
+    flat = np.zeros(rows * columns, np.int64)
+    for slab, numbers in zip(slabs, pieces):
+        values = labels[slab][labels[slab] > 0]
+        flat += np.bincount(values.astype(np.int64) * columns + numbers, minlength=flat.size)
+    counts = flat.reshape(rows, columns)
     island = counts < share * counts.max(axis=1, keepdims=True)
-    cleaned = labels.copy()
-    cleaned[foreground] = np.where(island[values, pieces], 0, values)
-    return cleaned
+    for slab, numbers in zip(slabs, pieces):
+        values = labels[slab]
+        mask = values > 0
+        mask[mask] = island[values[mask], numbers]
+        yield slab, mask
+
+
+def _number_pieces(labels: np.ndarray, slabs: list[slice]) -> list[np.ndarray]:
+    """Of each slab, the number of the piece that each of its foreground voxels belongs to."""
+    numbers: list[np.ndarray] = []
+    seams: list[np.ndarray] = []  # pairs of numbers that are one piece
+    count = 0
+    last = np.zeros(0, np.int32)  # numbers in the last slice of the slab before
+    for slab in slabs:
+        # A slab is labelled together with the slice before it, which tells what goes on from one to the next.
+        first = max(0, slab.start - 1)
+        foreground = labels[first : slab.stop] > 0
+        image = sitk.ConnectedComponent(sitk.GetImageFromArray(foreground.view(np.uint8)), True)
+        found = sitk.GetArrayFromImage(image).view(np.int32) + (count - 1)
+        if first < slab.start:
+            seams.append(np.unique(np.stack([last, found[0][foreground[0]]]), axis=1))
+        last = found[-1][foreground[-1]]
+        own = slice(slab.start - first, None)
+        numbers.append(found[own][foreground[own]])
+        count = max(count, int(found.max()) + 1)
+    if not seams or not count:
+        return numbers
+    one, other = np.concatenate(seams, axis=1)
+    links = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
+    piece_of = connected_components(links, directed=False)[1]
+    return [piece_of[own] for own in numbers]

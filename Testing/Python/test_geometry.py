@@ -4,11 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.errors import GeometryError
-from SAM3DSegmentLib.geometry import SquareFit, plan_slicing, spacing_and_directions
+from SAM3DSegmentLib.geometry import plan_slicing, spacing_and_directions
 
 SHAPE_KJI = (5, 7, 11)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -106,39 +105,3 @@ def test_spacing_and_directions_of_an_oblique_left_handed_volume():
 def test_an_impossible_matrix_is_refused(bad):
     with pytest.raises(GeometryError, match="repair the image's header"):
         plan_slicing(bad, SlicingRule())
-
-
-@pytest.mark.parametrize(("height", "width"), itertools.product((1, 5, 7, 11), repeat=2))
-@pytest.mark.parametrize("size", [16, 48])
-def test_padding_is_centred_and_goes_back(height, width, size):
-    fit = SquareFit.plan(height, width, (1.0, 1.0), size)
-    assert max(fit.inner) == size
-    inner = torch.rand(2, 3, *fit.inner) + 1
-    square = fit.pad(inner)
-    assert square.shape == (2, 3, size, size)
-    torch.testing.assert_close(fit.unpad(square), inner)
-    assert torch.count_nonzero(square) == inner.numel()
-    rows = square[0, 0].any(1).nonzero().flatten()
-    assert abs(int(rows[0]) - (size - 1 - int(rows[-1]))) <= 1
-
-
-@pytest.mark.parametrize(("height", "width"), itertools.product((5, 7, 11), repeat=2))
-def test_labels_survive_the_square_to_the_voxel(height, width):
-    fit = SquareFit.plan(height, width, (1.0, 1.0), 48)
-    labels = torch.arange(height * width).reshape(1, height, width)
-    one_hot = torch.nn.functional.one_hot(fit.resize_labels(labels)).movedim(-1, 1).float()
-    torch.testing.assert_close(fit.unresize(one_hot).argmax(1), labels)
-
-
-@pytest.mark.parametrize(("height", "width"), [(5, 7), (7, 11), (11, 5)])
-def test_resizing_keeps_positions(height, width):
-    """A linear ramp has the same value at the same place on both grids, away from the border."""
-    fit = SquareFit.plan(height, width, (1.0, 1.0), 64)
-    ramp = (torch.arange(height)[:, None] * 3.0 + torch.arange(width)[None] * 2.0)[None, None]
-    back = fit.unresize(fit.resize(ramp))
-    torch.testing.assert_close(back[..., 1:-1, 1:-1], ramp[..., 1:-1, 1:-1], atol=1e-4, rtol=0)
-
-
-def test_the_aspect_is_kept_in_millimetres():
-    fit = SquareFit.plan(100, 100, (2.0, 1.0), 64)
-    assert fit.inner == (64, 32)

@@ -114,7 +114,7 @@ def test_a_ct_of_512_x_512_x_20_runs(segmenter):
 
 def with_windows(segmenter, depth, overlap):
     card = dataclasses.replace(segmenter.card, window=WindowRule(depth, overlap))
-    return Segmenter(card, segmenter._decoder, segmenter.encoder)
+    return Segmenter(card, segmenter.network)
 
 
 def test_windows_agree_with_the_whole_volume_at_once(segmenter, mri, mri_mask):
@@ -141,13 +141,13 @@ def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     long = np.concatenate([mri.array_kji] * 4, axis=2)  # sagittal slices are cut along i
     small = with_windows(segmenter, 16, 4)
     held = []
-    decode = small._decode
+    decode = small.network.decode
     monkeypatch.setattr(
-        small, "_decode", lambda embeddings, *more: held.append(len(embeddings)) or decode(embeddings, *more)
+        small.network, "decode", lambda embeddings, *more: held.append(len(embeddings)) or decode(embeddings, *more)
     )
     assert small.segment(long, mri.ijk_to_ras).shape == long.shape
     assert len(held) > 10
-    assert max(held) <= 16 + small.encoder.batch_size
+    assert max(held) <= 16 + small.network.encoder.batch_size
 
 
 def test_progress_counts_slices_and_ends_at_the_total(segmenter, mri):
@@ -158,7 +158,7 @@ def test_progress_counts_slices_and_ends_at_the_total(segmenter, mri):
     assert all(line[0] == "segment" and line[2] == depth for line in seen)
     assert done == sorted(done)
     assert done[-1] == depth
-    assert len(seen) > depth // segmenter.encoder.batch_size
+    assert len(seen) > depth // segmenter.network.encoder.batch_size
 
 
 def test_cancel_stops_between_batches(segmenter, mri):

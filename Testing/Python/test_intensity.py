@@ -6,7 +6,7 @@ import torch
 
 from SAM3DSegmentLib.card import IntensityRule
 from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.intensity import measure_grey_scale, sam_normalise
+from SAM3DSegmentLib.intensity import measure_grey_scale, percentiles, sam_normalise
 
 
 def test_ct_window():
@@ -21,6 +21,22 @@ def test_percentiles_ignore_a_few_extreme_voxels():
     assert scale.low == pytest.approx(np.percentile(values, 1))
     assert scale.high == pytest.approx(np.percentile(values, 99))
     assert scale.apply(values).max() == 255
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32, np.float64, np.int64])
+def test_percentiles_are_numpys_own(dtype):
+    rng = np.random.default_rng(1)
+    for values in (
+        rng.normal(0, 40, (5, 7, 11)),
+        np.zeros((2, 3, 4)),
+        rng.integers(-3, 3, (9, 4, 2)),
+        np.full((1, 1, 1), -7.5),
+    ):
+        array = (np.abs(values) if dtype == np.uint8 else values).astype(dtype)
+        wanted = [0, 0.5, 31.7, 50, 99.5, 100]
+        np.testing.assert_allclose(
+            percentiles(array, wanted), np.percentile(array.astype(np.float32), wanted), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_zscore_counts_deviations_from_the_mean():

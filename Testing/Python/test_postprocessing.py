@@ -2,12 +2,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from conftest import MRI
+from SAM3DSegmentLib import postprocessing
 from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.inference import Segmenter
-from SAM3DSegmentLib.postprocessing import remove_islands
+from SAM3DSegmentLib.postprocessing import find_islands
 from SAM3DSegmentLib.volume_io import read_volume
+
+
+def remove_islands(labels, share):
+    cleaned = labels.copy()
+    for slab, island in find_islands(labels, share):
+        cleaned[slab][island] = 0
+    return cleaned
 
 
 def scene():
@@ -40,6 +49,22 @@ def test_pieces_that_touch_by_a_corner_or_another_label_are_one():
     labels[2, 4, 5] = 2
     labels[2, 4, 6] = 1  # by label 2
     np.testing.assert_array_equal(remove_islands(labels, 0.9), labels)
+
+
+@pytest.mark.parametrize("slab", [1, 2, 7, 100])
+def test_pieces_go_on_from_slab_to_slab(monkeypatch, slab):
+    """Against one labelling of the whole volume; half-full noise has pieces of every size that wind through slabs."""
+    rng = np.random.default_rng(3)
+    labels = (rng.random((23, 11, 13)) < 0.12).astype(np.uint8) * rng.integers(1, 4, (23, 11, 13), dtype=np.uint8)
+    foreground = labels > 0
+    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(foreground.astype(np.uint8)), True))
+    expected = labels.copy()
+    for value in (1, 2, 3):
+        sizes = np.bincount(pieces[labels == value], minlength=pieces.max() + 1)
+        expected[(labels == value) & (sizes < 0.3 * sizes.max())[pieces]] = 0
+    monkeypatch.setattr(postprocessing, "SLAB", slab)
+    assert 0 < np.count_nonzero(expected) < np.count_nonzero(labels)
+    np.testing.assert_array_equal(remove_islands(labels, 0.3), expected)
 
 
 def test_a_pair_of_similar_size_stays():

@@ -8,7 +8,7 @@ import torch
 from monai.transforms import RandAffine
 from torch import Tensor
 
-from ..geometry import SquareFit
+from ..preparation import SquareFit
 from ..settings import AugmentationConfig
 from .cases import Case
 
@@ -23,7 +23,7 @@ def fit_of(case: Case, image_size: int) -> SquareFit:
 def plain_view(case: Case, image_size: int) -> tuple[Tensor, Tensor]:
     """The unchanged case: grey (D, S, S) float32 in 0..255, classes (D, S, S) int64."""
     fit = fit_of(case, image_size)
-    return fit.pad(fit.resize(case.grey[:, None]))[:, 0], fit.pad(fit.resize_labels(case.classes))
+    return fit.place(case.grey[:, None])[:, 0], fit.place_labels(case.classes)
 
 
 def random_view(

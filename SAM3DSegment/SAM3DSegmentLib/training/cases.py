@@ -114,9 +114,9 @@ def read_case(paths: CasePaths, config: TrainingConfig, labels: tuple[Label, ...
             f"label map {str(paths.label)!r} is not on the grid of its image; export it with the image as reference."
         )
     slicing = plan_slicing(image.ijk_to_ras, config.slicing)
-    volume = slicing.to_dhw(image.array_kji)
+    volume = np.ascontiguousarray(slicing.to_dhw(image.array_kji))
     grey = measure_grey_scale(volume, config.intensity).apply(volume)
-    classes = class_indices(slicing.to_dhw(label.array_kji), labels, paths.label)
+    classes = class_indices(np.ascontiguousarray(slicing.to_dhw(label.array_kji)), labels, paths.label)
     return Case(paths.name, torch.from_numpy(grey), torch.from_numpy(classes), slicing, image, label.array_kji)
 
 

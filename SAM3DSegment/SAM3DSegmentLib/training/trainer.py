@@ -48,6 +48,7 @@ from ..losses import DeepSupervisionLoss
 from ..metrics import label_dice
 from ..model_file import Sam3dModel, load_model, save_model
 from ..model_store import SUFFIX
+from ..network import Network
 from ..settings import TrainingConfig
 from .augmentation import plain_view, random_view
 from .cases import Case, Dataset, find_dataset, median_grid_mm, read_case, split_cases
@@ -60,7 +61,7 @@ GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
 OnTrainingProgress = Callable[[str, int, int], None]  # stage, done, total
 
 
-class Network(Protocol):
+class TrainedNetwork(Protocol):
     """A decoder with the source of its input."""
 
     module: nn.Module  # what is trained
@@ -236,7 +237,7 @@ class TrainingRun:
         )
         self.progress = Progress()
 
-    def _build_network(self, training: list[Case], sam_checkpoint: str | Path | None) -> Network:
+    def _build_network(self, training: list[Case], sam_checkpoint: str | Path | None) -> TrainedNetwork:
         config = self.config
         decoder = Sam3dDecoder(len(self.labels) + 1, config.channels)
         begin = load_model(config.start_from) if config.start_from else None
@@ -322,7 +323,7 @@ class TrainingRun:
     def _validate(self, mean_loss: float) -> None:
         progress = self.progress
         model, encoder = self._model(self.average.state_dict(), TrainingSummary())
-        scores = mean_dice(Segmenter(model.card, model.decoder, encoder), self.validation)
+        scores = mean_dice(Segmenter(model.card, Network(encoder, [model.decoder])), self.validation)
         progress.validations += 1
         progress.history.append(
             {"step": progress.step, "seconds": round(progress.seconds), "loss": mean_loss, "dice": scores}
@@ -347,7 +348,7 @@ class TrainingRun:
         model, encoder = self._model(self.best, TrainingSummary())
         test = [read_case(paths, config, self.labels) for paths in self.split.test]
         held_out = test or self.validation
-        scores = mean_dice(Segmenter(model.card, model.decoder, encoder), held_out)
+        scores = mean_dice(Segmenter(model.card, Network(encoder, [model.decoder])), held_out)
         note = (
             "mean over test cases that neither training nor the choice of the checkpoint has seen"
             if test

@@ -1,0 +1,54 @@
+"""A model's own computation: prepared slices -> embeddings of the frozen encoder -> logits of the decoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .decoder import Sam3dDecoder
+from .encoder import SliceEncoder
+from .intensity import sam_normalise
+
+
+class Network:
+    """An encoder and one or more decoders on its device; of several decoders the mean of their logits is taken.
+
+    mirror, in what follows, is the axis of (D, H, W) that runs between the patient's sides: a mirrored view is then
+    decoded too, and the mean of both is taken. None for no such view.
+    """
+
+    def __init__(self, encoder: SliceEncoder, decoders: Sequence[Sam3dDecoder]) -> None:
+        self.encoder = encoder
+        self._decoders = [copy.deepcopy(d).eval().to(device=encoder.device, dtype=encoder.dtype) for d in decoders]
+
+    @torch.no_grad()
+    def encode(self, grey: Tensor, mirror: int | None = None) -> Tensor:
+        """(B, S, S) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
+
+        There is one view, or a second one with an in-plane axis flipped.
+        """
+        squares = sam_normalise(grey[:, None].to(self.encoder.device))
+        views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
+        return torch.stack([self.encoder(view).half() for view in views], dim=1)
+
+    @torch.no_grad()
+    def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:
+        """Embeddings of a window (D, views, 256, s, s) -> logits (D, C, g, g) float32 on the decoder's finest grid.
+
+        Views are decoded one by one, which takes half the memory and no more time.
+        """
+        views = embeddings.to(self.encoder.dtype).permute(1, 2, 0, 3, 4)
+        logits = self._mean_logits(views[:1])
+        if mirror is not None:
+            # Across slices, the mirrored view is the same slices in reverse order.
+            mirrored = views[:1].flip(2) if mirror == 0 else views[1:]
+            logits = (logits + self._mean_logits(mirrored).flip(mirror - 3)) / 2
+        return logits[0].transpose(0, 1)
+
+    def _mean_logits(self, view: Tensor) -> Tensor:
+        """(1, 256, D, s, s) -> (1, C, D, g, g) float32."""
+        first, *others = (decoder(view, only_finest=True)[-1].float() for decoder in self._decoders)
+        return sum(others, first) / len(self._decoders)

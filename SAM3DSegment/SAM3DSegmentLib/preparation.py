@@ -1,0 +1,143 @@
+"""A volume on a model's terms: grey slices on the encoder's square, and the exact way back to the volume's own grid.
+
+Inference, training and validation all prepare here, so that a model is used on what it was trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .card import PATCH_SIZE, IntensityRule, SlicingRule
+from .errors import InputError
+from .geometry import Slicing, plan_slicing
+from .intensity import GreyScale, measure_grey_scale
+
+
+@dataclass(frozen=True)
+class SquareFit:
+    """Slices of height x width pixels on a square of `size` pixels: resized to `inner`, then padded to be centred.
+
+    The longer side in mm fills the square and the aspect is kept in mm, so that anatomy keeps its shape.
+    """
+
+    height: int
+    width: int
+    size: int
+    inner: tuple[int, int]
+
+    @classmethod
+    def plan(cls, height: int, width: int, spacing_hw_mm: tuple[float, float], size: int) -> SquareFit:
+        extents = (height * spacing_hw_mm[0], width * spacing_hw_mm[1])
+        inner = [max(1, round(size * extent / max(extents))) for extent in extents]
+        return cls(height, width, size, (inner[0], inner[1]))
+
+    @property
+    def _offsets(self) -> tuple[int, int]:
+        return (self.size - self.inner[0]) // 2, (self.size - self.inner[1]) // 2
+
+    def place(self, slices: Tensor) -> Tensor:
+        """(B, C, height, width) float -> (B, C, size, size), averaging where pixels become larger, 0 around."""
+        shrinks = self.inner[0] < self.height or self.inner[1] < self.width
+        return self._pad(F.interpolate(slices, self.inner, mode="bilinear", align_corners=False, antialias=shrinks))
+
+    def place_labels(self, labels: Tensor) -> Tensor:
+        """(B, height, width) integers -> (B, size, size), each pixel taking the nearest label, 0 around."""
+        inner = F.interpolate(labels[:, None].float(), self.inner, mode="nearest-exact")[:, 0]
+        return self._pad(inner.to(labels.dtype))
+
+    def restore(self, square: Tensor) -> Tensor:
+        """(..., g, g) -> (..., height, width): bilinear at the centres of the slices' own pixels.
+
+        g may be any number of cells that covers the square, such as that of a decoder's level.
+        """
+        rows = _sample_axis(square, -2, self._cells(0, square.shape[-2]))
+        return _sample_axis(rows, -1, self._cells(1, square.shape[-1]))
+
+    def level(self) -> int:
+        """The first level of a decoder, of 2 to 4, whose grid is at or above the slices' own; 4 if none is."""
+        for level in (2, 3):
+            cells = [inner * 2**level / PATCH_SIZE for inner in self.inner]
+            if cells[0] >= self.height and cells[1] >= self.width:
+                return level
+        return 4
+
+    def _cells(self, axis: int, count: int) -> Tensor:
+        """Where the centres of the pixels along an axis lie among `count` cells of the square, never beyond `inner`."""
+        pixels, inner, offset = (self.height, self.width)[axis], self.inner[axis], self._offsets[axis]
+        centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * inner / pixels
+        scale = count / self.size
+        cells = (offset + centres) * scale - 0.5
+        return cells.clamp(min(offset * scale, count - 1), max(offset * scale, (offset + inner) * scale - 1))
+
+    def _pad(self, inner: Tensor) -> Tensor:
+        """(..., *inner) -> (..., size, size)."""
+        top, left = self._offsets
+        square = inner.new_zeros((*inner.shape[:-2], self.size, self.size))
+        square[..., top : top + self.inner[0], left : left + self.inner[1]] = inner
+        return square
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One volume, prepared: `volume_dhw` is a view of its voxels; what is asked for is computed slice by slice."""
+
+    volume_dhw: np.ndarray
+    slicing: Slicing
+    grey_scale: GreyScale
+    fit: SquareFit
+
+    @property
+    def depth(self) -> int:
+        return len(self.volume_dhw)
+
+    def grey(self, start: int, stop: int) -> Tensor:
+        """Slices [start, stop) on the square, (n, S, S) float32 in 0..255, black around."""
+        # A copy in one layout: what follows is then the same to the bit for every storage order.
+        values = np.ascontiguousarray(self.volume_dhw[start:stop])
+        return self.fit.place(torch.from_numpy(self.grey_scale.apply(values))[:, None])[:, 0]
+
+    def classes(self, classes_kji: np.ndarray, start: int, stop: int) -> Tensor:
+        """Class indices (K, J, I) of the volume's grid -> those of slices [start, stop), (n, S, S)."""
+        values = np.ascontiguousarray(self.slicing.to_dhw(classes_kji)[start:stop])
+        return self.fit.place_labels(torch.from_numpy(values))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The rules of a model's card by which its volumes are prepared."""
+
+    slicing: SlicingRule
+    intensity: IntensityRule
+    image_size: int
+
+    def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
+        """Voxels (K, J, I) of any real type and their 4x4 matrix in mm. Raises InputError, GeometryError."""
+        check_volume(array_kji)
+        slicing = plan_slicing(ijk_to_ras, self.slicing)
+        volume = slicing.to_dhw(array_kji)
+        fit = SquareFit.plan(volume.shape[1], volume.shape[2], slicing.spacing_mm[1:], self.image_size)
+        return Prepared(volume, slicing, measure_grey_scale(volume, self.intensity), fit)
+
+
+def check_volume(array: np.ndarray) -> None:
+    """Raises InputError unless `array` is a non-empty 3-D array of real numbers."""
+    if array.ndim != 3 or array.size == 0:
+        raise InputError(f"an array of shape {array.shape} is no volume; give a 3-D one, and of a 4-D one a frame.")
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise InputError(f"voxels of type {array.dtype} cannot be segmented; use integers or real numbers.")
+
+
+def _sample_axis(tensor: Tensor, axis: int, cells: Tensor) -> Tensor:
+    """Linear interpolation along one axis at fractional indices."""
+    below = cells.floor().long().clamp(0, tensor.shape[axis] - 1)
+    above = (below + 1).clamp(max=tensor.shape[axis] - 1)
+    shape = [1] * tensor.ndim
+    shape[axis] = -1
+    share = (cells - below).to(tensor.dtype).view(shape).to(tensor.device)
+    below, above = below.to(tensor.device), above.to(tensor.device)
+    return torch.lerp(tensor.index_select(axis, below), tensor.index_select(axis, above), share)
