@@ -23,6 +23,7 @@ _PACKAGES = {
     "numpy": "numpy>=1.24",
     "scipy": "scipy>=1.11",
     "SimpleITK": "SimpleITK>=2.3",
+    "pydicom": "pydicom>=2.4",
     "torch": "torch>=2.2",
     "segment_anything": "segment-anything==1.0",
     "safetensors": "safetensors>=0.4",
