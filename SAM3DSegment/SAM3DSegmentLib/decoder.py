@@ -7,6 +7,7 @@ in Volumetric Medical Images", ISBI 2024, arXiv:2309.03493. The paper's public c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -91,6 +92,13 @@ class Sam3dDecoder(nn.Module):
     @classmethod
     def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:
         return cls(**vars(config))
+
+    def first_levels(self, levels: int) -> Sam3dDecoder:
+        """A decoder that stops at an earlier level, with a copy of this one's weights."""
+        decoder = Sam3dDecoder.from_config(dataclasses.replace(self.config, levels=levels))
+        weights = self.state_dict()
+        decoder.load_state_dict({key: weights[key] for key in decoder.state_dict()})
+        return decoder
 
     def forward(self, embeddings: Tensor, only_finest: bool = False) -> list[Tensor]:
         """`only_finest`: a list of the finest level's logits alone, which is all that inference needs."""

@@ -116,6 +116,13 @@ def cpu_has_bf16() -> bool:
     return False
 
 
+def cpu_has_amx() -> bool:
+    """True where the processor multiplies bf16 matrices in tiles (AMX), which torch's fused attention uses."""
+    with contextlib.suppress(OSError):
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return False
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep up to a GiB of freed memory for the next tensor instead of giving it back each time.
 

@@ -24,6 +24,7 @@ SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 BROUGHT_OTHERWISE = {
     "numpy",
     "packaging",
+    "pydicom",
     "requests",
     "scipy",
     "simpleitk",
@@ -124,6 +125,17 @@ def test_what_the_user_agrees_to_is_installed_and_the_panel_knows(widget):
     [[installed]] = host.pipInstalls
     assert Requirement(installed).name == "safetensors"
     assert not [message for message in host.messages if message.kind == "error"]
+
+
+def test_segment_anything_is_installed_by_its_hash_and_without_others(widget):
+    hashed = MODULE.parent / "Resources" / "requirements-hashed.txt"
+    with host.hide_packages("segment-anything", "tqdm"):
+        widget.panel.enter()
+        widget.ui.installButton.click()
+        assert widget.ui.packagesLabel.text == "All packages are installed."
+    assert host.pipInstalls[0] == ["--no-deps", "-r", str(hashed)]
+    [[other]] = host.pipInstalls[1:]
+    assert Requirement(other).name == "tqdm"
 
 
 def test_without_the_pytorch_extension_it_is_asked_for(widget):

@@ -29,15 +29,16 @@ def upstream(untrained_sam):
     return sam_model_registry["vit_b"](str(untrained_sam)).image_encoder.eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_equals_segment_anything_at_1024(untrained_sam, upstream):
     x = slices(1, 1024)
     ours = load_encoder("sam_vit_b", checkpoint=untrained_sam, image_size=1024, device="cpu", precision="fp32")
-    torch.testing.assert_close(ours(x), upstream(x), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(x), upstream(x), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [128, 224, 336])
+@pytest.mark.parametrize("size", [128, 160])
 def test_equals_segment_anything_at_an_interpolated_size(untrained_sam, upstream, size):
     """Upstream interpolates relative positions by itself; its absolute ones are interpolated here."""
     x = slices(2, size)
@@ -50,15 +51,16 @@ def test_equals_segment_anything_at_an_interpolated_size(untrained_sam, upstream
     finally:
         upstream.pos_embed.data = trained
     ours = load_encoder("sam_vit_b", untrained_sam, size, "cpu", "fp32")
-    torch.testing.assert_close(ours(x), expected, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(x), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bf16_stays_near_fp32(untrained_sam):
     x = slices(1, 128)
     full = load_encoder("sam_vit_b", untrained_sam, 128, "cpu", "fp32")(x)
     half = load_encoder("sam_vit_b", untrained_sam, 128, "cpu", "bf16")(x)
     assert half.dtype == torch.float32
-    assert ((half - full).square().mean().sqrt() / full.square().mean().sqrt()).item() < 0.03
+    assert ((half - full).square().mean().sqrt() / full.square().mean().sqrt()).item() < 0.012
 
 
 def test_no_gradient_reaches_the_encoder():
@@ -69,8 +71,6 @@ def test_no_gradient_reaches_the_encoder():
     x = slices(2, 32).requires_grad_()
     embeddings = encoder(x)
     assert not embeddings.requires_grad
-    assert not vit.training
-    assert all(not parameter.requires_grad for parameter in vit.parameters())
     assert embeddings.shape == (2, 256, 2, 2)
 
 
@@ -95,6 +95,10 @@ def test_batches_shrink_with_the_image_size(untrained_sam):
     [
         (b"not a checkpoint", "cannot be read"),
         ({"mask_decoder.weight": torch.zeros(1)}, "no image_encoder"),
+        ([torch.zeros(1)], "no image_encoder"),
+        ({"image_encoder.pos_embed": "a word"}, "no image_encoder"),
+        ({1: torch.zeros(1)}, "no image_encoder"),
+        (torch.zeros(3), "no image_encoder"),
         ({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 768)}, "do not fit"),
     ],
 )
