@@ -123,10 +123,27 @@ def _parser() -> argparse.ArgumentParser:
     _command(cache, "info", _cache_info, "where they are and how much they take")
     _command(cache, "clear", _cache_clear, "remove them")
 
+    bench = _group(commands, "bench", "measure on this computer")
+    _add_fewshot(bench)
+
     doctor = _command(commands, "doctor", _doctor, "check this computer")
     doctor.add_argument("--model", metavar="NAME|FILE", help="measure how fast this model is, too")
     doctor.add_argument("--json", action="store_true", help="write the findings as JSON")
     return parser
+
+
+def _add_fewshot(bench: Any) -> None:
+    fewshot = _command(bench, "fewshot", _bench_fewshot, "Dice against training cases and minutes, beside a 3-D U-Net")
+    fewshot.add_argument("--data", type=Path, required=True, metavar="DIR", help="as for train")
+    fewshot.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for JSON, table and plot")
+    fewshot.add_argument("--config", type=Path, metavar="FILE", help="settings of the training, with test_cases")
+    fewshot.add_argument(
+        "--cases", type=_case_counts, default="5,10,20,50,all", metavar="N,N", help="default: %(default)s"
+    )
+    fewshot.add_argument("--minutes", type=_minutes, default="5", metavar="M,M", help="default: %(default)s")
+    fewshot.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="S,S", help="default: %(default)s")
+    fewshot.add_argument("--encoder", metavar="NAME", help="as for train")
+    _add_computing(fewshot)
 
 
 def _add_train(commands: Any) -> None:
@@ -167,6 +184,19 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _case_counts(text: str) -> tuple[int, ...]:
+    """0 stands for all."""
+    return tuple(0 if part == "all" else _count(part) for part in text.split(","))
+
+
+def _minutes(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _group(commands: Any, name: str, text: str) -> Any:
@@ -264,6 +294,31 @@ def _train(options: argparse.Namespace) -> int:
     summary = model.card.training
     dice = ", ".join(f"{name} {value:.4f}" for name, value in summary.dice.items())
     logger.info("%s: Dice %s (%s, %d cases).", options.output, dice, summary.dice_note, summary.dice_cases)
+    return DONE
+
+
+def _bench_fewshot(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from .devices import keep_freed_memory
+    from .jsonable import from_json
+    from .settings import TrainingConfig
+    from .training.fewshot import Benchmark, make_table, run_benchmark
+
+    keep_freed_memory()
+    config = from_json(TrainingConfig, _read_json(options.config) if options.config else {})
+    if options.encoder:
+        config = dataclasses.replace(config, encoder=options.encoder)
+    benchmark = Benchmark(
+        options.data,
+        config,
+        options.cases,
+        options.minutes,
+        options.seeds,
+        options.sam_checkpoint,
+        options.device,
+    )
+    _say(make_table(run_benchmark(benchmark, options.output, Stop())))
     return DONE
 
 
