@@ -4,7 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := SAM3DSegment Testing Utilities
 
-.PHONY: venv demo test selftest screenshots libraries lint format clean
+# Of the Slicer that `make package` packs for; the revision is in Help > About 3D Slicer and matters on macOS only.
+SLICER_VERSION ?= 5.12
+SLICER_REVISION ?= 0
+# linux, macosx or win; amd64 or arm64; those of this computer if empty
+SLICER_OS ?=
+SLICER_ARCH ?=
+
+.PHONY: venv demo test test-gpu fuzz package selftest screenshots libraries lint format clean
 .DEFAULT_GOAL := demo
 
 venv: $(VENV)/.done
@@ -20,6 +27,17 @@ demo: venv
 
 test: venv libraries lint
 	$(BIN)/python -m pytest
+
+test-gpu: venv
+	$(BIN)/python -m pytest -m gpu -rs Testing/Python
+
+# The archive for Slicer's Extensions Manager, "Install from file", in dist/.
+package: venv
+	$(BIN)/python Utilities/package.py --slicer-version $(SLICER_VERSION) --slicer-revision $(SLICER_REVISION) \
+	  $(if $(SLICER_OS),--os $(SLICER_OS)) $(if $(SLICER_ARCH),--arch $(SLICER_ARCH))
+
+fuzz: venv
+	FUZZ_MINUTES=$${FUZZ_MINUTES:-30} $(BIN)/python -m pytest Testing/Python/test_fuzz.py --log-cli-level=INFO
 
 selftest: venv libraries
 	$(BIN)/python Testing/Host/selftest.py SAM3DSegment/SAM3DSegment.py

@@ -1,6 +1,8 @@
 """SAM3DSegment in Slicer: Module, Widget, Logic and Test. Wiring only; the work is done in SAM3DSegmentLib."""
 
-import importlib.util
+import hashlib
+import sys
+import unittest
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from SAM3DSegmentLib.bridge import logic as bridgeLogic
+from SAM3DSegmentLib.bridge.dependencies import missingPackages
 from SAM3DSegmentLib.bridge.parameters import SegmentParameters
 from SAM3DSegmentLib.bridge.widget import Panel
 from SAM3DSegmentLib.errors import Cancelled, InputError
@@ -48,11 +51,13 @@ def registerSampleData():
     """The bundled MRI in Slicer's Sample Data module; it is copied from disk, not downloaded."""
     import SampleData
 
+    file = SAMPLES / f"{SAMPLE}.nii.gz"
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="SAM3DSegment",
         sampleName="HippocampusMRI",
-        uris=(SAMPLES / f"{SAMPLE}.nii.gz").as_uri(),
-        fileNames=f"{SAMPLE}.nii.gz",
+        uris=file.as_uri(),
+        fileNames=file.name,
+        checksums=f"SHA256:{hashlib.sha256(file.read_bytes()).hexdigest()}",  # else a cached file of this name is taken
         nodeNames="HippocampusMRI",
         thumbnailFileName=str(SAMPLES.parent / "Icons" / "SAM3DSegment.png"),
     )
@@ -76,6 +81,15 @@ class SAM3DSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self):
         self.panel.enter()
 
+    def exit(self):
+        self.panel.exit()
+
+    def onReload(self):
+        """The package is read again, too: Slicer's own reload knows this file only."""
+        for name in [name for name in sys.modules if name.partition(".")[0] == "SAM3DSegmentLib"]:
+            del sys.modules[name]
+        super().onReload()
+
     def cleanup(self):
         if self.panel is not None:  # setup may have failed
             self.panel.cleanup()
@@ -96,14 +110,26 @@ class SAM3DSegmentTest(ScriptedLoadableModuleTest):
     """Runs the real logic on the bundled MRI with the bundled model."""
 
     def setUp(self):
+        missing = missingPackages()
+        if missing:
+            self.skipTest(f"not installed: {', '.join(missing)}; install them in the panel's Setup")
         slicer.mrmlScene.Clear()
-        if not all(importlib.util.find_spec(name) for name in ("torch", "torchvision", "segment_anything")):
-            self.skipTest("torch not installed")
         self.volume = slicer.util.loadVolume(str(SAMPLES / f"{SAMPLE}.nii.gz"))
         self.reference = slicer.util.arrayFromVolume(
             slicer.util.loadVolume(str(SAMPLES / f"{SAMPLE}_label.nii.gz"))
         ).copy()
         self.logic = SAM3DSegmentLogic()
+
+    def runTest(self):
+        """What "Reload and Test" runs: all tests, one after the other."""
+        for name in unittest.defaultTestLoader.getTestCaseNames(type(self)):
+            try:
+                self.setUp()
+                getattr(self, name)()
+            except unittest.SkipTest as reason:
+                self.delayDisplay(f"{name} is skipped: {reason}")
+                continue
+            self.delayDisplay(f"{name} passed")
 
     def masks(self, segmentation):
         """Voxels (K, J, I) of each segment, on the volume's grid."""

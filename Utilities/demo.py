@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from overview import draw_overview
 from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.label_maps import write_labels
 from SAM3DSegmentLib.metrics import label_dice
 from SAM3DSegmentLib.model_file import load_model
-from SAM3DSegmentLib.volume_io import read_volume, write_labels
+from SAM3DSegmentLib.progress import BarProgress
+from SAM3DSegmentLib.volume_io import read_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "SAM3DSegment" / "Resources" / "SampleData"
@@ -29,13 +30,9 @@ def main() -> None:
     volume = read_volume(SAMPLES / "hippocampus_015.nii.gz")
     segmenter = Segmenter.load(model)
     loaded = time.monotonic()
-    with tqdm(desc="slices", total=1, leave=False) as bar:
-
-        def show(stage: str, done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        mask = segmenter.segment(volume.array_kji, volume.ijk_to_ras, show)
+    progress = BarProgress()
+    mask = segmenter.segment(volume.array_kji, volume.ijk_to_ras, progress)
+    progress.close()
     seconds = time.monotonic() - loaded
 
     labels = model.card.labels

@@ -26,6 +26,11 @@ class VitConfig:
 
     def __post_init__(self) -> None:
         require(
+            1 <= self.num_heads <= self.embed_dim <= 4096 and 1 <= self.depth <= 64 and 1 <= self.window_size <= 256,
+            f"an encoder of width {self.embed_dim} with {self.depth} blocks of {self.num_heads} heads and windows of "
+            f"{self.window_size} is impossible; SAM's largest has 1280, 32, 16 and 14.",
+        )
+        require(
             self.embed_dim % self.num_heads == 0,
             f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}; choose values that divide.",
         )
@@ -46,8 +51,8 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.image_size > 0 and self.image_size % PATCH_SIZE == 0,
-            f"image_size {self.image_size} is not a positive multiple of {PATCH_SIZE}; use for example 256 or 1024.",
+            0 < self.image_size <= 4096 and self.image_size % PATCH_SIZE == 0,
+            f"image_size {self.image_size} is no multiple of {PATCH_SIZE} in 16..4096; use for example 256 or 1024.",
         )
 
     @property
@@ -240,3 +245,5 @@ class ModelCard:
         require(0 <= self.island_share <= 1, f"island_share {self.island_share} is outside 0..1; 0.1 is a good start.")
         values = [label.value for label in self.labels]
         require(len(set(values)) == len(values), f"label values {values} are not all different; renumber them.")
+        names = [label.name for label in self.labels]
+        require(len(set(names)) == len(names), f"label names {names} are not all different; rename them.")

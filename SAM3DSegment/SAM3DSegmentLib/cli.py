@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from . import __version__
-from .errors import Cancelled, DependencyError, Sam3dError
+from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
+from .stop import CANCELLED, Stop, clean_up, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
-DONE, FAILED, CANCELLED = 0, 1, 130
+DONE, FAILED = 0, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    stop_at_end_of_input()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    for library in ("monai", "pooch", "matplotlib"):
+    for library in ("monai", "urllib3", "matplotlib", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
     try:
@@ -44,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         logger.error("out of memory (%s); close other programs, or use a smaller volume.", error)
     except BrokenPipeError:
         pass  # the reader of our output has gone
+    except OSError as error:
+        place = "" if error.filename is None else f"{str(error.filename)!r}: "
+        logger.error("%s%s; check the path, space and rights.", place, error.strerror or error)
+    finally:
+        clean_up()
     return FAILED
 
 
@@ -75,30 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
     )
+    segment.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     segment.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
 
-    train = _command(commands, "train", _train, "train a decoder from labelled volumes")
-    train.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder with imagesTr, labelsTr and, if there is one, dataset.json",
-    )
-    train.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.sam3d")
-    train.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON; the options below override it")
-    train.add_argument("--cases", type=_count, metavar="N", help="use only N training cases")
-    length = train.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, metavar="M", help="time to train for")
-    length.add_argument("--epochs", type=_count, metavar="E", help="passes over the training cases, instead of a time")
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint of a stopped training")
-    train.add_argument(
-        "--encoder",
-        metavar="NAME",
-        help="sam_vit_b, sam_vit_l, sam_vit_h, compact_vit, or a model whose encoder to use",
-    )
-    train.add_argument("--seed", type=int, metavar="S")
-    _add_computing(train)
+    _add_train(commands)
 
     evaluate = _command(commands, "evaluate", _evaluate, "compare predictions with references")
     evaluate.add_argument("--predictions", type=Path, required=True, metavar="DIR")
@@ -108,11 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", type=Path, metavar="FILE")
     evaluate.add_argument("--csv", type=Path, metavar="FILE")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace the files of --json and --csv")
 
     models = _group(commands, "models", "the models that are there")
     _command(models, "list", _models_list, "names, modality and labels")
     show = _command(models, "show", _models_show, "one model's card, as JSON")
     show.add_argument("model", metavar="NAME|FILE")
+    importing = _command(models, "import", _models_import, "take a model file among your own, after checking it")
+    importing.add_argument("file", type=Path, metavar="FILE")
+    importing.add_argument("--overwrite", action="store_true", help="replace a model of the same name")
 
     weights = _group(commands, "weights", "SAM's own checkpoints")
     for name, run, text in (
@@ -127,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("encoder", nargs="?", default="sam_vit_b", help="default: %(default)s")
         if name == "verify":
             command.add_argument("--file", type=Path, help="a checkpoint elsewhere")
+        if name == "download":
+            _add_progress(command)
 
     cache = _group(commands, "cache", "cached embeddings")
     _command(cache, "info", _cache_info, "where they are and how much they take")
@@ -136,6 +127,40 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--model", metavar="NAME|FILE", help="measure how fast this model is, too")
     doctor.add_argument("--json", action="store_true", help="write the findings as JSON")
     return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = _command(commands, "train", _train, "train a decoder from labelled volumes")
+    train.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="labelled cases: imagesTr and labelsTr (Decathlon, nnU-Net), pairs of files, or a folder for each case",
+    )
+    train.add_argument("-o", "--output", type=Path, metavar="MODEL.sam3d", help="needed unless --check is given")
+    train.add_argument("--check", action="store_true", help="only list the cases, what is odd, time and disk")
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings as JSON; the options below override it")
+    train.add_argument("--cases", type=_count, metavar="N", help="use only N training cases")
+    train.add_argument(
+        "--folds", type=_count, metavar="K", help="train K decoders, each without another part of the cases"
+    )
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="M", help="time to train for, without encoding and validation")
+    length.add_argument("--epochs", type=_count, metavar="E", help="passes over the training cases, instead of a time")
+    again = train.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on where a training was stopped")
+    again.add_argument("--overwrite", action="store_true", help="replace the model, or a stopped training")
+    train.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="sam_vit_b, sam_vit_l, sam_vit_h, compact_vit, or a model whose encoder to use",
+    )
+    train.add_argument(
+        "--resample", action="store_true", default=None, help="bring label maps on another grid to that of their image"
+    )
+    train.add_argument("--seed", type=int, metavar="S")
+    _add_computing(train)
 
 
 def _count(text: str) -> int:
@@ -157,24 +182,11 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sam-checkpoint", type=Path, metavar="FILE", help="SAM's weights, if not in `weights path`")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps; default: %(default)s")
+    _add_progress(parser)
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
-
-
-class _Stop:
-    """Turns the first interrupt into a polite request, so that no file is left half-written."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-    def __call__(self) -> bool:
-        return self._asked
 
 
 def _say(text: str) -> None:
@@ -182,16 +194,15 @@ def _say(text: str) -> None:
 
 
 def _segment(options: argparse.Namespace) -> int:
-    from .batch import segment_files
+    from .batch import Outputs, segment_files
     from .devices import keep_freed_memory
-    from .files import check_new_file, write_json
+    from .files import write_json
     from .inference import Segmenter
     from .model_file import load_model
+    from .model_store import find_model
 
-    if options.report:
-        check_new_file(options.report, options.overwrite, options.input)
     keep_freed_memory()
-    stop = _Stop()
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     model = load_model(options.model)
 
@@ -200,7 +211,14 @@ def _segment(options: argparse.Namespace) -> int:
 
     try:
         summary = segment_files(
-            model, load, options.input, options.output, options.overwrite, progress, stop, options.confidence
+            model,
+            load,
+            options.input,
+            Outputs(options.output, options.confidence, options.report, options.overwrite),
+            progress,
+            stop,
+            options.series,
+            [path for path in (find_model(options.model), options.sam_checkpoint) if path],
         )
     finally:
         progress.close()
@@ -218,31 +236,29 @@ def _train(options: argparse.Namespace) -> int:
     import dataclasses
 
     from .devices import keep_freed_memory
+    from .errors import InputError
     from .jsonable import from_json
     from .settings import TrainingConfig
-    from .training.trainer import train
+    from .training.check import check
+    from .training.run import Options, train
 
     keep_freed_memory()
-    values = _read_json(options.config) if options.config else {}
-    config = from_json(TrainingConfig, values)
-    given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed")}
+    config = from_json(TrainingConfig, _read_json(options.config) if options.config else {})
+    given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed", "folds", "resample")}
     if given["minutes"] is not None:
         given["epochs"] = 0
     config = dataclasses.replace(config, **{key: value for key, value in given.items() if value is not None})
-    stop = _Stop()
+    how = Options(options.cases, options.sam_checkpoint, options.device, options.resume, options.overwrite)
+    if options.check:
+        lines, problems = check(options.data, config, how)
+        _say("\n".join(lines))
+        return FAILED if problems else DONE
+    if options.output is None:
+        raise InputError("no model file is given to write to; add -o MODEL.sam3d, or only --check the data.")
+    stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
-        model = train(
-            options.data,
-            options.output,
-            config,
-            options.cases,
-            options.sam_checkpoint,
-            options.device,
-            options.resume,
-            progress,
-            stop,
-        )
+        model = train(options.data, options.output, config, how, progress, stop)
     finally:
         progress.close()
     summary = model.card.training
@@ -255,15 +271,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation import as_csv, as_dicts, as_table, evaluate_folders
     from .files import check_new_file, write_json, write_text
 
-    for path in filter(None, (options.json, options.csv)):
-        check_new_file(path, overwrite=True)
-    rows = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
-    _say(as_table(rows))
+    outputs = [path for path in (options.json, options.csv) if path]
+    read = [file for folder in (options.predictions, options.labels) if folder.is_dir() for file in folder.iterdir()]
+    for path in outputs:
+        check_new_file(path, options.overwrite, read)
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise InputError(f"--json and --csv are both {str(options.json)!r}; give each a name of its own.")
+    result = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
+    _say(as_table(result.rows))
     if options.json:
-        write_json(options.json, {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(rows)})
+        content = {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(result.rows)}
+        write_json(options.json, {**content, "missing": result.missing, "failed": result.failed})
     if options.csv:
-        write_text(options.csv, as_csv(rows))
-    return DONE
+        write_text(options.csv, as_csv(result.rows))
+    if result.missing:
+        some = ", ".join(result.missing[:5])
+        logger.error("%d references have no prediction, and are in no mean: %s.", len(result.missing), some)
+    return FAILED if result.missing or result.failed else DONE
 
 
 def _models_list(options: argparse.Namespace) -> int:
@@ -288,6 +312,14 @@ def _models_show(options: argparse.Namespace) -> int:
 
     path = find_model(options.model)
     _say(json.dumps({"file": str(path), **to_json(read_card(path))}, indent=2))
+    return DONE
+
+
+def _models_import(options: argparse.Namespace) -> int:
+    from .model_file import import_model
+
+    path = import_model(options.file, options.overwrite)
+    logger.info("%s is now among your models.", path.stem)
     return DONE
 
 
@@ -320,17 +352,23 @@ def _weights_verify(options: argparse.Namespace) -> int:
 def _weights_download(options: argparse.Namespace) -> int:
     from .weights import download, published
 
-    _say(str(download(published(options.encoder))))
+    progress = PROGRESS[options.progress]()
+    try:
+        path = download(published(options.encoder), progress, Stop())
+    finally:
+        progress.close()
+    logger.info("%s is here and is the published file.", path)
     return DONE
 
 
 def _weights_clear(options: argparse.Namespace) -> int:
-    from .weights import CHECKPOINTS
+    from .weights import clear
 
-    for checkpoint in CHECKPOINTS.values():
-        if checkpoint.path.is_file():
-            checkpoint.path.unlink()
-            _say(f"removed {checkpoint.path}")
+    removed, left = clear()
+    for path in removed:
+        _say(f"removed {path}")
+    for path in left:
+        logger.warning("%s is not the published file, so it was left; remove it yourself.", path)
     return DONE
 
 
@@ -338,7 +376,7 @@ def _cache_info(options: argparse.Namespace) -> int:
     from .cache import cache_info
 
     info = cache_info()
-    _say(f"{info.files} files, {info.bytes / 2**20:.1f} MB in {info.folder}")
+    _say(f"{info.files} files, {info.bytes / 1e6:.1f} of at most {info.limit_bytes / 1e6:.1f} MB, in {info.folder}")
     return DONE
 
 
@@ -346,7 +384,7 @@ def _cache_clear(options: argparse.Namespace) -> int:
     from .cache import clear_cache
 
     info = clear_cache()
-    _say(f"removed {info.files} files, {info.bytes / 2**20:.1f} MB from {info.folder}")
+    _say(f"removed {info.files} files, {info.bytes / 1e6:.1f} MB from {info.folder}")
     return DONE
 
 
@@ -369,8 +407,6 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _read_json(path: Path) -> Any:
     import json
-
-    from .errors import InputError
 
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,15 +1,22 @@
-"""Which device and number format to compute with."""
+"""Which device and number format to compute with, and how much memory there is for it."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import functools
+import logging
 import platform
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from .errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
@@ -17,11 +24,19 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """ "auto", "cpu", "cuda", "cuda:1" or "mps" -> a device that is really there, else InputError."""
+    """ "auto", "cpu", "cuda", "cuda:1" or "mps" -> a device that is really there and computes right, else InputError.
+
+    "auto" takes the first of CUDA, MPS and CPU.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if not torch.backends.mps.is_available():
+            return torch.device("cpu")
+        if mps_computes_right():
+            return torch.device("mps")
+        logger.warning("Apple's GPU gives wrong numbers with torch %s; computing on the CPU.", torch.__version__)
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -33,7 +48,45 @@ def resolve_device(name: str = "auto") -> torch.device:
     }
     if not usable.get(device.type, False):
         raise InputError(f"device {name!r} is not there; use auto or cpu, or see `sam3dsegment doctor`.")
+    if device.type == "mps" and not mps_computes_right():
+        raise InputError(f"device {name!r} gives wrong numbers with torch {torch.__version__}; update it, or use cpu.")
     return device
+
+
+@functools.cache
+def mps_computes_right() -> bool:
+    """The self-check of Apple's GPU; asked once per process."""
+    return computes_like_the_cpu(torch.device("mps"))
+
+
+def computes_like_the_cpu(device: torch.device) -> bool:
+    """Compare the operations of this program with the CPU's; False too if one of them is not there.
+
+    Some versions of torch convolve volumes wrongly on MPS without an error (pytorch#141471), others lack the
+    antialiased resizing.
+    """
+    generator = torch.Generator().manual_seed(0)
+    volume, kernel = torch.randn(2, 8, 5, 12, 12, generator=generator), torch.randn(6, 8, 3, 3, 3, generator=generator)
+    tokens = torch.randn(2, 2, 16, 8, generator=generator)
+    with torch.no_grad():
+        expected = _sample_of_operations(volume, kernel, tokens)
+        try:
+            found = _sample_of_operations(*(tensor.to(device) for tensor in (volume, kernel, tokens)))
+            return all(torch.allclose(one, other.cpu(), rtol=1e-3, atol=1e-3) for one, other in zip(expected, found))
+        except (RuntimeError, NotImplementedError):
+            return False
+
+
+def _sample_of_operations(volume: Tensor, kernel: Tensor, tokens: Tensor) -> list[Tensor]:
+    last = torch.channels_last_3d
+    return [
+        F.conv3d(volume, kernel, padding=1),
+        F.conv3d(volume.to(memory_format=last), kernel.to(memory_format=last), padding=1),
+        F.instance_norm(volume),
+        F.interpolate(volume, scale_factor=(1, 2, 2), mode="trilinear", align_corners=False),
+        F.interpolate(volume[:, :, 0], (7, 9), mode="bilinear", align_corners=False, antialias=True),
+        F.scaled_dot_product_attention(tokens, tokens, tokens),
+    ]
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
@@ -43,7 +96,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """
     if name == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            # torch.cuda.is_bf16_supported() is true where bf16 is emulated, and asks the current device, not this one.
+            return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
         return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
     if name not in PRECISIONS:
         raise InputError(f"precision {name!r} is unknown; use auto, {', '.join(PRECISIONS)}.")
@@ -70,7 +124,7 @@ def cpu_has_amx() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for the next tensor instead of giving it back to the system each time.
+    """Ask glibc to keep up to a GiB of freed memory for the next tensor instead of giving it back each time.
 
     Without it every large activation is paged in anew: a third of the time of a training step was spent in the kernel.
     Only for processes that do nothing else; elsewhere than on Linux it does nothing.
@@ -80,15 +134,44 @@ def keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_ARENA_MAX, 1)  # the arenas of other threads are too small for tensors without mmap
-            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def available_memory_bytes(device: torch.device) -> int:
-    """Memory that can be taken now, in bytes; 4 GiB where the system does not say."""
+    """Memory that tensors on `device` can take now, in bytes: free, or kept by torch for the next tensor."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    with contextlib.suppress(ImportError):
-        import psutil
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    if device.type == "mps":
+        return _host_memory_bytes() + torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()
+    return _host_memory_bytes()
 
-        return int(psutil.virtual_memory().available)
-    return 4 * 2**30
+
+def _host_memory_bytes() -> int:
+    """The least of what the system has free and what the limits of this process and its container leave."""
+    import psutil
+
+    free = [int(psutil.virtual_memory().available)]
+    with contextlib.suppress(ImportError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            free.append(limit - psutil.Process().memory_info().vms)
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        group = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+        limit = int((folder / "memory.max").read_text())  # ValueError: "max"
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        reclaimable = int(statistics["inactive_file"])
+        free.append(limit - int((folder / "memory.current").read_text()) + reclaimable)
+    return max(0, min(free))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if `error` says that memory ran out, of the host or of a GPU, so that less at a time may do."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    # "could not create a primitive" is how oneDNN says it of the memory that a convolution needs beside its tensors.
+    texts = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc", "create a primitive")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)

@@ -18,8 +18,20 @@ from .folders import models_folder, weights_folder
 from .model_store import list_models
 from .weights import CHECKPOINTS
 
-_PACKAGES = ("numpy", "SimpleITK", "torch", "torchvision", "segment_anything", "safetensors")
-_TRAINING_PACKAGES = ("monai",)
+# Module -> what pip installs; held to pyproject.toml by a test.
+_PACKAGES = {
+    "numpy": "numpy>=1.24",
+    "SimpleITK": "SimpleITK>=2.3",
+    "torch": "torch>=2.2",
+    "segment_anything": "segment-anything==1.0",
+    "safetensors": "safetensors>=0.4",
+    "psutil": "psutil>=5.9",
+    "requests": "requests>=2.31",
+    "packaging": "packaging>=22",
+}
+_TRAINING_PACKAGES = {"monai": "monai>=1.3", "scipy": "scipy>=1.11"}
+# Only its encoder is used, and the package as a whole needs more.
+_PROOFS = {"segment_anything": f"{__package__}.encoder"}
 
 
 @dataclass
@@ -40,13 +52,13 @@ def examine(model: str | None = None) -> Examination:
     result = Examination()
     findings, problems = result.findings, result.problems
     findings += [("Python", f"{platform.python_version()} at {sys.executable}"), ("system", platform.platform())]
-    for name in _PACKAGES:
-        finding, works = _package(name)
-        findings.append((name, finding))
-        if not works:
-            problems.append(f"{name} {finding}; install it again with `pip install --force-reinstall {name}`.")
-    for name in _TRAINING_PACKAGES:
-        findings.append((name, _package(name)[0] + " (needed for training and evaluation only)"))
+    for module, requirement in _PACKAGES.items():
+        finding, problem = _package(module, requirement)
+        findings.append((module, finding))
+        if problem:
+            problems.append(problem)
+    for module, requirement in _TRAINING_PACKAGES.items():
+        findings.append((module, _package(module, requirement)[0] + " (needed for training and evaluation only)"))
     if not problems:
         result.devices, lines = _devices()
         findings += lines
@@ -58,7 +70,8 @@ def examine(model: str | None = None) -> Examination:
     there = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.path.is_file()]
     findings.append(("SAM weights", f"{', '.join(there) or 'none'} in {weights_folder()}"))
     cache = cache_info()
-    findings.append(("embedding cache", f"{cache.bytes / 2**20:.0f} MB in {cache.folder}"))
+    limit = f"at most {cache.limit_bytes / 1e9:.1f} GB"
+    findings.append(("embedding cache", f"{cache.bytes / 1e6:.0f} MB, {limit}, in {cache.folder}"))
     if model is not None and not problems:
         result.seconds_per_slice = _seconds_per_slice(model)
         findings.append(("speed", f"{result.seconds_per_slice:.3f} s per slice with {model}"))
@@ -80,24 +93,46 @@ def _seconds_per_slice(model: str) -> float:
     return (time.monotonic() - began) / side
 
 
-def _package(name: str) -> tuple[str, bool]:
-    """A half-installed package has a version and cannot be imported, so both are tried."""
+def _package(module: str, requirement: str) -> tuple[str, str]:
+    """Finding, and what to do if it does not work. A half-installed package has a version, so it is imported too."""
+    name = requirement.replace("=", ">").partition(">")[0]
+    install = f'run `pip install "{requirement}"`, or in Slicer click "Install packages" in the section Setup.'
+    if importlib.util.find_spec(module) is None:
+        return "is not installed", f"{name} is not installed; {install}"
     try:
-        importlib.import_module(name)
+        importlib.import_module(_PROOFS.get(module, module))
     except ImportError as error:
-        installed = importlib.util.find_spec(name) is not None
-        return (f"is installed but broken: {error}" if installed else "is not installed"), False
+        if error.name not in _PACKAGES:  # else that one is the problem
+            remedy = f'run `pip install --force-reinstall "{requirement}"`.'
+            return f"is installed but broken: {error}", f"{name} is installed but broken ({error}); {remedy}"
     try:
-        return importlib.metadata.version(name), True
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "is there, without a version", True
+        return "is there, without a version", ""
+    if _is_too_old(version, requirement):
+        return f"{version}, too old", f"{name} {version} is too old; {install}"
+    return version, ""
+
+
+def _is_too_old(version: str, requirement: str) -> bool:
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return False  # its own line says so
+    return not Requirement(requirement).specifier.contains(version, prereleases=True)
 
 
 def _devices() -> tuple[list[str], list[tuple[str, str]]]:
     """Names for `--device`, and findings about them."""
     import torch
 
-    from .devices import available_memory_bytes, cpu_has_bf16, resolve_device, resolve_precision
+    from .devices import (
+        available_memory_bytes,
+        cpu_has_bf16,
+        mps_computes_right,
+        resolve_device,
+        resolve_precision,
+    )
 
     device = resolve_device("auto")
     precision = str(resolve_precision("auto", device)).removeprefix("torch.")
@@ -106,7 +141,9 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
         names.append(f"cuda:{index}")
         found.append((f"cuda:{index}", torch.cuda.get_device_name(index)))
     if torch.backends.mps.is_available():
-        names.append("mps")
+        right = mps_computes_right()
+        found.append(("mps", "Apple GPU" if right else "Apple GPU, not used: it gives wrong numbers with this torch"))
+        names += ["mps"] * right
     found.append(
         ("CPU threads", f"{torch.get_num_threads()}, bf16 matrix products: {'yes' if cpu_has_bf16() else 'no'}")
     )

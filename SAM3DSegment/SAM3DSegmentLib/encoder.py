@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import pickle
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,9 @@ from torch.nn import functional as F
 from .card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, VitConfig
 from .devices import available_memory_bytes, resolve_device, resolve_precision
 from .errors import DependencyError, InputError, WeightsError
+from .hashes import remembered_sha256
 from .packed_vit import PackedVit
-from .weights import file_sha256, resolve_checkpoint
+from .weights import resolve_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,10 @@ def load_encoder(
     path = resolve_checkpoint(name, checkpoint)
     if not path.is_file():
         raise WeightsError(f"checkpoint {str(path)!r} is not a file; give the path of {name}'s .pth file.")
-    sha256 = file_sha256(path)
+    try:
+        sha256 = remembered_sha256(path)
+    except OSError as error:
+        raise WeightsError(f"checkpoint {str(path)!r} cannot be read: {error.strerror}; check its rights.") from error
     if expected_sha256 and sha256 != expected_sha256:
         raise WeightsError(
             f"checkpoint {str(path)!r} has SHA-256 {sha256[:16]}..., but the model was trained with "
@@ -185,14 +188,14 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # bytes that are no checkpoint can raise anything
         raise WeightsError(f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); get it anew.") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # some fine-tuned copies of SAM wrap their weights
-    entries = state if isinstance(state, dict) else {}
+    entries = state.items() if isinstance(state, dict) else ()
     encoder = {
         key[len(_PREFIX) :]: value
-        for key, value in entries.items()
+        for key, value in entries
         if str(key).startswith(_PREFIX) and isinstance(value, Tensor)
     }
     if not encoder:
@@ -202,6 +205,9 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def load_vit_state(vit: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
     """Load strictly, after bringing position tables to the encoder's size."""
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
+            raise WeightsError(f"{key!r} of {str(source)!r} holds what is no finite number; get the file anew.")
     wanted = vit.state_dict()
     fitted = {
         key: _fit_positions(key, tensor.float(), wanted[key].shape) if key in wanted else tensor

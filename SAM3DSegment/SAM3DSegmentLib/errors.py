@@ -25,6 +25,14 @@ class DependencyError(Sam3dError):
     """A Python package that this step needs is not installed."""
 
 
+class OutOfMemoryError(Sam3dError):
+    """Memory did not suffice, even for the smallest parts that the work can be done in."""
+
+
+class TrainingError(Sam3dError):
+    """A training cannot go on, because its loss is no number."""
+
+
 class Cancelled(Sam3dError):
     """The user cancelled; nothing was written."""
 

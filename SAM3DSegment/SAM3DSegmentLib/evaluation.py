@@ -6,7 +6,8 @@ import csv
 import dataclasses
 import io
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from .errors import InputError
-from .geometry import spacing_and_directions
-from .metrics import dice
-from .volume_io import list_volumes, read_volume, volume_name
+from .errors import Cancelled, InputError, Sam3dError
+from .files import last_line
+from .geometry import is_same_grid, spacing_and_directions
+from .label_maps import LabelMap, read_label_map
+from .metrics import dice, mean_defined
+from .volume_io import volumes_by_name
 
 logger = logging.getLogger(__name__)
-
-GRID_TOLERANCE_MM = 1e-2
 
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """Agreement on one label of one case. NaN where it is not defined: HD95 when either mask is empty."""
+    """Agreement on one label of one case.
+
+    NaN where it is not defined: Dice and surface Dice when both masks are empty, HD95 when either is.
+    """
 
     dice: float
     hd95_mm: float
@@ -35,69 +39,116 @@ class LabelMetrics:
     reference_ml: float
 
 
+ABSENT = LabelMetrics(math.nan, math.nan, math.nan, 0.0, 0.0)  # in the prediction and in the reference
 METRICS = tuple(field.name for field in dataclasses.fields(LabelMetrics))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One label of one case, or of the mean over cases (case "mean")."""
+    """One label of one case, or of the mean over cases (case "mean").
+
+    cases: for each metric, of how many cases it is the mean; those in which it is not defined are left out.
+    """
 
     case: str
     label: int
     metrics: LabelMetrics
+    cases: dict[str, int]
 
 
-def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0) -> list[Row]:
-    """Rows of all cases that both folders hold, by name; then, per label, the mean over cases (NaN left out).
+@dataclass
+class Evaluation:
+    """Rows of all cases and the means; references without a prediction; what could not be compared, and why."""
 
-    tolerance_mm is that of the surface Dice. Raises InputError if it is negative, a folder is missing, no names agree,
-    or two label maps lie on different grids.
+    rows: list[Row] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0) -> Evaluation:
+    """Rows of each label of each case that both folders hold, by name; then, per label, the mean over cases.
+
+    A label that is in any case has a row in each. tolerance_mm is that of the surface Dice. A case that cannot be
+    compared is noted as failed. Raises InputError if the tolerance is no number of mm, a folder is missing, no names
+    agree, or no case holds a label.
     """
-    if not tolerance_mm >= 0:
-        raise InputError(f"tolerance {tolerance_mm} mm is negative; 1 mm is a good start.")
+    if not 0 <= tolerance_mm < math.inf:
+        raise InputError(f"tolerance {tolerance_mm} mm is not a number from 0 on; 1 mm is a good start.")
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
-    references = {volume_name(path): path for path in list_volumes(labels)}
-    predicted = {volume_name(path): path for path in list_volumes(predictions)}
+    references, predicted = volumes_by_name(labels), volumes_by_name(predictions)
     names = sorted(set(references) & set(predicted))
     if not names:
         raise InputError(
             f"no file of {str(predictions)!r} is named as one in {str(labels)!r}; names must agree up to the ending."
         )
-    if missing := sorted(set(references) - set(predicted)):
-        logger.warning("%d references have no prediction: %s", len(missing), ", ".join(missing[:5]))
-    rows = [row for name in names for row in _evaluate_case(name, predicted[name], references[name], tolerance_mm)]
-    return rows + [_mean([row for row in rows if row.label == value]) for value in sorted({row.label for row in rows})]
+    if extra := sorted(set(predicted) - set(references)):
+        logger.warning("%d predictions have no reference: %s.", len(extra), ", ".join(extra[:5]))
+    result = Evaluation(missing=sorted(set(references) - set(predicted)))
+    metrics: dict[str, dict[int, LabelMetrics]] = {}
+    known: dict[str, int] = {}
+    for name in names:
+        try:
+            metrics[name] = _compare_case(predicted[name], references[name], tolerance_mm, known)
+        except Cancelled:
+            raise
+        except (Sam3dError, MemoryError, RuntimeError) as error:
+            result.failed[name] = last_line(error)
+            logger.error("%s", result.failed[name])
+    if metrics and not any(metrics.values()):
+        raise InputError(f"no label map of {str(predictions)!r} or {str(labels)!r} holds a label; check the folders.")
+    found = sorted({label for case in metrics.values() for label in case})
+    for name, case in metrics.items():
+        result.rows.extend(_row(name, label, [case.get(label, ABSENT)]) for label in found)
+    result.rows.extend(_row("mean", label, [case.get(label, ABSENT) for case in metrics.values()]) for label in found)
+    return result
 
 
-def _evaluate_case(name: str, prediction: Path, reference: Path, tolerance_mm: float) -> list[Row]:
-    ours, theirs = read_volume(prediction), read_volume(reference)
-    if ours.array_kji.shape != theirs.array_kji.shape or not np.allclose(
-        ours.ijk_to_ras, theirs.ijk_to_ras, atol=GRID_TOLERANCE_MM
-    ):
+def _compare_case(
+    prediction: Path, reference: Path, tolerance_mm: float, known: dict[str, int]
+) -> dict[int, LabelMetrics]:
+    """Metrics by label. `known` are the labels that segments of the cases before were named by."""
+    theirs, ours = read_label_map(reference), read_label_map(prediction)
+    if not is_same_grid(theirs.labels_kji.shape, theirs.ijk_to_ras, ours.labels_kji.shape, ours.ijk_to_ras):
         raise InputError(f"{str(prediction)!r} is not on the grid of {str(reference)!r}; resample it first.")
-    i, j, k = spacing_and_directions(theirs.ijk_to_ras)[0]
-    values = sorted((set(np.unique(ours.array_kji).tolist()) | set(np.unique(theirs.array_kji).tolist())) - {0})
-    return [
-        Row(
-            name,
-            int(value),
-            compare_label(
-                ours.array_kji == value, theirs.array_kji == value, (float(k), float(j), float(i)), tolerance_mm
-            ),
+    i, j, k = spacing_and_directions(theirs.ijk_to_ras)[0].tolist()
+    reference_values, values = _values_by_label(theirs, known), _values_by_label(ours, known)
+    return {
+        label: compare_label(
+            np.isin(ours.labels_kji, values.get(label, [])),
+            np.isin(theirs.labels_kji, reference_values.get(label, [])),
+            (k, j, i),
+            tolerance_mm,
         )
-        for value in values
-    ]
+        for label in sorted({*reference_values, *values})
+    }
 
 
-def _mean(rows: list[Row]) -> Row:
-    def average(metric: str) -> float:
-        values = [getattr(row.metrics, metric) for row in rows]
-        finite = [value for value in values if np.isfinite(value)]
-        return float(np.mean(finite)) if finite else float("nan")
+def _values_by_label(label_map: LabelMap, known: dict[str, int]) -> dict[int, list[int]]:
+    """The values in a label map of each label: of named segments by their name, whatever their value in this file.
 
-    return Row("mean", rows[0].label, LabelMetrics(**{metric: average(metric) for metric in METRICS}))
+    A name that is not yet `known` is added with its value. Raises InputError if that is the one of another name.
+    """
+    found: dict[int, list[int]] = {}
+    for value in label_map.values:
+        label, name = value, label_map.names.get(value)
+        if name is not None:
+            label = known.setdefault(name.casefold(), value)
+            others = [other for other, taken in known.items() if taken == label and other != name.casefold()]
+            if others:
+                raise InputError(
+                    f"{str(label_map.path)!r} names the label {label} {name!r}, and another file {others[0]!r}; give "
+                    "segments of one structure one name, or save them as plain label maps."
+                )
+        found.setdefault(label, []).append(value)
+    return found
+
+
+def _row(case: str, label: int, metrics: list[LabelMetrics]) -> Row:
+    values = {metric: [getattr(one, metric) for one in metrics] for metric in METRICS}
+    means = LabelMetrics(**{metric: mean_defined(values[metric]) for metric in METRICS})
+    return Row(case, label, means, {metric: int(np.isfinite(values[metric]).sum()) for metric in METRICS})
 
 
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
@@ -107,6 +158,7 @@ def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
             "case": row.case,
             "label": row.label,
             **{m: value if np.isfinite(value := getattr(row.metrics, m)) else None for m in METRICS},
+            **{f"{m}_cases": row.cases[m] for m in METRICS[:3]},
         }
         for row in rows
     ]
@@ -114,20 +166,23 @@ def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
 
 def as_csv(rows: list[Row]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["case", "label", *METRICS], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, ["case", "label", *METRICS, *(f"{m}_cases" for m in METRICS[:3])], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(as_dicts(rows))
     return text.getvalue()
 
 
 def as_table(rows: list[Row]) -> str:
-    """For people, in columns."""
-    lines = [f"{'case':<24} {'label':>5} {'Dice':>7} {'HD95 mm':>8} {'surface':>8} {'mL':>9} {'ref. mL':>9}"]
+    """For people, in columns; n is the number of cases that a mean is of."""
+    header = f"{'case':<24} {'label':>5} {'Dice':>7} {'n':>4} {'HD95 mm':>8} {'n':>4} {'surface':>8}"
+    lines = [f"{header} {'mL':>9} {'ref. mL':>9}"]
     for row in rows:
-        m = row.metrics
+        m, n = row.metrics, row.cases
         lines.append(
-            f"{row.case:<24} {row.label:>5} {m.dice:>7.4f} {m.hd95_mm:>8.2f} {m.surface_dice:>8.4f} "
-            f"{m.volume_ml:>9.3f} {m.reference_ml:>9.3f}"
+            f"{row.case:<24} {row.label:>5} {m.dice:>7.4f} {n['dice']:>4} {m.hd95_mm:>8.2f} "
+            f"{n['hd95_mm']:>4} {m.surface_dice:>8.4f} {m.volume_ml:>9.3f} {m.reference_ml:>9.3f}"
         )
     return "\n".join(lines)
 

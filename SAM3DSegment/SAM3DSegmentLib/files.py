@@ -13,6 +13,8 @@ from typing import Any
 
 from .errors import InputError
 
+_partial_files: set[Path] = set()  # that are being written
+
 
 def check_new_file(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
     """Raises InputError unless a file may be made at `path`; to be asked before the work whose result goes there.
@@ -42,12 +44,21 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     _remove_orphans(path)
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    _partial_files.add(partial)
     try:
         yield partial
         os.replace(partial, path)
     except (RuntimeError, OSError) as error:  # ITK and torch raise RuntimeError
         raise InputError(f"{str(path)!r} cannot be written ({last_line(error)}); check space and rights.") from error
     finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        _partial_files.discard(partial)
+
+
+def remove_partial_files() -> None:
+    """For a process that ends while another of its threads is still writing."""
+    for partial in list(_partial_files):
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 

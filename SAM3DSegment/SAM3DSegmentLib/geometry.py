@@ -21,6 +21,9 @@ _PLANE_DIRECTIONS: dict[str, tuple[tuple[int, int], ...]] = {
     "coronal": ((1, +1), (2, -1), (0, -1)),  # slices forwards, rows to inferior, columns to the left side
     "sagittal": ((0, -1), (2, -1), (1, -1)),  # slices to the left side, rows to inferior, columns to posterior
 }
+RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's and DICOM's world is LPS, Slicer's is RAS; its own inverse
+GRID_TOLERANCE = 0.05  # of the smallest spacing: how far apart the corners of two grids may lie that count as one
+RIGHT_ANGLE_TOLERANCE = 1e-4  # of the cosine between two axes
 _PLANE_OF_WORLD_AXIS = {0: "sagittal", 1: "coronal", 2: "axial"}
 
 
@@ -67,6 +70,35 @@ def spacing_and_directions(ijk_to_ras: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return spacing, matrix[:3, :3] / spacing
 
 
+def matrix_from_lps(origin: np.ndarray, spacing: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """ijk_to_ras (4, 4) from ITK's origin (3,) and spacing (3,) in mm and unit direction columns (3, 3), in LPS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.asarray(directions) * spacing
+    matrix[:3, 3] = origin
+    return RAS_FROM_LPS @ matrix
+
+
+def has_right_angles(ijk_to_ras: np.ndarray) -> bool:
+    """Whether the axes are perpendicular: not sheared, as those of a tilted gantry are."""
+    directions = spacing_and_directions(ijk_to_ras)[1]
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() < RIGHT_ANGLE_TOLERANCE)
+
+
+def is_same_grid(
+    shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray, other_shape_kji: tuple[int, ...], other_ijk_to_ras: np.ndarray
+) -> bool:
+    """Whether two grids are of one shape and their corners lie within GRID_TOLERANCE of each other.
+
+    Corners, because a small difference of spacing or angle adds up along an axis.
+    """
+    if tuple(shape_kji) != tuple(other_shape_kji):
+        return False
+    last = np.array(shape_kji[::-1]) - 1
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, end) for end in last))])
+    apart = np.linalg.norm((corners @ (ijk_to_ras - other_ijk_to_ras).T)[:, :3], axis=1).max()
+    return bool(apart <= GRID_TOLERANCE * spacing_and_directions(ijk_to_ras)[0].min())
+
+
 def plan_slicing(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
     """The slicing of a volume with this matrix under `rule`; any permuted, flipped, oblique or left-handed axes.
 
@@ -87,8 +119,8 @@ def plan_slicing(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
         ijk_axis = ijk_of_world[world]
         axes.append(2 - ijk_axis)
         flips.append(bool(directions[world, ijk_axis] * sign < 0))
-        # Rounded because file formats store a spacing to different precision and sizes are derived from it.
-        spacing.append(float(round(spacing_ijk[ijk_axis], 4)))
+        # To five digits, because file formats store a spacing to different precision and sizes are derived from it.
+        spacing.append(float(f"{spacing_ijk[ijk_axis]:.5g}"))
     return Slicing(plane, tuple(axes), tuple(flips), tuple(spacing))  # type: ignore[arg-type]
 
 

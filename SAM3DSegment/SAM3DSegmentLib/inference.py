@@ -5,6 +5,7 @@ Memory does not grow with the part of the volume that is done: embeddings and lo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,12 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cache import EmbeddingCache
+from .cached_encoder import CachedEncoder
 from .card import ModelCard, WindowRule
-from .errors import Cancelled
+from .devices import is_out_of_memory
+from .encoder import SliceEncoder
+from .errors import Cancelled, OutOfMemoryError
+from .halving import Halving
 from .model_file import Sam3dModel, load_model
 from .network import Network
 from .postprocessing import find_islands
 from .preparation import Preparation, Prepared
+
+logger = logging.getLogger(__name__)
+
+LEAST_WINDOW = 8  # slices; in shorter ones the instance norms see too little to be trusted
 
 OnProgress = Callable[[str, int, int], None]  # stage, slices done, slices in all
 ShouldCancel = Callable[[], bool]
@@ -47,11 +57,12 @@ def segment_volume(
 class Segmenter:
     """A model ready on a device; keep it to segment many volumes without loading the encoder again."""
 
-    def __init__(self, card: ModelCard, network: Network) -> None:
+    def __init__(self, card: ModelCard, network: Network, load_on_cpu: Callable[[], Network] | None = None) -> None:
+        """load_on_cpu: makes the network to go on with where a GPU's memory does not suffice."""
         self.card = card
         self.network = network
-        values = [0] + [label.value for label in card.labels]
-        self._label_values = torch.tensor(values, dtype=torch.uint8, device=network.encoder.device)
+        self._load_on_cpu = load_on_cpu
+        self._label_values = torch.tensor([0] + [label.value for label in card.labels], dtype=torch.uint8)
 
     @classmethod
     def load(
@@ -61,8 +72,13 @@ class Segmenter:
         precision: str = "auto",
         sam_checkpoint: str | Path | None = None,
     ) -> Segmenter:
-        encoder = model.load_encoder(device, precision, sam_checkpoint)
-        return cls(model.card, Network(encoder, [model.decoder]))
+        def load(device: str, precision: str) -> Network:
+            encoder: SliceEncoder = model.load_encoder(device, precision, sam_checkpoint)
+            if not model.card.encoder.carried:  # a large one, which takes longer to ask than its answers to read
+                encoder = CachedEncoder(encoder, EmbeddingCache())
+            return Network(encoder, [model.decoder])
+
+        return cls(model.card, load(device, precision), lambda: load("cpu", "auto"))
 
     def segment(
         self,
@@ -89,8 +105,31 @@ class Segmenter:
         assert confidence is not None
         return labels, confidence
 
-    @torch.no_grad()
     def _segment(
+        self,
+        array_kji: np.ndarray,
+        ijk_to_ras: np.ndarray,
+        on_progress: OnProgress | None,
+        should_cancel: ShouldCancel | None,
+        with_confidence: bool,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        arguments = (array_kji, ijk_to_ras, on_progress, should_cancel, with_confidence)
+        try:
+            return self._compute(*arguments)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.network.encoder.device.type == "cpu" or self._load_on_cpu is None:
+                raise OutOfMemoryError(
+                    f"memory does not suffice for {'x'.join(map(str, array_kji.shape))} voxels, even in small parts; "
+                    "close other programs, or cut out the region around the structure."
+                ) from error
+        logger.warning("the memory of %s does not suffice; going on with the CPU.", self.network.encoder.device)
+        self.network, self._load_on_cpu = self._load_on_cpu(), None
+        return self._segment(*arguments)
+
+    @torch.no_grad()
+    def _compute(
         self,
         array_kji: np.ndarray,
         ijk_to_ras: np.ndarray,
@@ -107,7 +146,7 @@ class Segmenter:
         slices = stream_logits(prepared, self.network, card.window, mirror, on_progress, should_cancel)
         for index, logits in enumerate(slices):
             probability, classes = prepared.fit.restore(logits).softmax(0).max(0)
-            labels[index] = self._label_values[classes].cpu().numpy()
+            labels[index] = self._label_values[classes.cpu()].numpy()
             if confidence is not None:
                 confidence[index] = (probability * 100).round().to(torch.uint8).cpu().numpy()
         if card.island_share:
@@ -132,6 +171,12 @@ def stream_logits(
     """Logits (C, g, g) float32 of each slice in order, blended from the windows that hold it."""
     depth = prepared.depth
     windows = plan_windows(depth, rule)
+    encode = Halving(lambda grey: network.encode(grey, mirror), "going on with {count} slices at a time.")
+    decode = Halving(
+        lambda window: network.decode(window, mirror),
+        "going on with windows of {count} slices, a little less accurate.",
+        least=min(LEAST_WINDOW, rule.depth),
+    )
     ready = 0  # slices encoded so far
     embeddings: list[Tensor] = []  # (views, 256, s, s) of the slices from the window's start to `ready`
     # Of the slices that a later window still adds to: weighted sum of logits, and sum of weights.
@@ -140,14 +185,14 @@ def stream_logits(
         while ready < stop:
             _raise_if(should_cancel)
             batch = prepared.grey(ready, min(ready + network.encoder.batch_size, stop))
-            embeddings.extend(network.encode(batch, mirror))
+            embeddings.extend(encode(batch))
             ready += len(batch)
             if on_progress:
                 # The last slice counts as done only when the mask is complete.
                 on_progress("segment", min(ready, depth - 1), depth)
         _raise_if(should_cancel)
         weights = _blending(stop - start, network.encoder.device)
-        logits = network.decode(torch.stack(embeddings), mirror) * weights
+        logits = decode(torch.stack(embeddings)) * weights
         if pending is not None:
             logits[: len(pending[0])] += pending[0]
             weights[: len(pending[1])] += pending[1]

@@ -42,7 +42,13 @@ def _decode(hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value)  # type: ignore[arg-type]
     if origin is tuple:
+        require(isinstance(value, (list, tuple)), f"{value!r} is not a list.")
+        count = None if arguments[-1] is ... else len(arguments)
+        require(count in (None, len(value)), f"{value!r} has {len(value)} items instead of {count}.")
         return tuple(_decode(arguments[0], item) for item in value)
+    if origin is dict:
+        require(isinstance(value, dict), f"{value!r} is not a JSON object.")
+        return {key: _decode(arguments[1], item) for key, item in value.items()}
     if hint is float and isinstance(value, int):
         return float(value)
     plain = origin or hint

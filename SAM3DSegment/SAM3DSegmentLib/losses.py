@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from .errors import InputError
 
-SMOOTHING = 1e-6  # keeps 0/0 of an absent class finite; far below any real squared norm
-
 
 class DiceLoss(nn.Module):
     """1 - SoftDice, SoftDice = 2 <Y, P> / (|Y|^2 + |P|^2), P = softmax(logits), Y one-hot; mean over the batch.
 
     per_class=False takes the ratio once per sample, over all classes and voxels; per_class=True averages the ratio of
-    each class, so that a small structure counts as much as the background.
+    each class that the sample has, so that a small structure counts as much as the background. For a class that the
+    sample lacks the ratio is 0 with next to no gradient, whatever P is, so it is left out; where such a class is found
+    all the same, the classes that are really there and the cross-entropy pay for it.
     """
 
     def __init__(self, per_class: bool = True) -> None:
@@ -28,10 +28,15 @@ class DiceLoss(nn.Module):
         """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 -> scalar."""
         probabilities = logits.softmax(dim=1)
         one_hot = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0)
-        axes = (2, 3, 4) if self.per_class else (1, 2, 3, 4)
-        overlap = (one_hot * probabilities).sum(axes)
-        squares = one_hot.square().sum(axes) + probabilities.square().sum(axes)
-        return 1 - ((2 * overlap + SMOOTHING) / (squares + SMOOTHING)).mean()
+        space = (2, 3, 4)
+        overlap = (one_hot * probabilities).sum(space)  # (N, C)
+        occupied = one_hot.sum(space)
+        squares = occupied + probabilities.square().sum(space)
+        if not self.per_class:
+            return 1 - (2 * overlap.sum(1) / squares.sum(1)).mean()
+        present = occupied > 0
+        ratio = torch.where(present, 2 * overlap / squares.clamp_min(1), 0.0)  # squares >= 1 where a voxel is
+        return 1 - (ratio.sum(1) / present.sum(1)).mean()
 
 
 class DiceCrossEntropyLoss(nn.Module):

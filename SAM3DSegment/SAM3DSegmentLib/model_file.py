@@ -8,16 +8,18 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from .card import ModelCard
+from .card import DecoderConfig, ModelCard
 from .decoder import Sam3dDecoder
 from .encoder import FrozenEncoder, carried_encoder, load_encoder
-from .errors import ModelFileError
-from .files import write_bytes
+from .errors import InputError, ModelFileError
+from .files import check_new_file, write_bytes
+from .folders import models_folder
+from .hashes import file_sha256
 from .jsonable import to_json
-from .model_store import FORMAT_VERSION, METADATA_KEY, card_from_metadata, find_model
-from .weights import file_sha256
+from .model_store import FORMAT_VERSION, METADATA_KEY, SUFFIX, bundled_folder, find_model, read_card
 
 _DECODER, _ENCODER = "decoder.", "encoder."
 
@@ -57,21 +59,69 @@ def save_model(model: Sam3dModel, path: str | Path) -> None:
 
 
 def load_model(name_or_path: str | Path) -> Sam3dModel:
-    """A model by name (see `sam3dsegment models list`) or by its file's path. Raises InputError, ModelFileError."""
+    """A model by name (see `sam3dsegment models list`) or by its file's path. Raises InputError, ModelFileError.
+
+    Nothing larger than the file is allocated, whatever its header says.
+    """
     path = find_model(name_or_path)
+    card = read_card(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            card = card_from_metadata(file.metadata(), path)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{str(path)!r} is no model file, or it is damaged; copy it again.") from error
-    decoder = Sam3dDecoder.from_config(card.decoder)
-    try:
-        decoder.load_state_dict(_under(tensors, _DECODER), strict=True)
-    except RuntimeError as error:
-        raise ModelFileError(f"the weights of {str(path)!r} do not fit its own card; copy the file again.") from error
-    decoder.requires_grad_(False).eval()
+    _check_tensors(tensors, path)
+    decoder = _fill(card.decoder, _under(tensors, _DECODER), path).requires_grad_(False).eval()
     return Sam3dModel(card, decoder, _under(tensors, _ENCODER), file_sha256(path))
+
+
+def import_model(source: Path, overwrite: bool = False) -> Path:
+    """Copy a model file, checked, to the user's models, where it is found by name; return where it is.
+
+    Raises ModelFileError if it cannot be used, InputError if there is a model of that name, unless `overwrite`; a
+    bundled one is never replaced.
+    """
+    model = load_model(source)
+    if model.card.encoder.carried:
+        model.load_encoder("cpu")
+    target = models_folder() / f"{source.stem}{SUFFIX}"
+    if (bundled_folder() / target.name).exists():
+        raise InputError(f"{source.stem!r} is a bundled model's name; rename the file.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"folder {str(target.parent)!r} cannot be made: {error.strerror}; check its rights."
+        ) from error
+    check_new_file(target, overwrite, [source])
+    write_bytes(target, source.read_bytes())
+    return target
+
+
+def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if not name.startswith((_DECODER, _ENCODER)):
+            raise ModelFileError(
+                f"{str(path)!r} holds {name!r}, which this program does not know; update SAM3DSegment."
+            )
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+            raise ModelFileError(
+                f"{name!r} of {str(path)!r} holds values that are no finite numbers; train the model again."
+            )
+
+
+def _fill(config: DecoderConfig, tensors: dict[str, Tensor], path: Path) -> Sam3dDecoder:
+    misfit = ModelFileError(f"the weights of {str(path)!r} do not fit its own card; copy the file again.")
+    try:
+        with torch.device("meta"):  # shapes only
+            decoder = Sam3dDecoder.from_config(config)
+    except (RuntimeError, OverflowError, TypeError) as error:  # numbers that no tensor can have
+        raise misfit from error
+    if {key: value.shape for key, value in decoder.state_dict().items()} != {k: v.shape for k, v in tensors.items()}:
+        raise misfit
+    decoder = decoder.to_empty(device="cpu")
+    decoder.load_state_dict(tensors)
+    return decoder
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

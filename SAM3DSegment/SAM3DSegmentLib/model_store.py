@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .jsonable import from_json
 SUFFIX = ".sam3d"
 FORMAT_VERSION = 1
 METADATA_KEY = "sam3dsegment"
+_MOST_HEADER_BYTES = 10_000_000  # the header of a model with an encoder has some 20 kB
 
 
 def bundled_folder() -> Path:
@@ -26,7 +28,7 @@ def list_models() -> list[Path]:
     """Model files, the bundled ones first; a user's model hides no bundled one of the same name."""
     found: dict[str, Path] = {}
     for folder in (bundled_folder(), models_folder()):
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
+        for path in sorted(folder.glob(f"[!.]*{SUFFIX}")):
             found.setdefault(path.stem, path)
     return list(found.values())
 
@@ -34,8 +36,8 @@ def list_models() -> list[Path]:
 def find_model(name_or_path: str | Path) -> Path:
     """The file of a model given by name or by path; InputError lists what there is."""
     path = Path(name_or_path)
-    if path.suffix == SUFFIX or path.is_file():
-        if not path.is_file():
+    if path.suffix == SUFFIX or os.path.isfile(path):
+        if not os.path.lexists(path):
             raise InputError(
                 f"model file {str(path)!r} does not exist; give a {SUFFIX} file or a name of `models list`."
             )
@@ -57,7 +59,7 @@ def card_from_metadata(metadata: dict[str, str] | None, path: Path) -> ModelCard
     try:
         header: dict[str, Any] = json.loads(metadata[METADATA_KEY])
         version = header.pop("format_version")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"the header of {str(path)!r} is damaged; copy the file again.") from error
     if version != FORMAT_VERSION:
         raise ModelFileError(
@@ -66,18 +68,30 @@ def card_from_metadata(metadata: dict[str, str] | None, path: Path) -> ModelCard
     try:
         return from_json(ModelCard, header)
     except InputError as error:
-        raise ModelFileError(f"the header of {str(path)!r} cannot be used: {error}") from error
+        raise ModelFileError(
+            f"the header of {str(path)!r} cannot be used: {str(error).rstrip('.')}; update SAM3DSegment if a newer "
+            "version made the file, else copy it again."
+        ) from error
 
 
 def _read_metadata(path: Path) -> dict[str, str] | None:
     """Metadata of a safetensors file: 8 bytes of header length, little-endian, then the header as JSON."""
     try:
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length < min(path.stat().st_size, 100_000_000):
-                raise ValueError("impossible header length")
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if not 0 < length <= min(path.stat().st_size - 8, _MOST_HEADER_BYTES):
+                raise ModelFileError(f"{str(path)!r} {_what_it_is(start)}; copy it again, or give a {SUFFIX} file.")
             return json.loads(file.read(length)).get("__metadata__")
+    except IsADirectoryError as error:
+        raise ModelFileError(f"model file {str(path)!r} is a folder; give a {SUFFIX} file.") from error
     except OSError as error:
-        raise ModelFileError(f"model file {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (ValueError, AttributeError) as error:
+        raise ModelFileError(f"model file {str(path)!r} cannot be read: {error.strerror}; check its rights.") from error
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{str(path)!r} is no model file, or it is damaged; copy it again.") from error
+
+
+def _what_it_is(start: bytes) -> str:
+    if start.startswith((b"PK", b"\x80")):
+        return "is a pickle of Python or torch, which could run any program and is never opened"
+    return "is no model file, or it is damaged" if start else "is empty"

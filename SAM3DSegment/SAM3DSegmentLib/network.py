@@ -28,11 +28,19 @@ class Network:
     def encode(self, grey: Tensor, mirror: int | None = None) -> Tensor:
         """(B, S, S) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
 
-        There is one view, or a second one with an in-plane axis flipped.
+        There is one view, or a second one with an in-plane axis flipped. Of several black slices one is encoded.
         """
-        squares = sam_normalise(grey[:, None].to(self.encoder.device))
+        black = ~grey.flatten(1).any(1)
+        kept = ~black
+        kept[black.nonzero()[:1]] = True
+        squares = sam_normalise(grey[kept][:, None].to(self.encoder.device))
         views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
-        return torch.stack([self.encoder(view).half() for view in views], dim=1)
+        embeddings = torch.stack([self.encoder(view).half() for view in views], dim=1)
+        if kept.all():
+            return embeddings
+        places = kept.cumsum(0) - 1
+        places[black] = places[black][0].clone()
+        return embeddings[places.to(embeddings.device)]
 
     @torch.no_grad()
     def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:

@@ -14,12 +14,15 @@ class NoProgress:
     def __call__(self, stage: str, done: int, total: int) -> None:
         pass
 
+    def event(self, name: str, **values: Any) -> None:
+        """Something that happened, beside the stages' progress; the values are plain JSON."""
+
     def close(self) -> None:
         pass
 
 
 class JsonProgress(NoProgress):
-    """One JSON object a line: {"stage": ..., "done": n, "total": m, "eta_s": seconds or null}."""
+    """One JSON object a line: {"stage": ..., "done": n, "total": m, "eta_s": s or null}, or {"event": ..., ...}."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -33,7 +36,12 @@ class JsonProgress(NoProgress):
             self._stage, self._began, self._offset = stage, now, done
         advanced = done - self._offset
         eta = round((now - self._began) / advanced * (total - done), 1) if advanced > 0 else None
-        line = {"stage": stage, "done": done, "total": total, "eta_s": eta}
+        self._write({"stage": stage, "done": done, "total": total, "eta_s": eta})
+
+    def event(self, name: str, **values: Any) -> None:
+        self._write({"event": name, **values})
+
+    def _write(self, line: dict[str, Any]) -> None:
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from .card import EMBEDDING_CHANNELS, IntensityRule, Label, SlicingRule, WindowRule
-from .errors import require
+from .card import (
+    EMBEDDING_CHANNELS,
+    PATCH_SIZE,
+    DecoderConfig,
+    IntensityRule,
+    Label,
+    SlicingRule,
+    WindowRule,
+)
+from .errors import InputError, require
+
+
+def _require_between(name: str, value: float, low: float, high: float) -> None:
+    require(low <= value <= high, f"{name} {value} is outside {low}..{high}.")
 
 
 @dataclass(frozen=True)
 class AugmentationConfig:
     """Random changes to a training case. Ranges are half-widths about "unchanged".
 
-    In-plane changes are sharp, because slices are enlarged anyway. Changes through the plane (rotation out of it,
-    scaling across it) blur slices together: for a few views only, and none of a volume with an acquisition axis.
+    Changes through the plane (rotation out of it, scaling across it) blur slices together: for a few views only, and
+    none of a volume with an acquisition axis.
     """
 
     probability: float = 0.9
@@ -21,11 +34,25 @@ class AugmentationConfig:
     through_plane_probability: float = 0.2  # of the changed views
     scaling: float = 0.15
     shear: float = 0.05
-    translation: float = 0.06  # fraction of the field of view
+    translation: float = 0.06  # fraction of the square
     flip_left_right: bool = False  # only where left and right structures share a label
     gamma: float = 0.4  # exponent is exp(+-gamma)
     contrast: float = 0.2
     noise: float = 0.05  # standard deviation, of a 0..1 range
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("probability", 1),
+            ("through_plane_probability", 1),
+            ("rotation_degrees", 180),
+            ("scaling", 0.9),
+            ("shear", 0.9),
+            ("translation", 0.5),
+            ("gamma", 3),
+            ("contrast", 1),
+            ("noise", 1),
+        ):
+            _require_between(name, getattr(self, name), 0, most)
 
 
 @dataclass(frozen=True)
@@ -37,10 +64,11 @@ class TrainingConfig:
     modality: str = ""
     licence: str = ""
     author: str = ""
-    labels: tuple[Label, ...] = ()  # empty: taken from dataset.json
+    labels: tuple[Label, ...] = ()  # empty: those that the data have
     encoder: str = "sam_vit_b"
-    image_size: int = 256
+    image_size: int = 0  # 0: that of a lent encoder, else 256
     channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
+    levels: int = 0  # of the decoder; 0: up to the first whose grid is at or above that of the slices
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
     window: WindowRule = WindowRule()
@@ -48,28 +76,69 @@ class TrainingConfig:
     island_share: float = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
     augmented_copies: int = 4  # per case, for a frozen encoder, whose embeddings are computed once
+    foreground_share: float = 0.33  # of the samples that are placed on a structure, each label as often as the others
+    resample: bool = False  # bring label maps that lie on another grid to that of their image
     start_from: str = ""  # a model, by name or file, whose weights to begin with
-    batch_size: int = 2  # training samples of each step
+    batch_size: int = 2  # training samples of each step, on each device
     training_depth: int = 16  # slices of one training sample
     dice_per_class: bool = True
     learning_rate: float = 1e-3
     weight_decay: float = 0.03
     warmup_steps: int = 60
-    averaging: float = 0.99  # decay of the moving average of the weights, which is what is kept
-    minutes: float = 30.0
-    epochs: int = 0  # 0: train for `minutes`
+    average_decay: float = 0.99  # of the moving average of the weights, which is what is validated and kept
+    minutes: float = 30.0  # of training steps, without encoding and validation
+    epochs: int = 0  # passes over the training cases; 0: train for `minutes`
     validations: int = 8  # how often the held-out Dice is measured
+    patience: int = 0  # validations without a better one after which training ends; 0: never
     validation_cases: int = 0  # 0: a fifth of the cases, at least one
     test_cases: int = 0  # seen by neither training nor the choice of the best checkpoint
+    folds: int = 1  # so many decoders, each trained without another part of the cases; the model is their ensemble
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 0, f"epochs {self.epochs} is negative; use 0 to train for a time.")
-        require(self.minutes > 0 or self.epochs > 0, f"minutes {self.minutes} is not positive; give a time or epochs.")
-        for name in ("augmented_copies", "validation_cases", "test_cases"):
-            require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is negative; use 0 or more.")
-        require(self.learning_rate > 0, f"learning_rate {self.learning_rate} is not positive; 0.001 is a good start.")
-        require(self.batch_size >= 1, f"batch_size {self.batch_size} must be at least 1; 2 is a good start.")
-        require(self.training_depth >= 1, f"training_depth {self.training_depth} must be at least 1 slice.")
-        require(self.validations >= 1, f"validations {self.validations} must be at least 1.")
-        require(0 <= self.averaging < 1, f"averaging {self.averaging} is outside [0, 1).")
+        for name, least in (
+            ("augmented_copies", 0),
+            ("batch_size", 1),
+            ("training_depth", 1),
+            ("warmup_steps", 0),
+            ("epochs", 0),
+            ("validations", 1),
+            ("patience", 0),
+            ("validation_cases", 0),
+            ("test_cases", 0),
+            ("folds", 1),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            require(value >= least, f"{name} {value} must be at least {least}.")
+        require(self.seed < 2**31, f"seed {self.seed} is too large; use less than {2**31}.")
+        _require_between("foreground_share", self.foreground_share, 0, 1)
+        _require_between("island_share", self.island_share, 0, 1)
+        _require_between("weight_decay", self.weight_decay, 0, 1)
+        require(0 <= self.average_decay < 1, f"average_decay {self.average_decay} is outside [0, 1).")
+        require(
+            0 < self.learning_rate <= 1, f"learning_rate {self.learning_rate} is outside (0, 1]; 0.001 is a good start."
+        )
+        require(
+            self.epochs > 0 or 0 < self.minutes < math.inf,
+            f"minutes {self.minutes} is no length of time; give minutes above 0, or epochs.",
+        )
+        require(
+            self.image_size >= 0 and self.image_size % PATCH_SIZE == 0,
+            f"image_size {self.image_size} is not a multiple of {PATCH_SIZE}; use for example 256, or 0 for the "
+            "encoder's own.",
+        )
+        require(
+            self.channels[:1] == (EMBEDDING_CHANNELS,),
+            f"channels {self.channels} must begin with {EMBEDDING_CHANNELS}, what encoders give.",
+        )
+        # Raises if they do not fit.
+        DecoderConfig(len(self.labels) + 1 if self.labels else 2, self.channels, levels=self.levels or 4)
+        for what in ("value", "name"):
+            given = [getattr(label, what) for label in self.labels]
+            require(len(set(given)) == len(given), f"the {what}s {given} of the labels are not all different.")
+        if self.folds > 1 and self.validation_cases:
+            raise InputError(
+                f"validation_cases {self.validation_cases} and folds {self.folds} exclude each other: each fold is "
+                "validated on the cases that it was not trained on; leave validation_cases out."
+            )

@@ -6,16 +6,16 @@ Nothing here imports torch. The files are published by Meta AI under Apache-2.0
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .download import fetch, partial_path
 from .errors import InputError, WeightsError
+from .files import last_line
 from .folders import weights_folder
-
-logger = logging.getLogger(__name__)
+from .hashes import file_sha256, remembered_sha256
 
 _SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -84,39 +84,48 @@ def resolve_checkpoint(encoder: str, given: str | Path | None) -> Path:
 
 
 def verify(checkpoint: Checkpoint, path: Path) -> None:
-    """Raises WeightsError unless `path` is the published file to the byte."""
+    """Read all of `path`; raises WeightsError unless it is the published file to the byte."""
     if not path.is_file():
         raise WeightsError(
             f"{str(path)!r} does not exist; run `sam3dsegment weights download {checkpoint.encoder}` "
             f"or copy {checkpoint.file_name} there."
         )
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise WeightsError(f"{str(path)!r} cannot be read ({last_line(error)}); check its rights.") from error
     if found != checkpoint.sha256:
         raise WeightsError(
             f"{str(path)!r} has SHA-256 {found}, not {checkpoint.sha256} as published; remove it and download it again."
         )
 
 
-def download(checkpoint: Checkpoint) -> Path:
-    """Fetch a checkpoint into the weights folder, verified; it appears there whole or not at all."""
-    import pooch
-
-    try:
-        pooch.retrieve(
-            checkpoint.url, f"sha256:{checkpoint.sha256}", checkpoint.file_name, weights_folder(), progressbar=True
-        )
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{checkpoint.url} could not be downloaded ({error}); check the network or proxy, or copy the file "
-            f"to {str(checkpoint.path)!r} by hand."
-        ) from error
+def download(
+    checkpoint: Checkpoint,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Path:
+    """Fetch a checkpoint into the weights folder, verified, as `fetch` does; what is there already is only verified."""
+    if checkpoint.path.exists():
+        verify(checkpoint, checkpoint.path)
+    else:
+        fetch(checkpoint.url, checkpoint.path, checkpoint.sha256, on_progress, should_cancel)
     return checkpoint.path
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+def clear() -> tuple[list[Path], list[Path]]:
+    """Remove the published checkpoints and what has arrived of them: paths that were removed, and that were left.
+
+    A file of a checkpoint's name with another content is a user's own, and is left.
+    """
+    removed, left = [], []
+    for checkpoint in CHECKPOINTS.values():
+        for path in (checkpoint.path, partial_path(checkpoint.path)):
+            if not path.is_file():
+                continue
+            if path == checkpoint.path and remembered_sha256(path) != checkpoint.sha256:
+                left.append(path)
+                continue
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed, left

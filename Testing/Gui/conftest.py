@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Host"))
+sys.path.insert(0, os.environ.get("SLICER_HOST", str(Path(__file__).resolve().parents[1] / "Host")))
 
 import slicer  # noqa: E402
 
 import host  # noqa: E402 - found through the line above
 
 host.install()
+
+from panel_fixtures import array, tiny_model, use_program  # noqa: E402, F401 - fixtures
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,11 +30,13 @@ def pytest_runtest_call(item):
 
 @pytest.fixture(autouse=True)
 def slicer_host():
-    """The host, with an empty scene and empty records; modules that the test loads are unloaded after it."""
+    """The host, with an empty scene and empty records; modules that the test loads are unloaded after it, which ends
+    all that they have started."""
     host.reset()
     yield host
-    host.reports.errors.clear()  # reported already; what unloading raises is not
+    host.take_errors()  # reported already; what unloading raises is not
     host.unload_all()
+    host.assert_no_children()
     host.assert_clean()
     host.reset()
 
@@ -41,8 +46,8 @@ def add_volume():
     """add_volume("CT") puts an oblique 6 x 5 x 4 volume with the voxel values 0 to 119 into the scene."""
 
     def add(name="CT"):
-        array = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+        voxels = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
         matrix = np.array([[0, -2, 0, 5], [1.5, 0, 0, -7], [0, 0, 3, 1], [0, 0, 0, 1]], float)
-        return slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
+        return slicer.util.addVolumeFromArray(voxels, ijkToRAS=matrix, name=name)
 
     return add

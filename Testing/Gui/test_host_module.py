@@ -1,7 +1,15 @@
 """A module in the stand-in host: loading, parameters and panel, the real scene, child processes."""
 
+import ast
+import os
 import pathlib
+import re
+import signal
+import subprocess
 import sys
+import threading
+import time
+import unittest
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +59,13 @@ def test_unloading_cleans_up(widget):
     assert widget.cleanedUp
     assert not hasattr(slicer.modules, "hostfixture")
     assert "HostFixture" not in sys.modules
+
+
+def test_an_unloaded_module_leaves_no_widget_behind():
+    host.load_module(FIXTURE)
+    assert len(host.objects_alive("HostFixtureWidget")) == 1
+    host.unload_module("HostFixture")
+    assert host.objects_alive("HostFixtureWidget") == []
 
 
 def test_reloading_makes_a_new_widget(widget):
@@ -180,6 +195,118 @@ def test_a_killed_child_process_is_noticed(widget):
     assert widget.logic.exitCode == -1
 
 
+WAITING = "import sys, time; print('ready', flush=True); time.sleep(60)"
+UNTIL_END_OF_INPUT = "import sys; print('ready', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def launched(widget):
+    """launched(program) starts it through PythonSlicer and returns the process ids of the launcher and of its child."""
+
+    def launch(program):
+        widget.logic.start("PythonSlicer", ["-c", program])
+        assert host.pump(lambda: b"ready" in widget.logic.output, 30)
+        [child] = host.child_processes()
+        return widget.logic.process_.processId(), child
+
+    return launch
+
+
+def has_ended(pid):
+    return host.pump(lambda: pid not in host.child_processes(), 10)
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_a_signal_reaches_the_launcher_only(widget, launched, how):
+    launcher, child = launched(WAITING)
+    assert launcher != child
+    getattr(widget.logic.process_, how)()
+    assert host.pump(lambda: widget.logic.exitCode is not None, 10)
+    assert widget.logic.exitCode == -1
+    assert host.child_processes() == [child]
+    os.kill(child, signal.SIGKILL)
+    assert has_ended(child)
+
+
+def test_the_end_of_input_reaches_the_child(widget, launched):
+    _launcher, child = launched(UNTIL_END_OF_INPUT)
+    widget.logic.process_.closeWriteChannel()
+    assert has_ended(child)
+    assert host.pump(lambda: widget.logic.exitCode == 0, 10)
+
+
+def test_input_of_a_killed_launcher_ends_when_its_process_is_deleted(widget, launched):
+    _launcher, child = launched(UNTIL_END_OF_INPUT)
+    widget.logic.process_.kill()
+    assert host.pump(lambda: widget.logic.exitCode is not None, 10)
+    assert has_ended(child)
+
+
+def test_a_child_that_dies_by_a_signal_is_an_ordinary_exit_of_the_launcher(widget, launched):
+    _launcher, child = launched(WAITING)
+    os.kill(child, signal.SIGKILL)
+    assert host.pump(lambda: widget.logic.exitCode is not None, 10)
+    assert widget.logic.exitCode == 1
+    log = widget.logic.process_.readAllStandardError().data().decode()
+    assert re.fullmatch(r"error: \[.*python-real\] exit abnormally - Report the problem\.\n", log)
+
+
+def test_an_exit_code_is_handed_on():
+    done = subprocess.run(["PythonSlicer", "-c", "import sys; sys.exit(7)"], timeout=60, check=False)
+    assert done.returncode == 7
+
+
+def test_a_child_that_is_left_behind_fails_the_test(launched):
+    _launcher, child = launched(WAITING)
+    with pytest.raises(AssertionError, match=str(child)):
+        host.assert_no_children(0.1)
+    assert has_ended(child)
+
+
+def test_the_startup_environment_is_that_of_the_users_shell(monkeypatch):
+    """Without what the launcher has set and without Slicer's programs."""
+    environment = slicer.app.startupEnvironment()
+    assert environment.value("HOME") == os.environ["HOME"]
+    assert not environment.contains("PYTHONPATH")
+    folder = str(Path(slicer.app.slicerHome) / "bin")
+    assert folder in os.environ["PATH"].split(os.pathsep)
+    assert folder not in environment.value("PATH").split(os.pathsep)
+
+
+# The self-test
+
+
+def test_reload_and_test_runs_the_tests_in_one_object(fixture_module, monkeypatch):
+    calls = []
+    kind = fixture_module[0].HostFixtureTest
+    monkeypatch.delattr(kind, "runTest")
+    monkeypatch.setattr(kind, "setUp", lambda self: calls.append(("setUp", id(self))))
+    monkeypatch.setattr(kind, "test_second", lambda self: calls.append(("second", id(self))), raising=False)
+    host.run_self_test("HostFixture")
+    assert [name for name, _ in calls] == ["setUp", "setUp", "second"]
+    assert len({identity for _, identity in calls}) == 1
+
+
+def test_a_skipped_test_is_an_error_of_reload_and_test(fixture_module, monkeypatch):
+    """`runTest` of Slicer's base class calls setUp itself and lets SkipTest through."""
+    kind = fixture_module[0].HostFixtureTest
+    monkeypatch.delattr(kind, "runTest")
+    monkeypatch.setattr(kind, "setUp", lambda self: self.skipTest("torch is not installed"))
+    with pytest.raises(unittest.SkipTest, match="torch is not installed"):
+        host.run_self_test("HostFixture")
+
+
+def test_a_module_without_tests_is_only_logged(fixture_module, monkeypatch, caplog):
+    kind = fixture_module[0].HostFixtureTest
+    for name in ("runTest", "test_parameters"):
+        monkeypatch.delattr(kind, name)
+    host.run_self_test("HostFixture")
+    assert "No test is defined in HostFixtureTest" in caplog.text
+    monkeypatch.delattr(fixture_module[0], "HostFixtureTest")
+    with pytest.raises(AssertionError, match="HostFixtureTest"):
+        host.run_self_test("HostFixture")
+
+
 def test_pump_gives_up():
     assert host.pump(lambda: False, timeout_s=0.05) is False
     qt.QTimer.singleShot(0, lambda: 1 / 0)
@@ -188,6 +315,32 @@ def test_pump_gives_up():
     assert host.pump(lambda: False, timeout_s=20) is False
     assert timer.elapsed() < 5000
     assert "ZeroDivisionError" in host.take_errors()
+
+
+def steps_of_a_thread(seconds):
+    """How many steps of nearly nothing a thread makes while the event loop runs."""
+    count, stop = 0, threading.Event()
+
+    def work():
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+            time.sleep(0)  # hands the lock over
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    host.pump(lambda: False, seconds)
+    stop.set()
+    thread.join()
+    return count
+
+
+def test_a_thread_gets_on_only_while_python_runs_on_the_main_thread():
+    alone = steps_of_a_thread(0.5)
+    timer = qt.QTimer()
+    timer.connect("timeout()", lambda: time.sleep(0.001))
+    timer.start(1)
+    assert steps_of_a_thread(0.5) > 5 * alone
 
 
 # Files
@@ -218,3 +371,34 @@ def test_files_are_written_and_read_by_slicers_own_storage(add_volume, tmp_path)
     assert box.GetSize() == pytest.approx((10, 20, 30))
     with pytest.raises(RuntimeError):
         slicer.util.loadVolume(str(tmp_path / "missing.nrrd"))
+
+
+# Other hosts
+
+README = Path(host.__file__).with_name("README.md")
+
+
+@pytest.mark.parametrize("name", ["conftest.py", "test_logic.py", "test_panel.py"])
+def test_tests_of_the_module_use_only_what_the_readme_says_of_the_host(name):
+    section = README.read_text().partition("## Functions")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"\w+(?=[(`])", section))
+    internals = {file.stem for file in README.parent.glob("*.py")} - {"host", "qt", "ctk"}
+    source = ast.parse((Path(__file__).with_name(name)).read_text())
+    used, imported = set(), set()
+    for node in ast.walk(source):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "host":
+            used.add(node.attr)
+        if isinstance(node, ast.Import):
+            imported |= {item.name for item in node.names}
+        if isinstance(node, ast.ImportFrom):
+            imported.add(node.module)
+    assert used <= documented, used - documented
+    assert not imported & internals
+    assert all(hasattr(host, item) for item in used)
+
+
+def test_the_readme_names_every_function_of_the_host():
+    section = README.read_text().partition("## Functions")[2].partition("\n## ")[0]
+    source = ast.parse(Path(host.__file__).read_text())
+    functions = {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
+    assert {name for name in functions if not name.startswith("_")} <= set(re.findall(r"\w+(?=\()", section))

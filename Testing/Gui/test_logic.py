@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import slicer
-import torch
 import vtk
+from panel_fixtures import LABELS, add_volume
 from vtk.util.numpy_support import vtk_to_numpy
 
 import host
 from SAM3DSegmentLib.bridge import nodes
 from SAM3DSegmentLib.bridge.logic import segment, startSegment
-from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
-from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import build_vit, tensors_sha256
-from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError
-from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+from SAM3DSegmentLib.bridge.settings import setSamCheckpoint
+from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
+from SAM3DSegmentLib.model_file import load_model, save_model
 
 SAMPLE = Path(__file__).resolve().parents[2] / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
-LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
 OBLIQUE = np.array([[0.96, -0.28, 0, 4], [0.28, 0.96, 0, -9], [0, 0, 1, 2], [0, 0, 0, 1]])
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """A model of random weights: its masks mean nothing, but depend on every voxel, and are there at once."""
-    torch.manual_seed(3)
-    vit_config = VitConfig(16, 1, 2, (0,))
-    tensors = {key: value.half() for key, value in build_vit(vit_config, 32).state_dict().items()}
-    encoder = EncoderConfig("compact_vit", 32, tensors_sha256(tensors), vit_config)
-    decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8))
-    path = tmp_path_factory.mktemp("model") / "tiny.sam3d"
-    save_model(Sam3dModel(ModelCard("tiny", "", "MRI", LABELS, encoder, decoder.config), decoder, tensors), path)
-    return str(path)
-
-
-@pytest.fixture
-def array():
-    return np.random.default_rng(0).normal(size=(7, 9, 11)).cumsum(axis=1).astype(np.float32)
-
-
-def add_volume(array, matrix, name="volume"):
-    return slicer.util.addVolumeFromArray(np.ascontiguousarray(array), ijkToRAS=matrix, name=name)
 
 
 def label_map(segmentation, volume):
@@ -171,7 +147,7 @@ def test_other_segments_and_their_place_are_kept(array, tiny_model):
     volume.SetAndObserveTransformNodeID(None)
     segment(volume, existing, model=tiny_model, device="cpu")
     assert existing.GetTransformNodeID() == transform_id
-    volumes_ml = {figures.name: figures.volumeMl for figures in nodes.readSegments(existing)}
+    volumes_ml = {figures.name: figures.volumeMl for figures in nodes.readSegments(existing, nodes.SegmentMeter())}
     assert volumes_ml["By hand"] == pytest.approx(np.count_nonzero(drawn) / 1000)
     for value, label in enumerate(LABELS, start=1):
         voxels = np.argwhere(expected == value)[:, ::-1]
@@ -216,7 +192,7 @@ def test_a_label_that_is_not_found_is_an_empty_segment(array):
     labels[2, 3, 4] = 2
     node = nodes.writeSegments(labels, LABELS, volume, None, {}, {})
     np.testing.assert_array_equal(label_map(node, volume), labels)
-    assert [figures.volumeMl for figures in nodes.readSegments(node)] == pytest.approx([0, 0.001])
+    assert [figures.volumeMl for figures in nodes.readSegments(node, nodes.SegmentMeter())] == pytest.approx([0, 0.001])
 
 
 def test_segmenting_again_replaces_the_same_segments(array, tiny_model):
@@ -276,3 +252,44 @@ def test_a_volume_removed_meanwhile_is_an_error(array, tiny_model):
     assert host.pump(lambda: ended, 180)
     assert "removed from the scene" in ended[0]
     assert slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSegmentationNode") is None
+
+
+def test_segments_are_counted_again_only_where_they_have_changed(array, monkeypatch):
+    volume = add_volume(array, np.eye(4))
+    labels = np.ones(array.shape, np.uint8)
+    node = nodes.writeSegments(labels, LABELS, volume, None, {}, {})
+    counted, count = [], nodes._segmentVolumeMl
+
+    def count_and_note(segmentation, segment_id):
+        counted.append(segment_id)
+        return count(segmentation, segment_id)
+
+    monkeypatch.setattr(nodes, "_segmentVolumeMl", count_and_note)
+    meter, first = nodes.SegmentMeter(), node.GetSegmentation().GetNthSegmentID(0)
+    before = meter.volumesMl(node)
+    assert len(counted) == 2
+    assert meter.volumesMl(node) == before
+    assert len(counted) == 2
+    drawn = np.zeros(array.shape, np.uint8)
+    drawn[1, 2, 3:5] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, node, first, volume)
+    assert meter.volumesMl(node)[first] == pytest.approx(0.002)
+    assert first in counted[2:]
+
+
+@pytest.mark.parametrize("start", [segment, startSegment])
+def test_scripts_use_the_checkpoint_that_was_chosen_in_the_panel(array, tiny_model, tmp_path, start):
+    """With a model that needs SAM's weights, and a chosen file that is gone: the error names it."""
+    model = load_model(tiny_model)
+    encoder = dataclasses.replace(model.card.encoder, name="sam_vit_b", vit=None)
+    card = dataclasses.replace(model.card, encoder=encoder)
+    save_model(dataclasses.replace(model, card=card, encoder_tensors={}), tmp_path / "sam.sam3d")
+    setSamCheckpoint(str(tmp_path / "chosen.pth"))
+    volume, ended = add_volume(array, np.eye(4)), []
+    if start is segment:
+        with pytest.raises(WeightsError, match="chosen.pth"):
+            segment(volume, model=str(tmp_path / "sam.sam3d"), device="cpu")
+        return
+    startSegment(volume, model=str(tmp_path / "sam.sam3d"), device="cpu", onFailed=ended.append)
+    assert host.pump(lambda: ended, 180)
+    assert "chosen.pth" in ended[0]

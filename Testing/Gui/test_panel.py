@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import slicer
 import vtk
+from panel_fixtures import STOP_S, add_volume, is_running, temporary_folders
 
 import host
 import qt
@@ -22,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # `make test-installed` points this at the tree that CMake installed.
 MODULE = Path(os.environ.get("SAM3DSEGMENT_MODULE", ROOT / "SAM3DSegment")) / "SAM3DSegment.py"
 SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
+DEFAULT_MODEL = "hippocampus-mri"
 LABELS = ["Anterior hippocampus", "Posterior hippocampus"]
 TIMEOUT_S = 180
 
@@ -78,7 +82,12 @@ def ask_for_confidence(widget):
     widget.ui.confidenceBox.click()
 
 
-def segment(widget, volume):
+def choose(widget, model):
+    widget.logic.getParameterNode().model = model
+
+
+def segment(widget, volume, model=DEFAULT_MODEL):
+    choose(widget, model)
     widget.ui.inputSelector.setCurrentNode(volume)
     widget.ui.segmentButton.click()
     assert not is_idle(widget)
@@ -94,9 +103,10 @@ host.install()
 import slicer
 widget = host.load_module(sys.argv[2])[2]
 assert "torch" not in sys.modules, "opening the panel"
+assert "SimpleITK" not in sys.modules, "opening the panel"
 volume = slicer.util.loadVolume(sys.argv[3])
 ended = []
-widget.logic.startSegment(volume, onFinished=ended.append, onFailed=ended.append)
+widget.logic.startSegment(volume, model=sys.argv[4], onFinished=ended.append, onFailed=ended.append)
 assert host.pump(lambda: ended, 180)
 assert ended[0].IsA("vtkMRMLSegmentationNode"), ended
 assert "torch" not in sys.modules, "segmenting in a child"
@@ -104,16 +114,11 @@ host.unload_all()
 """
 
 
-def test_neither_the_panel_nor_a_child_brings_torch_into_slicer():
+def test_neither_the_panel_nor_a_child_brings_torch_into_slicer(tiny_model):
     """In a process of its own, because other tests import torch."""
-    command = [sys.executable, "-c", WITHOUT_TORCH, ROOT / "Testing" / "Host", MODULE, SAMPLE]
+    command = [sys.executable, "-c", WITHOUT_TORCH, ROOT / "Testing" / "Host", MODULE, SAMPLE, tiny_model]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-
-
-def test_without_a_volume_the_button_says_what_is_missing(widget):
-    assert not widget.ui.segmentButton.enabled
-    assert "a volume" in widget.ui.segmentButton.toolTip
 
 
 def test_one_click_segments_and_the_event_loop_never_stalls(widget, volume):
@@ -157,60 +162,6 @@ def test_one_click_segments_and_the_event_loop_never_stalls(widget, volume):
     assert 30 < confidence.max() <= 100
 
 
-def test_cancel_leaves_the_scene_as_it_was(widget, volume):
-    widget.ui.inputSelector.setCurrentNode(volume)
-    before = scene_state()
-    widget.ui.segmentButton.click()
-    assert host.pump(lambda: widget.panel._segment._job.processId() > 0, TIMEOUT_S)
-    began = time.monotonic()
-    widget.ui.segmentButton.click()
-    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
-    assert time.monotonic() - began < 3
-    assert "Cancelled" in widget.ui.statusLabel.text
-    assert scene_state() == before
-    assert not list(Path(slicer.app.temporaryPath).glob("SAM3DSegment-*"))
-
-
-def test_a_killed_child_is_an_error_and_the_scene_stays(widget, volume):
-    widget.ui.inputSelector.setCurrentNode(volume)
-    before = scene_state()
-    widget.ui.segmentButton.click()
-    assert host.pump(lambda: widget.panel._segment._job.processId() > 0, TIMEOUT_S)
-    os.kill(widget.panel._segment._job.processId(), signal.SIGKILL)
-    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
-    assert scene_state() == before
-    [message] = host.messages
-    assert message.kind == "error"
-    assert "memory" in message.text
-
-
-def test_an_error_of_the_child_is_told_in_its_own_words(widget, volume):
-    widget.panel._parameters.device = "cuda:7"
-    widget.ui.inputSelector.setCurrentNode(volume)
-    widget.ui.segmentButton.click()
-    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
-    assert "'cuda:7' is not there" in host.messages[-1].text
-    assert "cuda:7" in widget.ui.statusLabel.text
-
-
-def test_a_missing_model_disables_the_button(widget, volume):
-    widget.ui.inputSelector.setCurrentNode(volume)
-    widget.panel._parameters.model = "no-such-model"
-    assert "no-such-model" in widget.ui.modelCardLabel.text
-    assert not widget.ui.segmentButton.enabled
-    assert "a model" in widget.ui.segmentButton.toolTip
-
-
-def test_a_model_file_is_chosen_from_disk(widget, tmp_path):
-    copied = tmp_path / "mine.sam3d"
-    copied.write_bytes((MODULE.parent / "Resources" / "Models" / "hippocampus-mri.sam3d").read_bytes())
-    host.answerNext("file", str(copied))
-    widget.ui.modelBox.currentIndex = widget.ui.modelBox.count - 1
-    assert widget.panel._parameters.model == str(copied)
-    assert widget.ui.modelBox.currentText == "mine"
-    assert "156 cases" in widget.ui.modelCardLabel.text
-
-
 def test_warnings_come_before_the_run(widget):
     array = np.zeros((20, 40, 40), np.int16)
     array[5:] = -1000
@@ -242,7 +193,7 @@ def test_a_region_of_the_right_size_silences_the_warning_about_size(widget):
 
 def test_results_lead_on_to_the_segment_editor_and_3d(widget, volume):
     node = segment(widget, volume)
-    widget.ui.show3DButton.click()
+    host.mouse_click(widget.ui.show3DButton)
     assert node.GetSegmentation().ContainsRepresentation("Closed surface")
     widget.ui.editButton.click()
     assert host.selectedModules == ["SegmentEditor"]
@@ -251,8 +202,8 @@ def test_results_lead_on_to_the_segment_editor_and_3d(widget, volume):
     assert editor.sourceVolumeNode() is volume
 
 
-def test_everything_survives_saving_and_loading_the_scene(widget, volume, tmp_path):
-    node = segment(widget, volume)
+def test_everything_survives_saving_and_loading_the_scene(widget, volume, tiny_model, tmp_path):
+    node = segment(widget, volume, tiny_model)
     ask_for_confidence(widget)
     masks, provenance = masks_of(node, volume), node.GetAttribute("SAM3DSegment.ModelSha256")
     slicer.util.saveScene(str(tmp_path / "scene.mrb"))
@@ -268,20 +219,11 @@ def test_everything_survives_saving_and_loading_the_scene(widget, volume, tmp_pa
     for name, mask in masks_of(loaded, slicer.util.getNode("hippocampus_015")).items():
         np.testing.assert_array_equal(mask, masks[name])
     table = widget.ui.resultsTable
-    assert [table.item(row, 1).text() for row in range(table.rowCount)] == LABELS
+    assert [table.item(row, 1).text() for row in range(table.rowCount)] == list(masks)
 
 
-def test_closing_the_scene_while_it_runs_stops_the_child(widget, volume):
-    widget.ui.inputSelector.setCurrentNode(volume)
-    widget.ui.segmentButton.click()
-    assert host.pump(lambda: widget.panel._segment._job.processId() > 0, TIMEOUT_S)
-    pid = widget.panel._segment._job.processId()
-    slicer.mrmlScene.Clear()
-    assert is_idle(widget)
-    assert not Path(f"/proc/{pid}").exists()
-
-
-def test_check_my_computer_measures_and_lists_devices(widget, volume, tmp_path, monkeypatch):
+def test_check_my_computer_measures_and_lists_devices(widget, volume, tiny_model, tmp_path, monkeypatch):
+    choose(widget, tiny_model)
     monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path))
     widget.ui.inputSelector.setCurrentNode(volume)
     widget.ui.setupSection.collapsed = False
@@ -312,49 +254,320 @@ def test_setup_forgets_a_chosen_checkpoint_and_verifies_it(widget, tmp_path):
     assert checkpoint.exists()
 
 
+def computing_process(widget):
+    """The process id of the child that computes, once its progress is shown."""
+    assert host.pump(lambda: is_computing(widget), TIMEOUT_S), widget.ui.statusLabel.text
+    [process_id] = host.child_processes()
+    return process_id
+
+
+@pytest.fixture
+def busy(widget, tiny_model):
+    """The panel while it computes, for longer than any test waits."""
+    array = np.random.default_rng(0).normal(size=(5000, 40, 40)).astype(np.float32)
+    choose(widget, tiny_model)
+    widget.ui.inputSelector.setCurrentNode(add_volume(array, np.eye(4)))
+    widget.ui.segmentButton.click()
+    return widget
+
+
+def test_cancel_leaves_the_scene_as_it_was(busy):
+    before, process_id = scene_state(), computing_process(busy)
+    began = time.monotonic()
+    busy.ui.segmentButton.click()
+    assert busy.ui.statusLabel.text == "Cancelling..."
+    assert host.pump(lambda: is_idle(busy), TIMEOUT_S)
+    assert time.monotonic() - began < STOP_S
+    assert not is_running(process_id)
+    assert "Cancelled" in busy.ui.statusLabel.text
+    assert scene_state() == before
+    assert not temporary_folders()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_killed_child_is_an_error_and_the_scene_stays(busy):
+    before, process_id = scene_state(), computing_process(busy)
+    os.kill(process_id, signal.SIGKILL)
+    assert host.pump(lambda: is_idle(busy), TIMEOUT_S)
+    assert scene_state() == before
+    [message] = host.messages
+    assert message.kind == "error"
+    assert "memory" in message.text
+
+
+def test_closing_the_scene_while_it_runs_stops_the_child(busy):
+    process_id = computing_process(busy)
+    began = time.monotonic()
+    slicer.mrmlScene.Clear()
+    assert is_idle(busy)
+    assert time.monotonic() - began < STOP_S
+    assert not is_running(process_id)
+    assert not temporary_folders()
+
+
+def test_closing_the_module_while_it_runs_stops_the_child(busy):
+    process_id = computing_process(busy)
+    began = time.monotonic()
+    host.unload_all()
+    assert time.monotonic() - began < STOP_S
+    assert not is_running(process_id)
+    assert not temporary_folders()
+
+
+def test_an_error_of_the_child_is_told_in_its_own_words(widget, volume, tiny_model):
+    choose(widget, tiny_model)
+    widget.logic.getParameterNode().device = "cuda:7"
+    widget.ui.inputSelector.setCurrentNode(volume)
+    widget.ui.segmentButton.click()
+    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
+    assert "'cuda:7' is not there" in host.messages[-1].text
+    assert "cuda:7" in widget.ui.statusLabel.text
+
+
+def test_an_exception_at_the_start_gives_the_panel_back(widget, volume, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("no such luck")
+
+    widget.ui.inputSelector.setCurrentNode(volume)
+    monkeypatch.setattr(widget.logic, "startSegment", fail)
+    widget.ui.segmentButton.click()
+    assert is_idle(widget)
+    assert widget.ui.segmentButton.enabled
+    assert "unexpected error: RuntimeError: no such luck" in host.messages[-1].text
+
+
+def test_an_exception_in_delivery_gives_the_panel_back(widget, volume, tiny_model, monkeypatch):
+    from SAM3DSegmentLib.bridge import nodes
+
+    def fail(*arguments):
+        raise RuntimeError("no such luck")
+
+    choose(widget, tiny_model)
+    widget.ui.inputSelector.setCurrentNode(volume)
+    monkeypatch.setattr(nodes, "writeSegments", fail)
+    widget.ui.segmentButton.click()
+    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
+    assert "unexpected error: RuntimeError: no such luck" in host.messages[-1].text
+    assert widget.ui.segmentButton.enabled
+    assert not temporary_folders()
+
+
+def test_the_button_says_why_it_is_disabled(widget, volume):
+    button = widget.ui.segmentButton
+    assert not button.enabled
+    assert button.toolTip == "Choose a volume first."
+    widget.ui.inputSelector.setCurrentNode(volume)
+    assert button.enabled
+    choose(widget, "no-such-model")
+    assert "no-such-model" in widget.ui.modelCardLabel.text
+    assert not button.enabled
+    assert "'no-such-model' is unknown" in button.toolTip
+    choose(widget, DEFAULT_MODEL)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    widget.panel.enter()
+    assert not button.enabled
+    assert "not linear" in button.toolTip
+
+
+def test_the_card_says_what_the_model_is_not_for(widget):
+    text = widget.ui.modelCardLabel.text
+    assert "35 x 36 x 50 mm" in text
+    assert "not for diagnosis" in text
+
+
+def test_a_model_file_is_chosen_from_disk(widget, tmp_path):
+    copied = tmp_path / "mine.sam3d"
+    copied.write_bytes((MODULE.parent / "Resources" / "Models" / "hippocampus-mri.sam3d").read_bytes())
+    widget.ui.modelFileButton.click()  # and nothing is chosen
+    assert widget.logic.getParameterNode().model == DEFAULT_MODEL
+    host.answerNext("file", str(copied))
+    widget.ui.modelFileButton.click()
+    assert widget.logic.getParameterNode().model == str(copied)
+    assert widget.ui.modelBox.currentText == "mine"
+    assert "156 cases" in widget.ui.modelCardLabel.text
+
+
+def test_the_mouse_wheel_opens_no_dialog(widget):
+    box = widget.ui.modelBox
+    place = qt.QPointF(box.rect.center())
+    for _ in range(box.count + 2):
+        event = qt.QWheelEvent(
+            place,
+            place,
+            qt.QPoint(0, -120),
+            qt.QPoint(0, -120),
+            qt.Qt.NoButton,
+            qt.Qt.NoModifier,
+            qt.Qt.NoScrollPhase,
+            False,
+        )
+        slicer.app.sendEvent(box, event)
+    assert host.messages == []
+
+
+def test_results_follow_the_segmentation(widget, volume, tiny_model):
+    node, table = segment(widget, volume, tiny_model), widget.ui.resultsTable
+    drawn = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+    first = node.GetSegmentation().GetNthSegmentID(0)
+
+    def draw(count):
+        drawn[1, 2, :count] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, node, first, volume)
+
+    draw(20)
+    assert host.pump(lambda: table.item(0, 2).text() == "0.02", 5)
+    widget.panel.exit()  # to the Segment Editor, where measuring would slow the brush
+    draw(30)
+    node.GetSegmentation().GetSegment(first).SetName("By hand")
+    assert not host.pump(lambda: table.item(0, 2).text() != "0.02", 0.5)
+    widget.panel.enter()
+    assert table.item(0, 2).text() == "0.03"
+    assert table.item(0, 1).text() == table.item(0, 1).toolTip() == "By hand"
+    node.GetSegmentation().RemoveSegment(first)
+    assert host.pump(lambda: table.rowCount == 1, 5)
+
+
+def test_all_of_a_header_is_seen(widget):
+    header = widget.ui.resultsTable.horizontalHeader()
+    widget.parent.resize(300, 700)
+    widget.parent.show()
+    host.process_events()
+    for column in (2, 3):
+        assert header.sectionSize(column) >= header.sectionSizeFromContents(column).width()
+
+
+def test_adding_a_scene_keeps_what_is_chosen(widget, volume, tiny_model, tmp_path):
+    node = segment(widget, volume, tiny_model)
+    other = slicer.vtkMRMLScene()
+    other.AddNewNodeByClass("vtkMRMLModelNode", "other")
+    other.SetURL(str(tmp_path / "other.mrml"))
+    assert other.Commit()
+    slicer.mrmlScene.SetURL(str(tmp_path / "other.mrml"))
+    assert slicer.mrmlScene.Import()
+    assert slicer.util.getNode("other")
+    assert widget.ui.inputSelector.currentNode() is volume
+    assert widget.ui.outputSelector.currentNode() is node
+    assert widget.logic.getParameterNode().inputVolume is volume
+
+
+def test_the_panel_is_back_when_a_check_runs(widget, use_program):
+    """Entering the panel while a check runs allows no second command, which would destroy the first."""
+    use_program("import time; print('started', flush=True); time.sleep(0.5)")
+    widget.ui.setupSection.collapsed = False
+    for button in (widget.ui.checkButton, widget.ui.downloadWeightsButton):
+        assert button.enabled
+    widget.ui.checkButton.click()
+    widget.panel.exit()
+    widget.panel.enter()
+    for name in ("check", "install", "downloadWeights", "chooseWeights", "verifyWeights", "removeWeights"):
+        assert not getattr(widget.ui, f"{name}Button").enabled, name
+    assert widget.ui.stopSetupButton.isVisibleTo(widget.parent)
+    assert host.pump(lambda: widget.ui.checkButton.enabled, TIMEOUT_S)
+    assert "no findings" in host.messages[-1].text
+    assert not widget.ui.stopSetupButton.isVisibleTo(widget.parent)
+
+
+def test_a_check_is_read_also_if_a_library_has_the_last_word(widget, use_program):
+    use_program(
+        "import json\n"
+        "print(json.dumps({'findings': [['torch', '2.4']], 'problems': [], 'devices': ['auto', 'cpu'], "
+        "'seconds_per_slice': None}))\n"
+        "print('a library says goodbye')"
+    )
+    widget.ui.checkButton.click()
+    assert host.pump(lambda: widget.ui.checkLabel.text, TIMEOUT_S)
+    assert "2.4" in widget.ui.checkLabel.text
+    assert not host.messages
+
+
+def test_a_download_is_stopped_and_leaves_nothing(widget, tmp_path, monkeypatch):
+    """From a server that takes the request and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path / "weights"))
+        monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        widget.ui.setupSection.collapsed = False
+        widget.ui.downloadWeightsButton.click()
+        connection = server.accept()[0]
+        [process_id] = host.child_processes()
+        began = time.monotonic()
+        widget.ui.stopSetupButton.click()
+        assert host.pump(lambda: widget.ui.downloadWeightsButton.enabled, TIMEOUT_S)
+        assert time.monotonic() - began < STOP_S
+        connection.close()
+    assert not is_running(process_id)
+    assert widget.ui.setupStatusLabel.text == "Stopped."
+    assert not list((tmp_path / "weights").iterdir())
+
+
 def test_the_cache_is_shown_and_cleared(widget, tmp_path, monkeypatch):
-    monkeypatch.setenv("SAM3DSEGMENT_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "a.safetensors").write_bytes(b"0" * 2**21)
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE", str(tmp_path))
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    (folder / f"{'0' * 64}.safetensors").write_bytes(b"0" * 2**21)
+    (tmp_path / "notes.txt").write_text("precious")
     widget.ui.setupSection.collapsed = False
     widget.ui.openCacheButton.click()
-    assert host.openedUrls == [qt.QUrl.fromLocalFile(str(tmp_path / "cache")).toString()]
+    assert host.openedUrls == [qt.QUrl.fromLocalFile(str(folder)).toString()]
     assert widget.ui.cacheLabel.text.startswith("2 MB")
     widget.ui.clearCacheButton.click()
     assert widget.ui.cacheLabel.text.startswith("0 MB")
-
-
-def test_missing_packages_are_installed_only_when_the_user_agrees(widget, volume, monkeypatch):
-    from SAM3DSegmentLib.bridge import dependencies
-
-    monkeypatch.setattr(dependencies, "requirements", lambda: ["surely-not-installed>=1"])
-    widget.ui.inputSelector.setCurrentNode(volume)
-    host.answerNext("question", False)
-    widget.ui.segmentButton.click()
-    assert is_idle(widget)
-    assert not host.pipInstalls
-    assert "surely-not-installed" in host.messages[-1].text
-    widget.ui.setupSection.collapsed = False
-    assert "surely-not-installed" in widget.ui.packagesLabel.text
-    widget.ui.installButton.click()
-    assert host.pipInstalls == [["surely-not-installed>=1"]]
+    assert (tmp_path / "notes.txt").read_text() == "precious"
 
 
 def test_the_sample_is_registered():
     host.load_module(MODULE)
     [source] = host.sampleDataSources
-    assert Path(source["uris"].removeprefix("file://")).is_file()
+    path = Path(source["uris"].removeprefix("file://"))
+    assert source["checksums"] == "SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest()
     assert Path(source["thumbnailFileName"]).is_file()
 
 
-def test_the_form_has_a_sensible_tab_order(widget):
-    order = ["inputSelector", "modelBox", "outputSelector", "segmentButton", "editButton", "checkButton"]
-    places = []
-    here = widget.ui.inputSelector
-    for _ in range(200):
-        if here.objectName in order:
-            places.append(here.objectName)
-        here = here.nextInFocusChain()
-        if here is widget.ui.inputSelector:
-            break
-    assert [name for name in places if name in order][: len(order)] == order, json.dumps(places)
+def test_reloading_reads_the_package_again(widget):
+    from SAM3DSegmentLib.bridge import widget as before
+
+    widget.onReload()
+    again = slicer.modules.SAM3DSegmentWidget
+    assert again is not widget
+    assert sys.modules["SAM3DSegmentLib.bridge.widget"] is not before
+    assert not isinstance(again.panel, before.Panel)
+
+
+def test_reload_and_test_runs_every_test(widget, monkeypatch):
+    test_class, run = sys.modules["SAM3DSegment"].SAM3DSegmentTest, []
+    names = [name for name in dir(test_class) if name.startswith("test_")]
+    for name in names:
+        monkeypatch.setattr(test_class, name, lambda self, name=name: run.append((name, self.volume.GetName())))
+    host.run_self_test("SAM3DSegment")
+    assert run == [(name, "hippocampus_015") for name in names]
+
+
+def test_without_packages_the_self_test_says_why_it_skips(widget, volume, caplog):
+    with host.hide_packages("torch", "safetensors"), caplog.at_level("INFO"):
+        host.run_self_test("SAM3DSegment")
+    said = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert len(said) == 4
+    assert all("torch, safetensors" in text for text in said)
+    assert slicer.mrmlScene.GetNodeByID(volume.GetID()) is volume
+
+
+def test_all_that_can_be_focused_is_reached_with_the_tab_key_from_top_to_bottom(widget):
+    form = ElementTree.parse(MODULE.parent / "Resources" / "UI" / "SAM3DSegment.ui")
+    stops = [stop.text for stop in form.iter("tabstop")]
+    focusable = [
+        element.get("name")
+        for element in form.iter("widget")
+        if element.get("class") not in ("QWidget", "QLabel", "QProgressBar", "QGroupBox", "qMRMLWidget")
+    ]
+    assert stops == focusable
+
+
+def test_the_form_leaves_colours_to_the_theme():
+    assert "styleSheet" not in (MODULE.parent / "Resources" / "UI" / "SAM3DSegment.ui").read_text()
+
+
+def test_the_protocol_of_the_form_names_widgets_that_are_there(widget):
+    from SAM3DSegmentLib.bridge.protocols import Form
+
+    for name in Form.__annotations__:
+        assert getattr(widget.ui, name).objectName == name

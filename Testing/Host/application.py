@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import types
 from pathlib import Path
@@ -15,12 +16,21 @@ from core_logics import createCore
 from io_manager import qSlicerIOManager
 from layout_manager import qSlicerLayoutManager
 from modules import qSlicerModuleManager
+from packages import Hiding
+from pythonqt import standIn
 
 _DOCUMENTATION = "https://slicer.readthedocs.io/en/latest/"
 
+_OF_THE_LAUNCHER = ("PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+@standIn
+class qSlicerMainWindow(QtWidgets.QMainWindow):
+    """qSlicerMainWindow: there to be the parent of dialogs; it is empty and never shown."""
+
 
 class qSlicerApplication(QtWidgets.QApplication):
-    """qSlicerApplication without a main window. Its settings and files are in `folder`."""
+    """qSlicerApplication. Its settings and files are in `folder`."""
 
     startupCompleted = Signal()
     mrmlSceneChanged = Signal(object)
@@ -30,7 +40,11 @@ class qSlicerApplication(QtWidgets.QApplication):
         self.setApplicationName("SlicerHost")
         self.setOrganizationName("SlicerHost")
         self.setQuitOnLastWindowClosed(False)
+        self._testing = False
+        self._startupEnvironment = self._withoutLauncher()
         self._prepareFolders(folder)
+        self._mainWindow = qSlicerMainWindow()
+        self._mainWindow.setObjectName("qSlicerMainWindow")
         self._scene, self._logic, self.logics = createCore(self.cachePath)
         self._ioManager = qSlicerIOManager(self._scene, self.logics)
         self._moduleManager = qSlicerModuleManager()
@@ -52,11 +66,21 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._addPythonSlicer(folder / "bin")
 
     @staticmethod
-    def _addPythonSlicer(folder: Path) -> None:
-        """Slicer's Python for child processes is a program on the path; here it is this Python."""
-        folder.mkdir()
+    def _withoutLauncher() -> QtCore.QProcessEnvironment:
+        """What the user's shell had: neither PythonSlicer's folder nor what Slicer's launcher has set."""
+        environment = QtCore.QProcessEnvironment.systemEnvironment()
+        for name in _OF_THE_LAUNCHER:
+            environment.remove(name)
+        return environment
+
+    def _addPythonSlicer(self, folder: Path) -> None:
+        """Slicer's Python for child processes is a program on the path: a launcher that starts Python as its child."""
+        (folder / "children").mkdir(parents=True)
+        self.childrenFolder = folder / "children"
+        self.hiding = Hiding(folder / "hidden_packages.json")
+        launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("python_slicer.py")), str(folder)]
         program = folder / "PythonSlicer"
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(launcher)} "$@"\n')
         program.chmod(0o755)
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"
 
@@ -84,11 +108,15 @@ class qSlicerApplication(QtWidgets.QApplication):
     userSettings = revisionUserSettings = settings
 
     def testingEnabled(self) -> bool:
-        """No: modules shall do what they do for a user. Messages are recorded and wait for nobody."""
-        return False
+        """Whether Slicer was started with --testing; then slicer.util shows nothing and asks nobody."""
+        return self._testing
+
+    def setTesting(self, enabled: bool) -> None:
+        """For the host: Slicer itself is told on its command line."""
+        self._testing = enabled
 
     def commandOptions(self) -> types.SimpleNamespace:
-        return types.SimpleNamespace(noMainWindow=True, disableSettings=False)
+        return types.SimpleNamespace(noMainWindow=False, disableSettings=False, testingEnabled=self._testing)
 
     def translate(self, _context: str, text: str) -> str:
         return text
@@ -97,7 +125,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         return f"{_DOCUMENTATION}user_guide/modules/{name.lower()}.html"
 
     def startupEnvironment(self) -> QtCore.QProcessEnvironment:
-        return QtCore.QProcessEnvironment.systemEnvironment()
+        return QtCore.QProcessEnvironment(self._startupEnvironment)
 
     def pauseRender(self) -> None:
         """Nothing is drawn."""

@@ -60,9 +60,11 @@ def _followWithSubjectHierarchy(scene: slicer.vtkMRMLScene) -> None:
         shown = node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLTransformNode")
         return shown and not node.GetHideFromEditors() and not node.IsA("vtkMRMLCameraNode")
 
+    # hierarchy() merges a second hierarchy into the first and removes it, which comes back here: so it is asked for
+    # only where a node needs an item, and never while a scene is being imported.
     def addItem(node) -> None:
-        tree = hierarchy()
-        if tree is not None and belongs(node) and not tree.GetItemByDataNode(node):
+        tree = hierarchy() if belongs(node) else None
+        if tree is not None and not tree.GetItemByDataNode(node):
             tree.CreateItem(tree.GetSceneItemID(), node)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -72,9 +74,11 @@ def _followWithSubjectHierarchy(scene: slicer.vtkMRMLScene) -> None:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(_caller, _event, node):
+        if node is None or not belongs(node) or scene.IsClosing() or scene.IsImporting():
+            return
         tree = hierarchy()
-        item = tree.GetItemByDataNode(node) if tree is not None and node is not None else 0
-        if item and not scene.IsClosing() and not scene.IsImporting():
+        item = tree.GetItemByDataNode(node) if tree is not None else 0
+        if item:
             tree.RemoveItem(item, False, False)
 
     def onImported(_caller, _event):

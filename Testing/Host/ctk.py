@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property, Signal
 
+import reports
 from ctk_numbers import (  # noqa: F401 - part of this module's names
     ctkDoubleRangeSlider,
     ctkDoubleSlider,
@@ -47,14 +48,10 @@ class ctkCollapsibleButton(_Collapsing, QtWidgets.QWidget):
     clicked = Signal(bool)
     toggled = Signal(bool)
 
-    def __init__(self, text: str | QtWidgets.QWidget | None = None, parent: QtWidgets.QWidget | None = None):
-        if isinstance(text, QtWidgets.QWidget):
-            text, parent = None, text
-        super().__init__(parent)
+    def __init__(self, parent: QtWidgets.QWidget | None = None):
+        super().__init__(parent)  # PythonQt knows no constructor that takes a text
         self.setContentsMargins(0, _HEADER_HEIGHT, 0, 0)
         self.setMinimumHeight(_HEADER_HEIGHT)
-        if text:
-            self.setText(text)
 
     def _onCollapsed(self, collapsed: bool) -> None:
         self._hideChildren(collapsed)
@@ -118,7 +115,21 @@ class ctkCollapsibleGroupBox(_Collapsing, QtWidgets.QGroupBox):
 
 @standIn
 class ctkMenuButton(QtWidgets.QPushButton):
-    """ctkMenuButton: a push button with a menu beside it, not instead of it."""
+    """ctkMenuButton: a push button with a menu beside it. Only the mouse clicks the button itself: click() opens the
+    menu and waits until the user has closed it, which is an error here."""
+
+    def click(self) -> None:
+        if self.menu() is None:
+            QtWidgets.QPushButton.click(self)
+            return
+        reports.messages.append(reports.Message("menu", self.text, type(self).__name__))
+        reports.errors.append(f"click() of the {type(self).__name__} '{self.text}' opens its menu and waits for a user")
+
+    def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
+        """Qt opens the menu on the signal pressed()."""
+        wasBlocked = self.blockSignals(True)
+        QtWidgets.QPushButton.mousePressEvent(self, event)
+        self.blockSignals(wasBlocked)
 
     showMenuOnLongPress, setShowMenuOnLongPress = storedProperty("showMenuOnLongPress", bool, False)
 

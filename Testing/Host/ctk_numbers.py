@@ -16,63 +16,58 @@ def _finite(value: float) -> float:
     return max(-_LARGEST, min(_LARGEST, float(value)))
 
 
-@standIn
-class ctkDoubleSpinBox(QtWidgets.QDoubleSpinBox):
-    """ctkDoubleSpinBox: value, minimum, maximum, decimals, singleStep, prefix, suffix, valueChanged(double)."""
-
-    decimalsChanged = Signal(int)
-
-
-@standIn
-class ctkSliderWidget(QtWidgets.QWidget):
-    """ctkSliderWidget: a slider beside a spin box. Here valueIsChanging is emitted with every change."""
-
-    valueChanged = Signal(float)
-    valueIsChanging = Signal(float)
+class _RealNumber(QtWidgets.QWidget):
+    """A widget with a spin box in it. The spin box rounds what it shows to `decimals`; the widget's value is exact."""
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
-        self._slider = QtWidgets.QSlider(QtCore.Qt.Horizontal)
-        self._slider.setRange(0, _STEPS)
+        self._value = 0.0
         self._spinBox = QtWidgets.QDoubleSpinBox()
-        row = QtWidgets.QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._slider)
-        row.addWidget(self._spinBox)
-        self._slider.valueChanged.connect(self._onSlider)
-        self._spinBox.valueChanged.connect(self._onSpinBox)
+        self._spinBox.valueChanged.connect(self._onTyped)
+        self._row = QtWidgets.QHBoxLayout(self)
+        self._row.setContentsMargins(0, 0, 0, 0)
+        self._row.addWidget(self._spinBox)
 
-    def _onSlider(self, step: int) -> None:
-        self._spinBox.value = self.minimum + step / _STEPS * (self.maximum - self.minimum)
-
-    def _onSpinBox(self, value: float) -> None:
-        self._moveSlider()
-        self.valueIsChanging.emit(value)
-        self.valueChanged.emit(value)
-
-    def _moveSlider(self) -> None:
-        span = self.maximum - self.minimum
-        self._slider.blockSignals(True)
-        self._slider.value = round(_STEPS * (self.value - self.minimum) / span) if span else 0
-        self._slider.blockSignals(False)
+    def _onTyped(self, value: float) -> None:
+        self._change(value)
 
     def setValue(self, value: float) -> None:
-        self._spinBox.setValue(float(value))
+        self._change(min(max(float(value), self.minimum), self.maximum))
 
-    def setMinimum(self, value: float) -> None:
-        self._spinBox.setMinimum(_finite(value))
-        self._moveSlider()
+    def _change(self, value: float) -> None:
+        if value == self._value:
+            return
+        self._value = value
+        self._show()
+        self._emitChange()
 
-    def setMaximum(self, value: float) -> None:
-        self._spinBox.setMaximum(_finite(value))
-        self._moveSlider()
+    def _show(self) -> None:
+        wasBlocked = self._spinBox.blockSignals(True)
+        self._spinBox.setValue(self._value)
+        self._spinBox.blockSignals(wasBlocked)
+
+    def _emitChange(self) -> None:
+        self.valueChanged.emit(self._value)
 
     def setRange(self, minimum: float, maximum: float) -> None:
+        """A value outside is moved inside, which is told."""
+        wasBlocked = self._spinBox.blockSignals(True)
         self._spinBox.setRange(_finite(minimum), _finite(maximum))
-        self._moveSlider()
+        self._spinBox.blockSignals(wasBlocked)
+        self.setValue(self._value)
+
+    def setMinimum(self, value: float) -> None:
+        self.setRange(value, max(value, self.maximum))
+
+    def setMaximum(self, value: float) -> None:
+        self.setRange(min(value, self.minimum), value)
 
     def setDecimals(self, value: int) -> None:
+        wasBlocked = self._spinBox.blockSignals(True)
         self._spinBox.setDecimals(int(value))
+        self._spinBox.blockSignals(wasBlocked)
+        self._show()
+        self.decimalsChanged.emit(int(value))
 
     def setSingleStep(self, value: float) -> None:
         self._spinBox.setSingleStep(float(value))
@@ -83,13 +78,59 @@ class ctkSliderWidget(QtWidgets.QWidget):
     def setPrefix(self, value: str) -> None:
         self._spinBox.setPrefix(value)
 
-    value = Property(float, lambda self: self._spinBox.value, setValue)
+    value = Property(float, lambda self: self._value, setValue)
     minimum = Property(float, lambda self: self._spinBox.minimum, setMinimum)
     maximum = Property(float, lambda self: self._spinBox.maximum, setMaximum)
     decimals = Property(int, lambda self: self._spinBox.decimals, setDecimals)
     singleStep = Property(float, lambda self: self._spinBox.singleStep, setSingleStep)
     suffix = Property(str, lambda self: self._spinBox.suffix, setSuffix)
     prefix = Property(str, lambda self: self._spinBox.prefix, setPrefix)
+
+
+@standIn
+class ctkDoubleSpinBox(_RealNumber):
+    """ctkDoubleSpinBox: value, displayedValue, minimum, maximum, decimals, singleStep, prefix, suffix."""
+
+    valueChanged = Signal(float)
+    decimalsChanged = Signal(int)
+    displayedValue = Property(float, lambda self: self._spinBox.value)
+
+
+@standIn
+class ctkSliderWidget(_RealNumber):
+    """ctkSliderWidget: a slider beside a spin box. valueIsChanging comes only while tracking is off, by mouse, so it is
+    not emitted here. Setting `decimals` emits valueChanged, too."""
+
+    valueChanged = Signal(float)
+    valueIsChanging = Signal(float)
+    decimalsChanged = Signal(int)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None):
+        super().__init__(parent)
+        self._slider = QtWidgets.QSlider(QtCore.Qt.Horizontal)
+        self._slider.setRange(0, _STEPS)
+        self._row.insertWidget(0, self._slider)
+        self._slider.valueChanged.connect(self._onSlider)
+
+    def _onSlider(self, step: int) -> None:
+        self._change(self.minimum + step / _STEPS * (self.maximum - self.minimum))
+
+    def _show(self) -> None:
+        super()._show()
+        span = self.maximum - self.minimum
+        wasBlocked = self._slider.blockSignals(True)
+        self._slider.value = round(_STEPS * (self.value - self.minimum) / span) if span else 0
+        self._slider.blockSignals(wasBlocked)
+
+    def setRange(self, minimum: float, maximum: float) -> None:
+        super().setRange(minimum, maximum)
+        self._show()
+
+    def setDecimals(self, value: int) -> None:
+        super().setDecimals(value)
+        self._emitChange()
+
+    decimals = Property(int, lambda self: self._spinBox.decimals, setDecimals)
     pageStep, setPageStep = storedProperty("pageStep", float, 10.0)
     tickInterval, setTickInterval = storedProperty("tickInterval", float, 0.0)
     tracking, setTracking = storedProperty("tracking", bool, True)

@@ -65,18 +65,25 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
 
 @standIn
-class ctkDirectoryButton(QtWidgets.QPushButton):
-    """ctkDirectoryButton: a button that shows a folder and asks for another one when it is clicked."""
+class ctkDirectoryButton(QtWidgets.QWidget):
+    """ctkDirectoryButton: a widget with a button in it, which shows a folder and asks for another one when clicked.
+
+    It is no button itself: it has no click(), and browse() does the same."""
 
     directoryChanged = Signal(str)
     directorySelected = Signal(str)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None):
         super().__init__(parent)
-        self.clicked.connect(self.browse)
+        self._button = QtWidgets.QPushButton()
+        self._button.clicked.connect(self.browse)
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._button)
+        self._showDirectory()
 
-    def _showDirectory(self, directory: str) -> None:
-        QtWidgets.QPushButton.setText(self, directory)
+    def _showDirectory(self) -> None:
+        self._button.setText(self.text or self.directory)
 
     def browse(self) -> None:
         directory = QtWidgets.QFileDialog.getExistingDirectory(self, self.caption)
@@ -85,8 +92,9 @@ class ctkDirectoryButton(QtWidgets.QPushButton):
             self.directorySelected.emit(directory)
 
     directory, setDirectory = storedProperty(
-        "directory", str, "", notify="directoryChanged", onChange=lambda self, path: self._showDirectory(path)
+        "directory", str, "", notify="directoryChanged", onChange=lambda self, _path: self._showDirectory()
     )
+    text, setText = storedProperty("text", str, "", onChange=lambda self, _text: self._showDirectory())
     caption, setCaption = storedProperty("caption", str, "")
     acceptMode, setAcceptMode = storedProperty("acceptMode", int, 0)
     options, setOptions = storedProperty("options", int, 0)

@@ -14,6 +14,8 @@ _FILE_DIALOGS = {
     "getSaveFileName": "",
     "getExistingDirectory": "",
 }
+_ACCEPTING = ("Ok", "Yes", "Save", "Open", "Apply")
+_REJECTING = ("Cancel", "No", "Close", "Abort", "Discard")
 _INPUT_DIALOGS = {"getText": "", "getItem": "", "getInt": 0, "getDouble": 0.0, "getMultiLineText": ""}
 
 
@@ -36,10 +38,22 @@ def _staticDialog(kind: str, default):
 
 
 def _executeMessageBox(self) -> int:
-    kind = _ICON_KINDS.get(self.icon.name, "info")
-    usual = self.standardButton(self.defaultButton()) if self.defaultButton() else QtWidgets.QMessageBox.Ok
-    message = reports.Message(kind, self.windowTitle, self.text, self.informativeText or self.detailedText)
-    return int(reports.record(message, usual))
+    """A box with more than one button asks; True and False answer with its accepting or rejecting button."""
+    buttons = [button for button in QtWidgets.QMessageBox.StandardButton if button & self.standardButtons]
+    isQuestion = len(buttons) > 1
+    kind = "question" if isQuestion else _ICON_KINDS.get(self.icon.name, "info")
+    accepting, rejecting = _button(buttons, _ACCEPTING), _button(buttons, _REJECTING)
+    usual = self.standardButton(self.defaultButton()) if self.defaultButton() else accepting or rejecting
+    title = self.windowTitle.strip()  # slicer.util widens a box by spaces around its title
+    answer = reports.record(reports.Message(kind, title, self.text, self.informativeText or self.detailedText), usual)
+    if isinstance(answer, bool):
+        answer = accepting or _button(buttons, ("Retry",)) if answer else rejecting
+    return int(answer or QtWidgets.QMessageBox.Ok)
+
+
+def _button(buttons: list, names: tuple[str, ...]) -> QtWidgets.QMessageBox.StandardButton | None:
+    wanted = [getattr(QtWidgets.QMessageBox, name) for name in names]
+    return next((button for button in wanted if button in buttons), None)
 
 
 def _executeDialog(self) -> int:

@@ -13,21 +13,27 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import gc
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import slicer
 
+import packages
 import qt
+import qt_loop
 import reports
 from mrml_scene import releaseWidgets
 from pythonqt_lint import find_pyside_only_idioms
@@ -39,8 +45,10 @@ from reports import (  # noqa: F401 - part of the host's interface
     pipInstalls,
     sampleDataSources,
     selectedModules,
+    torchInstalls,
 )
 
+_PUMP_MS = 20  # how often pump() looks at its condition
 _loaded: dict[str, tuple[Any, str]] = {}  # name -> (module widget's parent, folder added to sys.path)
 
 
@@ -108,14 +116,39 @@ def _addPythonSide(source: Path | None) -> None:
 def load_module(path: str | Path) -> tuple[types.ModuleType, Any, Any]:
     """Import a scripted module afresh, as Slicer does when it starts, then open its panel.
 
+    All this happens in a fresh Slicer: every Python package that Slicer does not ship is hidden. Then the panel is left
+    and entered again with what is installed, unless the caller hides that as well (`hide_packages`).
     Return the Python module, the instance of its class <Name>, and the set-up widget, whose `parent` can be shown.
     """
     path = Path(path).resolve()
-    name = path.stem
     reports.errors.extend(_lint(path))
-    if name in _loaded:
-        unload_module(name)
+    if path.stem in _loaded:
+        unload_module(path.stem)
     sys.path.insert(0, str(path.parent))
+    with hide_packages():
+        _importAfresh(path.stem)
+        python, instance, parent = _loadAndEnter(path)
+    parent.exit()
+    parent.enter()
+    return python, instance, parent.self()
+
+
+@functools.lru_cache
+def _importAfresh(name: str) -> None:
+    """Import the module and its package <Name>Lib once without what other tests have imported, and throw them away."""
+    own = {key: value for key, value in sys.modules.items() if key.partition(".")[0] in (name, f"{name}Lib")}
+    for key in own:
+        del sys.modules[key]
+    try:
+        importlib.import_module(name)
+    finally:
+        for key in [key for key in sys.modules if key.partition(".")[0] in (name, f"{name}Lib")]:
+            del sys.modules[key]
+        sys.modules.update(own)
+
+
+def _loadAndEnter(path: Path) -> tuple[types.ModuleType, Any, Any]:
+    name = path.stem
     sys.modules.pop(name, None)
     python = importlib.import_module(name)
     entry = slicer.qSlicerScriptedLoadableModule(name, str(path))
@@ -131,7 +164,7 @@ def load_module(path: str | Path) -> tuple[types.ModuleType, Any, Any]:
     parent.reload()
     slicer.app.moduleManager().moduleLoaded.emit(name)
     parent.enter()
-    return python, instance, parent.self()
+    return python, instance, parent
 
 
 @functools.lru_cache
@@ -144,9 +177,8 @@ def _lint(path: Path) -> tuple[str, ...]:
 
 def _completeStartup() -> None:
     """Tell the modules that Slicer has started; each of them hears it once."""
-    slicer.app.startupCompleted.connect(lambda: None)  # so that there is something to disconnect
     slicer.app.startupCompleted.emit()
-    slicer.app.startupCompleted.disconnect()
+    slicer.app.disconnect("startupCompleted()")
 
 
 def unload_module(name: str) -> None:
@@ -155,6 +187,8 @@ def unload_module(name: str) -> None:
     parent.exit()
     slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
     parent.hide()
+    parent.module().setWidgetRepresentation(None)
+    parent.setPythonWidget(None)
     parent.deleteLater()
     for attribute in (name.lower(), f"{name}Instance", f"{name}Widget"):
         slicer.modules.__dict__.pop(attribute, None)
@@ -172,19 +206,117 @@ def pump(condition: Callable[[], Any], timeout_s: float = 10.0) -> bool:
     """Run the event loop until `condition()` holds. Give up after `timeout_s`, or when an error has been collected."""
     before = len(reports.errors)
     end = time.monotonic() + timeout_s
+    process_events()
     while not condition() and time.monotonic() < end and len(reports.errors) == before:
+        with _printingExceptions():
+            qt_loop.run(_PUMP_MS)
         process_events()
-        time.sleep(0.002)
     return bool(condition())
+
+
+@contextlib.contextmanager
+def _printingExceptions() -> Iterator[None]:
+    """PySide6 hands exceptions of some slots on to us; in Slicer they are printed."""
+    try:
+        yield
+    except Exception:
+        sys.excepthook(*sys.exc_info())
 
 
 def process_events() -> None:
     """Deliver all waiting events, also those that delete objects."""
-    try:
+    with _printingExceptions():
         slicer.app.processEvents()
         slicer.app.sendPostedEvents(None, qt.QEvent.DeferredDelete)
-    except Exception:  # PySide6 hands exceptions of some slots on to us; in Slicer they are printed
-        sys.excepthook(*sys.exc_info())
+
+
+def hide_packages(*names: str) -> contextlib.AbstractContextManager[None]:
+    """A `with` block in which Python packages are not there: by default all that a fresh Slicer has not got.
+
+    They are hidden from import, importlib.util.find_spec and importlib.metadata, here and in child processes that
+    are started through PythonSlicer. `names` are those of distributions, such as "segment-anything".
+    Installing a hidden package (pip_install, installTorch) shows it again.
+    """
+    return slicer.app.hiding.hide(set(names) or packages.notShipped())
+
+
+@contextlib.contextmanager
+def testing_mode() -> Iterator[None]:
+    """A `with` block in which Slicer runs with --testing: slicer.util shows nothing and asks nobody."""
+    slicer.app.setTesting(True)
+    try:
+        yield
+    finally:
+        slicer.app.setTesting(False)
+
+
+def add_pytorch_extension() -> None:
+    """From now until the end of the test the extension PyTorch is there (`import PyTorchUtils`)."""
+    importlib.import_module("pytorch_utils").add()
+
+
+def run_self_test(name: str) -> None:
+    """Run the tests of a loaded module as Slicer's "Reload and Test" does; what they raise is raised, SkipTest too."""
+    slicer.selfTests[name]()
+
+
+def mouse_click(widget: Any) -> None:
+    """Press and release the left button in the middle of a widget."""
+    place, left, none = qt.QPointF(widget.rect.center()), qt.Qt.LeftButton, qt.Qt.NoButton
+    for kind, held in ((qt.QEvent.MouseButtonPress, left), (qt.QEvent.MouseButtonRelease, none)):
+        slicer.app.sendEvent(widget, qt.QMouseEvent(kind, place, place, left, held, qt.Qt.NoModifier))
+
+
+def selector_entries(selector: Any) -> list[str]:
+    """The texts in the list of a qMRMLNodeComboBox, in order; "" for the separator."""
+    box = selector.findChild(qt.QComboBox)
+    return [box.itemText(row) for row in range(box.count)]
+
+
+def choose_entry(selector: Any, text: str) -> None:
+    """Choose in the list of a qMRMLNodeComboBox, as a user does: a node, None, or "Create new ..." and the like."""
+    selector.chooseRow(selector_entries(selector).index(text))
+
+
+def current_entry(selector: Any) -> str:
+    """What a qMRMLNodeComboBox shows while its list is closed."""
+    return selector.findChild(qt.QComboBox).currentText
+
+
+def objects_alive(className: str) -> list[Any]:
+    """All Python objects of a class that are still there after garbage collection: to see what a job leaves behind.
+
+    A connection holds its callable and is not seen by the collector, as in Slicer.
+    """
+    process_events()
+    gc.collect()
+    return [item for item in gc.get_objects() if type(item).__name__ == className]
+
+
+def child_processes() -> list[int]:
+    """Process ids of what runs as a child of a PythonSlicer, also where that launcher has been killed."""
+    started = [int(file.name) for file in slicer.app.childrenFolder.iterdir()]
+    return [pid for pid in started if _isRunning(pid)]
+
+
+def _isRunning(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_no_children(patience_s: float = 3.0) -> None:
+    """Fail if a child process still computes after `patience_s`, and kill it."""
+    end = time.monotonic() + patience_s
+    while child_processes() and time.monotonic() < end:
+        time.sleep(0.02)
+    left = child_processes()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    for file in slicer.app.childrenFolder.iterdir():
+        file.unlink()
+    assert not left, f"child processes that still run {patience_s} s after the module was closed: {left}"
 
 
 def reset() -> None:
@@ -195,6 +327,8 @@ def reset() -> None:
     slicer.mrmlScene.Clear(False)
     slicer.app.settings().clear()
     slicer.modules.__dict__.pop("sampleDataSources", None)
+    importlib.import_module("pytorch_utils").remove()
+    slicer.app.setTesting(False)
     reports.clear()
     reports.collectExceptions()
 

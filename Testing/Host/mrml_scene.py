@@ -9,11 +9,18 @@ import shiboken6
 import slicer
 import vtk
 
-_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
+_EVENTS = (  # event, method, priority: widgets know a node before modules hear of it
+    ("NodeAddedEvent", "_onNodesChanged", 10.0),
+    ("NodeRemovedEvent", "_onNodesChanged", 10.0),
+    ("EndCloseEvent", "_onSceneReplaced", 0.0),
+    ("EndImportEvent", "_onSceneReplaced", 0.0),
+)
 _followers: weakref.WeakSet = weakref.WeakSet()
+# Kept for good: a node in garbage still tells its observers that it goes, when the collector has emptied them already.
+_observers: list[Callable] = []
 
 
-def observe(subject: vtk.vtkObject, event: int, method: Callable) -> int:
+def observe(subject: vtk.vtkObject, event: int, method: Callable, priority: float = 0.0) -> int:
     """Call a widget's method on an event for as long as the widget lives: the observer does not keep it alive."""
     reference = weakref.WeakMethod(method)
 
@@ -22,7 +29,8 @@ def observe(subject: vtk.vtkObject, event: int, method: Callable) -> int:
         if alive is not None and shiboken6.isValid(alive.__self__):
             alive(caller, eventName)
 
-    return subject.AddObserver(event, onEvent)
+    _observers.append(onEvent)
+    return subject.AddObserver(event, onEvent, priority)
 
 
 class SceneFollower:
@@ -37,7 +45,10 @@ class SceneFollower:
         self.stopFollowing()
         self._scene = scene
         if scene is not None:
-            self._sceneTags = [observe(scene, getattr(scene, event), self._onSceneEvent) for event in _EVENTS]
+            self._sceneTags = [
+                observe(scene, getattr(scene, event), getattr(self, method), priority)
+                for event, method, priority in _EVENTS
+            ]
             _followers.add(self)
         self._onSceneChanged()
         self.mrmlSceneChanged.emit(scene)
@@ -47,7 +58,11 @@ class SceneFollower:
         for tag in self.__dict__.pop("_sceneTags", []):
             self._scene.RemoveObserver(tag)
 
-    def _onSceneEvent(self, _caller, _event) -> None:
+    def _onNodesChanged(self, _caller, _event) -> None:
+        self._onSceneChanged()
+
+    def _onSceneReplaced(self, _caller, _event) -> None:
+        """The scene has been closed, or another one imported."""
         self._onSceneChanged()
 
     def _onSceneChanged(self) -> None:

@@ -195,6 +195,7 @@ class qMRMLSegmentationShow3DButton(SegmentationFollower, ctkMenuButton):
         super().__init__(parent)
         self.setText("Show 3D")
         self.setCheckable(True)
+        self.setMenu(QtWidgets.QMenu(self))  # of smoothing options, which are not emulated
         self.toggled.connect(self._onToggled)
 
     def _onToggled(self, show: bool) -> None:

@@ -10,6 +10,7 @@ import logging as _logging
 import os as _os
 
 _os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+_os.environ["PYSIDE6_OPTION_PYTHON_ENUM"] = "0x02"  # enum values are integers
 
 from PySide6 import QtCore as _core
 from PySide6 import QtGui as _gui

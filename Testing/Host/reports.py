@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Message:
-    """A message box that would have been shown. `kind` is info, warning, error, question, dialog, or file."""
+    """A message box that would have been shown. `kind` is info, warning, error, question, dialog, file, or menu."""
 
     kind: str
     title: str
@@ -30,28 +30,34 @@ messages: list[Message] = []
 selectedModules: list[str] = []  # of slicer.util.selectModule
 openedUrls: list[str] = []  # of QDesktopServices.openUrl
 pipInstalls: list[Any] = []  # requirements given to pip_install, pip_ensure
+torchInstalls: list[list[str]] = []  # requirements of PyTorchUtilsLogic.installTorch; [] for uninstallTorch
 sampleDataSources: list[dict[str, Any]] = []  # of SampleDataLogic.registerCustomSampleDataSource
 _answers: dict[str, deque] = {}
 
 
 def clear() -> None:
     """Forget everything, also answers that were never asked for."""
-    for record in (errors, messages, selectedModules, openedUrls, pipInstalls, sampleDataSources):
+    for record in (errors, messages, selectedModules, openedUrls, pipInstalls, torchInstalls, sampleDataSources):
         record.clear()
     _answers.clear()
 
 
 def answerNext(kind: str, answer: Any) -> None:
-    """Queue what the user answers to the next message of this kind: a button, or a path for kind "file"."""
+    """Queue what the user answers to the next message of this kind: a button or whether it is accepted, or a path for
+    kind "file". For the kinds "pip" and "torch" it is the exception with which the next installation fails."""
     _answers.setdefault(kind, deque()).append(answer)
+
+
+def nextAnswer(kind: str, default: Any = None) -> Any:
+    queue = _answers.get(kind)
+    return queue.popleft() if queue else default
 
 
 def record(message: Message, default: Any) -> Any:
     """Note a message and return the queued answer for its kind, or `default`."""
     messages.append(message)
     logging.getLogger("host").info("%s: %s: %s", message.kind, message.title, message.text)
-    queue = _answers.get(message.kind)
-    return queue.popleft() if queue else default
+    return nextAnswer(message.kind, default)
 
 
 def _collect(kind: type[BaseException], value: BaseException, trace: TracebackType) -> None:

@@ -44,7 +44,10 @@ class ScriptedLoadableModule:
 
     def runTest(self, msec: int = 100, **options) -> None:
         """Run the tests of the class <ModuleName>Test beside the module's class."""
-        test = getattr(importlib.import_module(type(self).__module__), f"{self.moduleName}Test")()
+        module, name = importlib.import_module(type(self).__module__), f"{self.moduleName}Test"
+        if not hasattr(module, name):
+            raise AssertionError(f"there is no class {name} in {module.__name__}")
+        test = getattr(module, name)()
         test.messageDelay = msec
         test.runTest(**options)
 
@@ -78,6 +81,12 @@ class ScriptedLoadableModuleWidget:
 
     def onReload(self) -> None:
         slicer.util.reloadScriptedModule(self.moduleName)
+
+    def onReloadAndTest(self, **options) -> None:
+        """The button "Reload and Test": a skipped test is shown as an error, like all that the tests raise."""
+        with slicer.util.tryWithErrorDisplay("Reload and Test failed."):
+            self.onReload()
+            slicer.selfTests[self.moduleName](**options)
 
     def _onModuleAboutToBeUnloaded(self, name: str) -> None:
         if name == self.moduleName:
@@ -117,20 +126,34 @@ class ScriptedLoadableModuleLogic:
 
 
 class ScriptedLoadableModuleTest(unittest.TestCase):
-    """The self-test: without a `runTest` of its own, all its test methods run one after the other."""
+    """The self-test. `runTest` is what "Reload and Test" runs: it makes one object for all tests, calls `setUp` and
+    `tearDown` itself, and lets everything that is raised through, also SkipTest."""
 
     messageDelay = 0
 
+    def __init__(self, *arguments, **keywords):
+        self.moduleTestNames: list[str] = []
+        super().__init__(*arguments, **keywords)
+        if not self.moduleTestNames:
+            self.moduleTestNames = [name for name in dir(self) if "test" in name and callable(getattr(self, name))]
+
     def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:
-        logging.info(message)
-        slicer.app.processEvents()
+        slicer.util.delayDisplay(message, self.messageDelay)
+
+    def setUp(self) -> None:
+        """For the module's tests."""
+
+    def tearDown(self) -> None:
+        """For the module's tests."""
 
     def runTest(self) -> None:
-        names = [name for name in dir(self) if name.startswith("test") and callable(getattr(self, name))]
-        type(self).setUpClass()
-        for name in names:
+        if not self.moduleTestNames:
+            logging.warning("No test is defined in %s", type(self).__name__)
+            return
+        self.setUpClass()
+        for name in self.moduleTestNames:
             self.setUp()
             logging.info("Running %s", name)
             getattr(self, name)()
             self.tearDown()
-        type(self).tearDownClass()
+        self.tearDownClass()

@@ -1,27 +1,35 @@
-"""slicer.util without a user: messages are recorded and answered, nothing is installed, no module panel is switched."""
+"""slicer.util without a user: nothing is installed, no module panel is switched, and dropped keywords are errors.
+
+Its displays are Slicer's own; the message boxes that they make are recorded and answered by dialogs.py.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
+from typing import Any
 
 import slicer
-from PySide6 import QtWidgets
 
+import ctk
 import reports
 
-_DISPLAYS = {"infoDisplay": "info", "warningDisplay": "warning", "errorDisplay": "error"}
-_CONFIRMATIONS = {"confirmOkCancelDisplay": True, "confirmYesNoDisplay": True, "confirmRetryCloseDisplay": False}
-_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "question": logging.INFO}
+_messageBox = slicer.util.messageBox
 
 
-def _recorder(kind: str, default):
-    """A function with the signature of slicer.util's displays. `host.answerNext("question", False)` declines."""
+def _strictMessageBox(text: str, parent: Any = None, **keywords) -> int:
+    """The displays pass their keywords on to the message box, and what that has not got is silently dropped."""
+    unknown = [name for name in keywords if not hasattr(ctk.ctkMessageBox, name)]
+    if unknown:
+        reports.errors.append(f"slicer.util does nothing with {', '.join(unknown)} of a message box")
+    return _messageBox(text, parent, **keywords)
 
-    def display(text, windowTitle=None, parent=None, *_more, detailedText="", **_options):
-        logging.log(_LEVELS[kind], text)
-        return reports.record(reports.Message(kind, windowTitle or "", str(text), detailedText), default)
 
-    return display
+def _delayDisplay(message: str, autoCloseMsec: int = 1000, parent: Any = None, **_keywords) -> None:
+    """No popup, no waiting."""
+    logging.info(message)
+    slicer.app.processEvents()
 
 
 def _selectModule(module) -> None:
@@ -32,19 +40,43 @@ def _selectModule(module) -> None:
     reports.selectedModules.append(name)
 
 
-def _pipInstall(requirements, *_more, **_options) -> None:
+def _names(requirements: str | list[str]) -> set[str]:
+    """The distributions that pip would be asked for."""
+    words = requirements.split() if isinstance(requirements, str) else requirements
+    return {re.split(r"[\s\[<>=!~;@]", word, maxsplit=1)[0] for word in words if not word.startswith("-")}
+
+
+def pretendToInstall(kind: str, requirements: Any) -> None:
+    """What an installation does: events are processed while it runs; then it fails, or the packages are there.
+
+    An exception that is queued as the answer for `kind` is raised.
+    """
+    slicer.app.processEvents()
+    failure = reports.nextAnswer(kind)
+    if isinstance(failure, Exception):
+        raise failure
+    slicer.app.hiding.show(_names(requirements))
+
+
+def _pipInstall(
+    requirements: str | list[str],
+    constraints: Any = None,
+    no_deps_requirements: Any = None,
+    skip_packages: list[str] | None = None,
+    blocking: bool = True,
+    show_progress: bool = True,
+    requester: str | None = None,
+    logCallback: Callable | None = None,
+    completedCallback: Callable | None = None,
+) -> None:
     reports.pipInstalls.append(requirements)
+    pretendToInstall("pip", requirements)
 
 
 def withoutUser() -> None:
-    util = slicer.util
-    for name, kind in _DISPLAYS.items():
-        setattr(util, name, _recorder(kind, None))
-    for name, default in _CONFIRMATIONS.items():
-        setattr(util, name, _recorder("question", default))
-    util.messageBox = _recorder("info", QtWidgets.QMessageBox.Ok)
-    util.selectModule = _selectModule
-    util.pip_install = _pipInstall
-    util.delayDisplay = lambda message, *_more, **_options: (logging.info(message), slicer.app.processEvents())
+    slicer.util.messageBox = _strictMessageBox
+    slicer.util.delayDisplay = _delayDisplay
+    slicer.util.selectModule = _selectModule
+    slicer.util.pip_install = _pipInstall
     if hasattr(slicer, "packaging"):
         slicer.packaging.pip_install = _pipInstall

@@ -18,10 +18,12 @@ def storedProperty(
     key = f"_stored_{name}"
 
     def read(self):
-        return self.__dict__.get(key, default)
+        value = self.__dict__.get(key, default)
+        return tuple(value) if isinstance(value, list) else value  # as PythonQt gives them
 
     def write(self, value):
-        if read(self) == value:
+        value = str(value) if kind is str else list(value) if kind == "QStringList" else value
+        if self.__dict__.get(key, default) == value:
             return
         self.__dict__[key] = value
         if onChange is not None:

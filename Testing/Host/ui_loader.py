@@ -46,10 +46,7 @@ class QUiLoader(QtUiTools.QUiLoader):
             if method is None:
                 reports.errors.append(f"'{receiver}' has no slot '{slot}', in a .ui file")
                 continue
-            try:
-                pythonqt.connect(self._find(form, sender), signal, method)
-            except ValueError as error:
-                reports.errors.append(f"{error}, in a .ui file")
+            pythonqt.connect(self._find(form, sender), signal, method)
         return form
 
     def _registerClasses(self, root: ElementTree.Element) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import cmake
 import pytest
+import SimpleITK as sitk
+
+from hidden import load_bare
+from SAM3DSegmentLib import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment"
 HOST = ROOT / "Testing" / "Host"
 NOT_INSTALLED = {"CMakeLists.txt"}
 CATEGORIES = {"Segmentation"}
+SHIPPED_BY_SLICER = {"numpy", "simpleitk", "requests", "packaging"}
 
 
 def run(*command, **environment):
@@ -44,8 +52,93 @@ def build(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def installed(build):
-    return build / "installed" / "lib" / "Slicer-5.13" / "qt-scripted-modules"
+def package(tmp_path_factory):
+    """The archive for Slicer 5.13 on Linux that `make package` makes."""
+    return make_package(tmp_path_factory.mktemp("dist"), "--os", "linux", "--arch", "amd64")
+
+
+def make_package(folder, *options):
+    output = run(
+        *(sys.executable, ROOT / "Utilities" / "package.py", "--slicer-version", "5.13"),
+        *("--slicer-revision", "34000", "--output", folder, *options),
+    )
+    return Path(output.strip())
+
+
+@pytest.fixture(scope="session")
+def extension(package, tmp_path_factory):
+    """The folder that the Extensions Manager makes of the archive."""
+    folder = tmp_path_factory.mktemp("extensions")
+    with tarfile.open(package) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / package.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="session")
+def installed(extension):
+    return extension / "lib" / "Slicer-5.13" / "qt-scripted-modules"
+
+
+def entries(archive):
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as file:
+            return file.namelist()
+    with tarfile.open(archive) as file:
+        return file.getnames()
+
+
+@pytest.mark.parametrize(
+    ("system", "architecture", "ending", "inside"),
+    [
+        ("linux", "amd64", ".tar.gz", ""),
+        ("win", "amd64", ".zip", ""),
+        ("macosx", "arm64", ".tar.gz", "Slicer.app/Contents/Extensions-34000/SAM3DSegment/"),
+    ],
+)
+def test_the_archive_is_what_the_extensions_manager_takes(tmp_path, system, architecture, ending, inside):
+    archive = make_package(tmp_path, "--os", system, "--arch", architecture)
+    name = archive.name.removesuffix(ending)
+    assert re.fullmatch(rf"34000-{system}-{architecture}-SAM3DSegment-git[0-9a-f]{{7,}}-\d{{4}}-\d\d-\d\d", name)
+    found = entries(archive)
+    assert {entry.split("/")[0] for entry in found} == {name}
+    assert f"{name}/{inside}lib/Slicer-5.13/qt-scripted-modules/SAM3DSegment.py" in found
+    assert [entry for entry in found if entry.endswith(".s4ext")] == [
+        f"{name}/{inside}share/Slicer-5.13/SAM3DSegment.s4ext"
+    ]
+
+
+def test_the_same_commit_gives_the_same_archive(package, tmp_path):
+    assert make_package(tmp_path, "--os", "linux", "--arch", "amd64").read_bytes() == package.read_bytes()
+
+
+def test_an_archive_for_macos_without_slicers_revision_is_refused():
+    command = [sys.executable, ROOT / "Utilities" / "package.py", "--os", "macosx"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "About 3D Slicer" in result.stderr
+
+
+def test_the_description_in_the_archive_names_its_commit(extension):
+    shared = (extension / "share" / "Slicer-5.13" / "SAM3DSegment.s4ext").read_text(encoding="utf-8")
+    assert f"scmrevision {run('git', '-C', ROOT, 'rev-parse', 'HEAD')}" in shared
+    own = (ROOT / "SAM3DSegment.s4ext").read_text(encoding="utf-8")
+    assert shared.splitlines()[:3] == own.splitlines()[:3]
+
+
+def test_the_unpacked_module_loads_without_what_slicer_does_not_ship(installed, tmp_path):
+    load_bare(tmp_path / "hook", installed / "SAM3DSegment.py")
+
+
+def test_the_unpacked_command_line_segments_the_bundled_mri(installed, tmp_path):
+    samples = installed / "Resources" / "SampleData"
+    out = tmp_path / "x.seg.nrrd"
+    command = (sys.executable, "-m", "SAM3DSegmentLib", "segment", samples / "hippocampus_015.nii.gz", "-o", out)
+    run(*command, PYTHONPATH=str(installed))
+    found, expected = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0
+        for path in (out, samples / "hippocampus_015_label.nii.gz")
+    )
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.85
 
 
 def metadata():
@@ -138,6 +231,58 @@ def test_the_repository_fits_into_the_index():
     loose = re.search(r"^size: (\d+)", run("git", "-C", ROOT, "count-objects", "-v"), re.MULTILINE)
     tracked = sum((ROOT / name).stat().st_size for name in run("git", "-C", ROOT, "ls-files").split())
     assert (int(kib[1]) + int(loose[1])) * 1024 + tracked < 100e6
+
+
+def requirements(lines):
+    """Name -> what pip installs, without comments, hashes and the blanks that pip does not mind."""
+    stripped = (line.partition("#")[0].partition("--hash")[0].strip() for line in lines)
+    return {re.split("[=<>]", line)[0].lower(): line for line in stripped if line}
+
+
+def test_slicer_is_asked_to_install_what_pip_would():
+    """Held to each other: pyproject.toml, what Slicer installs, what the doctor looks for, the tested versions."""
+    tomllib = pytest.importorskip("tomllib")  # since Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = requirements(project["dependencies"])
+    resources = MODULE / "Resources"
+    asked = requirements((resources / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    assert asked == {name: line for name, line in wanted.items() if name not in {"torch", *SHIPPED_BY_SLICER}}
+    assert requirements(doctor._PACKAGES.values()) == wanted
+    assert requirements(doctor._TRAINING_PACKAGES.values()) == requirements(project["optional-dependencies"]["train"])
+    pinned = requirements((ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    assert set(wanted) <= set(pinned)
+
+
+def test_segment_anything_is_pinned_to_one_file():
+    """Its package has no author in its metadata, so that the very file is meant; pip refuses any other."""
+    lines = (MODULE / "Resources" / "requirements-hashed.txt").read_text(encoding="utf-8").splitlines()
+    [line] = [line for line in lines if not line.startswith("#")]
+    assert re.fullmatch(r"segment-anything==1\.0 --hash=sha256:[0-9a-f]{64}", line)
+    asked = requirements((MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    assert asked["segment-anything"] == line.partition(" ")[0]
+
+
+def test_pip_takes_only_the_file_of_that_hash(tmp_path):
+    """With a package of that name and version made here, offline: its hash is another, so that pip refuses it."""
+    with zipfile.ZipFile(tmp_path / "segment_anything-1.0-py3-none-any.whl", "w") as wheel:
+        folder = "segment_anything-1.0.dist-info"
+        wheel.writestr(f"{folder}/METADATA", "Metadata-Version: 2.1\nName: segment-anything\nVersion: 1.0\n")
+        wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{folder}/RECORD", "")
+    hashed = MODULE / "Resources" / "requirements-hashed.txt"
+    own = tmp_path / "own.txt"
+    digest = hashlib.sha256((tmp_path / "segment_anything-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    own.write_text(f"segment-anything==1.0 --hash=sha256:{digest}\n")
+    for requirement, code in ((hashed, 1), (own, 0)):
+        result = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--find-links", tmp_path]
+            + ["--target", tmp_path / "target", "-r", requirement],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == code, result.stderr
+        assert ("DO NOT MATCH THE HASHES" in result.stderr) == bool(code)
 
 
 def test_the_entry_file_is_wiring_only():

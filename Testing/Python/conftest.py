@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
@@ -20,6 +21,14 @@ HIPPOCAMPUS = ROOT / "Testing" / "Data" / "hippocampus"
 CT = ROOT / "Testing" / "Data" / "ct" / "example_ct_sm.nii.gz"
 MRI = SAMPLES / "hippocampus_015.nii.gz"
 MRI_LABEL = SAMPLES / "hippocampus_015_label.nii.gz"
+
+
+def ijk_to_ras_of(image):
+    """The 4x4 matrix from voxel indices to RAS in mm of a 3-D ITK image."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
 
 
 def write_dicom(folder, image):

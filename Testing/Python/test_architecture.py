@@ -22,7 +22,7 @@ def imported(path):
 
 
 def test_the_core_is_found():
-    assert {"geometry.py", "decoder.py", "inference.py", "trainer.py"} <= {path.name for path in CORE}
+    assert {"geometry.py", "decoder.py", "inference.py", "loop.py"} <= {path.name for path in CORE}
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(LIBRARY)))

@@ -8,12 +8,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from conftest import CT, MRI, MRI_LABEL, write_dicom
+from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
 from SAM3DSegmentLib.card import ModelCard, WindowRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.inference import Segmenter, plan_windows, segment_volume
-from SAM3DSegmentLib.volume_io import ijk_to_ras_of, read_volume
+from SAM3DSegmentLib.volume_io import read_volume
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,16 @@ def test_any_storage_order_gives_the_same_mask_in_the_world(segmenter, mri, mri_
     def restore(image):
         return sitk.Flip(sitk.PermuteAxes(image, permutation), flips)
 
-    stored = restore(mri.image)
+    stored = restore(sitk.ReadImage(str(MRI)))
     mask = segmenter.segment(sitk.GetArrayFromImage(stored), ijk_to_ras_of(stored))
     expected = sitk.GetImageFromArray(mri_mask)
-    expected.CopyInformation(mri.image)
+    expected.CopyInformation(sitk.ReadImage(str(MRI)))
     np.testing.assert_array_equal(mask, sitk.GetArrayFromImage(restore(expected)))
 
 
 @pytest.mark.parametrize("form", [".nii.gz", ".nrrd", ".mha", "dicom"])
 def test_any_file_format_gives_the_same_mask(segmenter, mri, tmp_path, form):
-    image = sitk.Cast(sitk.Round(mri.image), sitk.sitkInt16)
+    image = sitk.Cast(sitk.Round(sitk.ReadImage(str(MRI))), sitk.sitkInt16)
     expected = segmenter.segment(sitk.GetArrayFromImage(image), ijk_to_ras_of(image))
     path = tmp_path / f"volume{form}"
     if form == "dicom":

@@ -1,122 +1,453 @@
 """Training on real MRIs, shortened: what is checked is that it works, not how far it gets."""
 
 import dataclasses
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import HIPPOCAMPUS
-from SAM3DSegmentLib.card import Label, SlicingRule
+from conftest import HIPPOCAMPUS, MODULE
+from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.errors import Cancelled, InputError, WeightsError
+from SAM3DSegmentLib.encoder import FrozenEncoder
+from SAM3DSegmentLib.errors import Cancelled, InputError, TrainingError, WeightsError
+from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
 from SAM3DSegmentLib.model_file import load_model
+from SAM3DSegmentLib.progress import NoProgress
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
-from SAM3DSegmentLib.training.augmentation import plain_view, random_view
-from SAM3DSegmentLib.training.cases import find_dataset, read_case, split_cases
-from SAM3DSegmentLib.training.gradients import BatchGradients
-from SAM3DSegmentLib.training.trainer import TrainingRun, train
+from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
+from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
+from SAM3DSegmentLib.training.run import Options, train
+from SAM3DSegmentLib.training.samples import Sample
+from SAM3DSegmentLib.training.scoring import Scores
 
 COMPACT = TrainingConfig(
     encoder="compact_vit",
-    image_size=48,
+    image_size=32,
     channels=(256, 16, 16, 8, 8),
     slicing=SlicingRule("coronal"),
     batch_size=1,
     training_depth=12,
     validation_cases=1,
     validations=2,
-    epochs=2,
+    epochs=1,
 )
+CPU = Options(device="cpu")
+
+
+def start(output, config=COMPACT, data=HIPPOCAMPUS, progress=None, should_cancel=None, **options):
+    return train(data, output, config, dataclasses.replace(CPU, **options), progress, should_cancel)
+
+
+class Recorded(NoProgress):
+    """Keeps what a training tells."""
+
+    def __init__(self):
+        self.stages, self.events = [], []
+
+    def __call__(self, stage, done, total):
+        self.stages.append((stage, done, total))
+
+    def event(self, name, **values):
+        self.events.append({"event": name, **values})
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return find_dataset(HIPPOCAMPUS)
+def lender(tmp_path_factory):
+    """A model with an encoder to lend, made in a second."""
+    path = tmp_path_factory.mktemp("lender") / "lender.sam3d"
+    start(path)
+    return path
+
+
+@pytest.fixture
+def frozen(lender):
+    return dataclasses.replace(COMPACT, encoder=str(lender), image_size=0, augmented_copies=1)
+
+
+def assert_same_decoder(one, other):
+    for key, value in one.decoder.state_dict().items():
+        assert torch.equal(other.decoder.state_dict()[key], value), key
+
+
+def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
+    told = Recorded()
+    start(tmp_path / "m.sam3d", progress=told)
+    model = load_model(tmp_path / "m.sam3d")
+    assert model.card.encoder.carried
+    assert model.card.training.cases == 3
+    assert set(model.card.training.dice) == {"Anterior", "Posterior"}
+    assert model.card.spacing_mm == (1, 1, 1)
+    steps = model.card.training.steps
+    assert told.stages[-1] == ("train", steps, steps)
+    assert [event["event"] for event in told.events] == ["validation", "validation"]
+    assert set(told.events[0]["dice"]) == {"Anterior", "Posterior"}
+    assert sorted(path.name for path in tmp_path.iterdir() if "user-" not in path.name) == ["m.sam3d", "m.training"]
+    kept = sorted(path.name for path in (tmp_path / "m.training" / "fold-1").iterdir())
+    assert kept == ["best.sam3d", "last.sam3d"]
+    record = json.loads((tmp_path / "m.training" / "run.json").read_text())
+    assert sorted(record["fingerprint"]) == [f"hippocampus_{n}" for n in ("051", "225", "335", "340")]
+    split = record["splits"][0]
+    assert sorted(split["training"] + split["validation"]) == sorted(record["fingerprint"])
+    assert set(record["result"]["validation"]) == set(split["validation"])
+
+
+def test_an_epoch_is_a_pass_over_the_cases(tmp_path):
+    """A case of d slices is covered by ceil(d / 12) windows."""
+    model = start(tmp_path / "m.sam3d")
+    split = json.loads((tmp_path / "m.training" / "run.json").read_text())["splits"][0]
+    import SimpleITK as sitk
+
+    paths = [HIPPOCAMPUS / "imagesTr" / f"{name}.nii.gz" for name in split["training"]]
+    windows = sum(-(-sitk.ReadImage(str(path)).GetSize()[1] // 12) for path in paths)
+    assert model.card.training.steps == windows
+
+
+def test_a_frozen_encoder_is_asked_once_for_each_slice(tmp_path, frozen, monkeypatch):
+    start(tmp_path / "a.sam3d", frozen)
+
+    def fail(self, slices):
+        raise AssertionError("the embeddings should be in the cache")
+
+    monkeypatch.setattr(FrozenEncoder, "__call__", fail)
+    start(tmp_path / "b.sam3d", frozen)
+
+
+def test_a_model_lends_its_encoder_at_its_own_size_or_not_at_all(tmp_path, frozen, lender):
+    model, source = start(tmp_path / "m.sam3d", frozen, cases=1), load_model(lender)
+    assert model.card.encoder == source.card.encoder
+    for key, value in source.encoder_tensors.items():
+        assert torch.equal(model.encoder_tensors[key], value)
+    with pytest.raises(InputError, match="image_size 48 is not that of the encoder"):
+        start(tmp_path / "n.sam3d", dataclasses.replace(frozen, image_size=48))
+
+
+@pytest.mark.slow
+def test_training_on_sam_itself(tmp_path, untrained_sam):
+    config = dataclasses.replace(COMPACT, encoder="sam_vit_b", augmented_copies=0)
+    model = start(tmp_path / "a.sam3d", config, cases=1, sam_checkpoint=untrained_sam)
+    assert not model.encoder_tensors
+    assert len(model.card.encoder.sha256) == 64
+
+
+def cancel_after(calls):
+    """True from the call with this number on."""
+    count = iter(range(10**6))
+    return lambda: next(count) >= calls
+
+
+@pytest.mark.parametrize("calls", [4, 9, 14])
+def test_a_stopped_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen, calls):
+    """Stopped while cases are prepared or encoded, while it trains, and while it validates."""
+    with pytest.raises(Cancelled, match=r"--resume|nothing was written"):
+        start(tmp_path / "m.sam3d", frozen, should_cancel=cancel_after(calls))
+    assert not (tmp_path / "m.sam3d").exists()
+    resumed = start(tmp_path / "m.sam3d", frozen, resume=True)
+    unbroken = start(tmp_path / "u.sam3d", frozen)
+    assert resumed.card.training.steps == unbroken.card.training.steps
+    assert resumed.card.training.dice == unbroken.card.training.dice
+    assert_same_decoder(resumed, unbroken)
+    assert not list((tmp_path / "m.training").rglob("checkpoint.pt"))
+
+
+def test_encoding_is_cancelled_within_a_batch(tmp_path, frozen):
+    told = Recorded()
+    with pytest.raises(Cancelled, match="after encoding 8 of"):
+        start(
+            tmp_path / "m.sam3d",
+            frozen,
+            progress=told,
+            should_cancel=lambda: any(stage == "encode" and done for stage, done, _ in told.stages),
+        )
+    assert told.stages[-1][:2] == ("encode", 8)
+
+
+def run_child(*arguments, until, environment=None):
+    """Start the command line and kill it without warning when a line of its output satisfies `until`."""
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "SAM3DSegmentLib",
+            "train",
+            *map(str, arguments),
+            "--device",
+            "cpu",
+            "--progress",
+            "json",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(MODULE), "OMP_NUM_THREADS": "1", **(environment or {})},
+    )
+    try:
+        for line in child.stdout:
+            if until(json.loads(line)):
+                child.send_signal(signal.SIGKILL)
+                return
+        pytest.fail("the training ended before it could be killed")
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("stage", ["encode", "train"])
+def test_a_killed_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen, stage, monkeypatch):
+    torch.set_num_threads(1)
+    config = dataclasses.replace(frozen, epochs=3, validations=6)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    arguments = ("--data", HIPPOCAMPUS, "-o", tmp_path / "m.sam3d", "--config", tmp_path / "config.json")
+    enough = {"encode": 16, "train": 9}[stage]
+    run_child(*arguments, until=lambda line: line.get("stage") == stage and line["done"] >= enough)
+    assert not (tmp_path / "m.sam3d").exists()
+    assert main(["train", *map(str, arguments), "--device", "cpu", "--resume", "--progress", "none"]) == 0
+    unbroken = start(tmp_path / "u.sam3d", config)
+    assert_same_decoder(load_model(tmp_path / "m.sam3d"), unbroken)
 
 
 @pytest.fixture(scope="module")
-def case(dataset):
-    return read_case(dataset.cases[0], COMPACT, dataset.labels)
+def stopped(tmp_path_factory):
+    """A training of four steps, stopped; and its data, which a test may change in a copy."""
+    folder = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(HIPPOCAMPUS, folder / "data")
+    calls = []
+    with pytest.raises(Cancelled):
+        start(
+            folder / "m.sam3d",
+            data=folder / "data",
+            should_cancel=lambda: len(calls) >= 7 or calls.append(1),
+        )
+    return folder
 
 
-def test_a_decathlon_folder_is_understood(dataset):
-    assert [case.name[-3:] for case in dataset.cases] == ["051", "225", "335", "340"]
-    assert [(label.value, label.name) for label in dataset.labels] == [(1, "Anterior"), (2, "Posterior")]
-    assert (dataset.modality, dataset.licence) == ("MRI", "CC-BY-SA 4.0")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: {"config": dataclasses.replace(COMPACT, learning_rate=0.5)}, "other settings of learning_rate"),
+        (lambda d: {"config": dataclasses.replace(COMPACT, validations=1)}, "other settings of validations"),
+        (lambda d: {"cases": 1}, "other cases"),
+        (lambda d: add_case(d) or {}, r"other data \(added: extra\)"),
+        (lambda d: change_case(d) or {}, r"other data \(changed: hippocampus_051\)"),
+        (lambda d: rename_label(d) or {}, "other labels"),
+        (lambda d: damage(d) or {}, "is damaged; start anew with --overwrite"),
+    ],
+)
+def test_another_training_is_not_resumed(tmp_path, stopped, change, message):
+    shutil.copytree(stopped, tmp_path / "copy")
+    assert (tmp_path / "copy" / "m.training" / "fold-1" / "checkpoint.pt").is_file()
+    options = {"config": COMPACT, **change(tmp_path / "copy")}
+    with pytest.raises(InputError, match=message) as error:
+        start(tmp_path / "copy" / "m.sam3d", data=tmp_path / "copy" / "data", resume=True, **options)
+    assert "\n" not in str(error.value)
 
 
-def test_without_a_description_labels_are_found(tmp_path):
-    for folder in ("imagesTr", "labelsTr"):
-        shutil.copytree(HIPPOCAMPUS / folder, tmp_path / folder)
-    assert [label.name for label in find_dataset(tmp_path).labels] == ["Label 1", "Label 2"]
+def add_case(folder):
+    for kind in ("imagesTr", "labelsTr"):
+        shutil.copy(folder / "data" / kind / "hippocampus_051.nii.gz", folder / "data" / kind / "extra.nii.gz")
 
 
-def test_the_split_is_complete_disjoint_and_repeatable(dataset):
-    config = dataclasses.replace(COMPACT, test_cases=1)
-    split = split_cases(dataset.cases, config)
-    assert (len(split.training), len(split.validation), len(split.test)) == (2, 1, 1)
-    assert set(split.training) | set(split.validation) | set(split.test) == set(dataset.cases)
-    assert split == split_cases(dataset.cases, config)
-    with pytest.raises(InputError, match="leave none of 4"):
-        split_cases(dataset.cases, dataclasses.replace(COMPACT, test_cases=3))
+def change_case(folder):
+    for kind in ("imagesTr", "labelsTr"):
+        files = folder / "data" / kind
+        shutil.copy(files / "hippocampus_225.nii.gz", files / "hippocampus_051.nii.gz")
 
 
-def test_a_view_without_change_is_the_plain_one(case):
-    still = AugmentationConfig(probability=0)
-    grey, classes = random_view(case, 64, 99, still, torch.Generator().manual_seed(0))
-    plain_grey, plain_classes = plain_view(case, 64)
-    inner = (slice(1, -1), slice(6, -6), slice(6, -6))
-    assert grey.shape == plain_grey.shape
-    # The square is centred to half a pixel, which is all that may differ.
-    assert (classes != plain_classes)[inner].float().mean() < 0.02
-    assert (grey - plain_grey)[inner].abs().mean() < 8
+def rename_label(folder):
+    path = folder / "data" / "dataset.json"
+    path.write_text(path.read_text().replace("Anterior", "Front"))
 
 
-def test_views_are_of_whole_slices_unless_they_are_changed_through_the_plane(case):
-    """An in-plane change moves nothing across slices, so that a structure fills the very slices that it did."""
-    marked = torch.zeros_like(case.classes)
-    marked[::2] = 1  # every other slice is the structure
-    striped = dataclasses.replace(case, grey=marked * 255.0, classes=marked)
-    still = AugmentationConfig(probability=1, gamma=0, contrast=0, noise=0, through_plane_probability=0)
-    for seed in range(5):
-        generator = torch.Generator().manual_seed(seed)
-        grey, classes = random_view(striped, 64, 11, still, generator)
-        centre = grey[:, 28:36, 28:36]
-        assert set(centre.unique().round().tolist()) == {0.0, 255.0}
-        assert torch.equal(centre > 127, classes[:, 28:36, 28:36] == 1)
-        through = dataclasses.replace(still, through_plane_probability=1)
-        blurred, _ = random_view(striped, 64, 11, through, generator)
-        assert ((blurred > 20) & (blurred < 235)).float().mean() > 0.1
+def damage(folder):
+    path = folder / "m.training" / "fold-1" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
 
 
-def test_random_views_differ_and_repeat_with_the_seed(case):
-    def view(seed):
-        return random_view(case, 64, 12, AugmentationConfig(probability=1), torch.Generator().manual_seed(seed))
-
-    grey, classes = view(1)
-    assert grey.shape == classes.shape == (12, 64, 64)
-    assert classes.dtype == torch.int64
-    torch.testing.assert_close(view(1)[0], grey)
-    assert not torch.equal(view(2)[0], grey)
-
-
-def test_image_and_labels_move_together(case):
-    """The structure's own voxels, moved as an image, land where its labels land."""
-    as_image = dataclasses.replace(case, grey=(case.classes > 0).float() * 255)
-    change = AugmentationConfig(probability=1, gamma=0, contrast=0, noise=0, flip_left_right=True)
-    for seed in range(5):
-        grey, classes = random_view(as_image, 96, 99, change, torch.Generator().manual_seed(seed))
-        assert ((grey > 127) == (classes > 0)).float().mean() > 0.98
+def test_nothing_is_overwritten_unasked(tmp_path, stopped):
+    shutil.copytree(stopped, tmp_path / "copy")
+    with pytest.raises(InputError, match="holds a stopped training; go on with --resume"):
+        start(tmp_path / "copy" / "m.sam3d", data=tmp_path / "copy" / "data")
+    (tmp_path / "n.sam3d").write_bytes(b"a model")
+    with pytest.raises(InputError, match="exists already; add --overwrite"):
+        start(tmp_path / "n.sam3d")
+    (tmp_path / "o.training").mkdir()
+    (tmp_path / "o.training" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not a training's"):
+        start(tmp_path / "o.sam3d", overwrite=True)
+    with pytest.raises(InputError, match="no stopped training"):
+        start(tmp_path / "p.sam3d", resume=True)
+    assert (tmp_path / "n.sam3d").read_bytes() == b"a model"
 
 
-def test_a_decoder_can_learn_one_case_by_heart(case):
+def test_overwrite_starts_anew_and_leaves_what_is_not_ours(tmp_path, stopped):
+    shutil.copytree(stopped, tmp_path / "copy")
+    (tmp_path / "copy" / "m.training" / "notes.txt").write_text("mine")
+    start(tmp_path / "copy" / "m.sam3d", data=tmp_path / "copy" / "data", overwrite=True)
+    assert load_model(tmp_path / "copy" / "m.sam3d").card.training.steps > 4
+    assert (tmp_path / "copy" / "m.training" / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_to_begin_with_must_read_the_same_encoder(tmp_path, frozen, lender):
+    start(tmp_path / "other.sam3d", dataclasses.replace(COMPACT, seed=1))
+    begun = dataclasses.replace(frozen, start_from=str(lender))
+    start(tmp_path / "m.sam3d", begun)
+    with pytest.raises(InputError, match=r"reads the encoder compact_vit \w{16}"):
+        start(tmp_path / "n.sam3d", dataclasses.replace(begun, start_from=str(tmp_path / "other.sam3d")))
+    with pytest.raises(InputError, match="is not the one to train"):
+        start(tmp_path / "n.sam3d", dataclasses.replace(begun, channels=(256, 16, 8, 8, 8)))
+    refined = start(tmp_path / "r.sam3d", dataclasses.replace(COMPACT, start_from=str(lender), image_size=48))
+    assert refined.card.encoder.image_size == 48
+
+
+def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weights(tmp_path):
+    """Real arithmetic: with a case whose grey values are not finite after preparation nothing could be trained."""
+    config = dataclasses.replace(COMPACT, epochs=40, validations=40)
+
+    class Poison(NoProgress):
+        def event(self, name, **values):
+            """After the first validation a weight is lost, as by overflow."""
+            for found in loops:
+                with torch.no_grad():
+                    next(iter(found.learner.module.parameters())).fill_(float("nan"))
+
+    loops = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = Loop.fit
+        patch.setattr(Loop, "fit", lambda self, *a: loops.append(self) or original(self, *a))
+        with pytest.raises(
+            TrainingError, match=r"the loss became nan in step \d+; use a smaller learning_rate"
+        ) as error:
+            start(tmp_path / "m.sam3d", config, progress=Poison())
+    assert "\n" not in str(error.value)
+    kept = load_model(tmp_path / "m.training" / "fold-1" / "best.sam3d")
+    assert all(torch.isfinite(value).all() for value in kept.decoder.state_dict().values())
+    assert not (tmp_path / "m.sam3d").exists()
+
+
+class DecoderAlone:
+    """A learner of a decoder on given embeddings: all that a loop asks for."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.module = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2)
+
+    def inputs(self, samples):
+        return torch.stack([sample.embeddings.float() for sample in samples])
+
+
+def batches(size=1, depth=2):
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        yield [
+            Sample(
+                torch.randint(3, (depth, 32, 32), generator=generator, dtype=torch.uint8),
+                embeddings=torch.randn(256, depth, 2, 2, generator=generator).half(),
+            )
+            for _ in range(size)
+        ]
+
+
+def make_loop(budget, clock=time.monotonic, **settings):
+    config = dataclasses.replace(COMPACT, **settings)
+    return Loop(make_fabric(torch.device("cpu")), DecoderAlone(), config, budget, clock)
+
+
+def validate_with(tmp_path, dice, on_scores=lambda *_: None, before=lambda: None):
+    """A validation whose scores are given one after the other; the last of them goes on."""
+    given = iter(dice)
+    state = {}
+
+    def score(weights):
+        before()
+        state["dice"] = next(given, state.get("dice"))
+        return Scores(("case",), ("A",), np.array([[state["dice"]]]))
+
+    return Validation(score, Checkpoint(tmp_path / "checkpoint.pt", {}), on_scores)
+
+
+def test_validation_does_not_eat_the_time_and_is_spread_evenly(tmp_path):
+    """A clock of our own: a step takes 10 s, a validation 300 s, the budget is 30 minutes."""
+    now = [0.0]
+    loop = make_loop(Budget(0, 1800), lambda: now[0], validations=6)
+
+    def feed():
+        source = batches()
+        while True:
+            now[0] += 10
+            yield next(source)
+
+    validation = validate_with(tmp_path, [0.5], before=lambda: now.__setitem__(0, now[0] + 300))
+    assert loop.fit(feed(), [validation], lambda: False)
+    assert 180 <= loop.state.step <= 181
+    steps = [entry["step"] for entry in loop.state.history]
+    assert np.allclose(steps, [30, 60, 90, 120, 150, 180], atol=1)
+
+
+def test_training_stops_early_when_it_stands_still_and_keeps_the_best(tmp_path):
+    loop = make_loop(Budget(100, 0), validations=20, patience=3)
+    validation = validate_with(tmp_path, [0.1, 0.5, 0.4, 0.3, 0.45, 0.9])
+    assert loop.fit(batches(), [validation], lambda: False)
+    assert (loop.state.step, loop.state.best_step, loop.state.best_dice) == (25, 10, 0.5)
+
+
+def test_samples_of_unlike_depth_are_trained_together():
+    """The gradient of a batch of two depths is that of its two halves."""
+    thin, thick = next(batches(depth=2)), next(batches(depth=5))
+    loop = make_loop(Budget(10, 0))
+    weights = {key: value.clone() for key, value in loop.learner.module.state_dict().items()}
+    loop._step(thin + thick, False)
+    together = [parameter.grad.clone() for parameter in loop.learner.module.parameters()]
+    alone = []
+    for part in (thin, thick):
+        loop.learner.module.load_state_dict(weights)
+        module, loss_of = loop.learner.module, DeepSupervisionLoss(True)
+        module.zero_grad()
+        loss_of(module(loop.learner.inputs(part)), part[0].classes[None].long()).backward()
+        alone.append([parameter.grad.clone() for parameter in module.parameters()])
+    joint = [(a + b) / 2 for a, b in zip(*alone)]
+    # Up to a factor, because the loop has scaled its gradient down to the norm of 1, and up to bf16.
+    one, other = (torch.cat([g.flatten() for g in gradients]) for gradients in (together, joint))
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradients_of_few_slices_are_right_in_half_precision(depth):
+    """oneDNN's bf16 gradients over two slices are not."""
+    batch = next(batches(depth=depth))
+    loop = make_loop(Budget(10, 0))
+    module = loop.learner.module
+    loss_of = DeepSupervisionLoss(True)
+    loss_of(module(loop.learner.inputs(batch)), batch[0].classes[None].long()).backward()
+    right = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+    loop._step(batch, False)
+    found = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+    assert torch.nn.functional.cosine_similarity(right, found, dim=0) > 0.99
+
+
+def test_the_average_follows_the_weights():
+    loop = make_loop(Budget(100, 0), average_decay=0.9)
+    loop.average.n_averaged.fill_(1000)
+    before = loop.average.module.heads[0].bias.clone()
+    with torch.no_grad():
+        loop.learner.module.heads[0].bias.add_(1.0)
+    loop.average.update_parameters(loop.learner.module)
+    torch.testing.assert_close(loop.average.module.heads[0].bias - before, torch.full_like(before, 0.1))
+
+
+def test_a_decoder_can_learn_one_case_by_heart():
     torch.manual_seed(0)
     decoder = Sam3dDecoder(3, (16, 16, 16, 8, 8))
-    _, classes = plain_view(case, 32)
-    classes = classes[20:28][None]
+    classes = torch.zeros(1, 8, 32, 32, dtype=torch.int64)
+    classes[:, 2:6, 8:20, 8:20], classes[:, 4:, 20:28, 4:12] = 1, 2
     embeddings = torch.randn(1, 16, 8, 2, 2)
     loss_of, optimiser = DeepSupervisionLoss(), torch.optim.AdamW(decoder.parameters(), lr=5e-3)
     losses = []
@@ -129,134 +460,68 @@ def test_a_decoder_can_learn_one_case_by_heart(case):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_gradients_of_two_workers_are_those_of_one(monkeypatch):
-    """Half of the batch in each thread, and the replica shares the weights but not the gradients."""
-    torch.manual_seed(0)
-    decoder = Sam3dDecoder(3, (16, 16, 16, 8, 8))
-    samples = [(torch.randn(16, 4, 2, 2), torch.randint(3, (4, 32, 32))) for _ in range(4)]
-    draws = [lambda sample=sample: sample for sample in samples]
-    found = []
-    for cores in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
-        gradients = BatchGradients(decoder, DeepSupervisionLoss(), torch.device("cpu"), len(samples))
-        assert len(gradients._replicas) == cores
-        loss = gradients.compute(draws)
-        found.append((loss, [parameter.grad.clone() for parameter in decoder.parameters()]))
-    (one_loss, one), (two_loss, two) = found
-    assert one_loss == pytest.approx(two_loss, rel=1e-2)
-    for a, b in zip(one, two):
-        torch.testing.assert_close(a, b, rtol=0.05, atol=0.02 * float(a.abs().max()) + 1e-6)
-
-
-def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
-    seen = []
-    train(HIPPOCAMPUS, tmp_path / "m.sam3d", COMPACT, device="cpu", on_progress=lambda *line: seen.append(line))
-    model = load_model(tmp_path / "m.sam3d")
-    assert model.card.encoder.carried
-    assert model.card.training.steps == 2 * 3
-    assert model.card.training.cases == 3
-    assert set(model.card.training.dice) == {"Anterior", "Posterior"}
-    assert model.card.spacing_mm == (1, 1, 1)
-    assert seen[-1] == ("train", 6, 6)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["m.sam3d"]
-
-
-def test_a_frozen_encoder_is_asked_once_for_each_slice(tmp_path, untrained_sam, monkeypatch):
-    config = dataclasses.replace(COMPACT, encoder="sam_vit_b", image_size=32, augmented_copies=1, epochs=1)
-    train(HIPPOCAMPUS, tmp_path / "a.sam3d", config, cases=2, sam_checkpoint=untrained_sam, device="cpu")
-    from SAM3DSegmentLib.encoder import FrozenEncoder
-
-    def fail(self, slices):
-        raise AssertionError("the embeddings should be in the cache")
-
-    monkeypatch.setattr(FrozenEncoder, "__call__", fail)
-    again = train(HIPPOCAMPUS, tmp_path / "b.sam3d", config, cases=2, sam_checkpoint=untrained_sam, device="cpu")
-    assert not again.encoder_tensors
-    assert len(again.card.encoder.sha256) == 64
-
-
-def test_a_model_lends_its_encoder(tmp_path):
-    config = dataclasses.replace(COMPACT, encoder="hippocampus-mri", image_size=48, augmented_copies=0, epochs=1)
-    lender = load_model("hippocampus-mri")
-    model = train(HIPPOCAMPUS, tmp_path / "m.sam3d", config, cases=1, device="cpu")
-    assert model.card.encoder == lender.card.encoder
-    for key, value in lender.encoder_tensors.items():
-        assert torch.equal(model.encoder_tensors[key], value)
-
-
-def test_cancel_keeps_a_checkpoint_and_resume_ends_where_an_unbroken_run_ends(tmp_path):
-    calls = []
-    with pytest.raises(Cancelled, match="--resume"):
-        train(
-            HIPPOCAMPUS,
-            tmp_path / "m.sam3d",
-            COMPACT,
-            device="cpu",
-            should_cancel=lambda: len(calls) >= 4 or calls.append(1),
-        )
-    assert [path.name for path in tmp_path.glob("m.*")] == ["m.sam3d.checkpoint"]
-    resumed = train(HIPPOCAMPUS, tmp_path / "m.sam3d", COMPACT, device="cpu", resume=True)
-    unbroken = train(HIPPOCAMPUS, tmp_path / "u.sam3d", COMPACT, device="cpu")
-    assert resumed.card.training.steps == unbroken.card.training.steps
-    for key, value in unbroken.decoder.state_dict().items():
-        torch.testing.assert_close(resumed.decoder.state_dict()[key], value)
-
-
-def test_resume_needs_a_checkpoint_of_the_same_settings(tmp_path):
-    with pytest.raises(InputError, match="no checkpoint"):
-        train(HIPPOCAMPUS, tmp_path / "m.sam3d", COMPACT, device="cpu", resume=True)
-    run = TrainingRun(tmp_path / "m.sam3d", find_dataset(HIPPOCAMPUS), COMPACT, None, None, "cpu", None)
-    run.save_checkpoint()
-    with pytest.raises(InputError, match="other settings of learning_rate"):
-        train(
-            HIPPOCAMPUS,
-            tmp_path / "m.sam3d",
-            dataclasses.replace(COMPACT, learning_rate=0.5),
-            device="cpu",
-            resume=True,
-        )
-
-
-def test_bad_data_is_refused_with_a_remedy(tmp_path):
-    with pytest.raises(InputError, match="imagesTr"):
-        find_dataset(tmp_path)
-    shutil.copytree(HIPPOCAMPUS, tmp_path / "data")
-    (tmp_path / "data" / "dataset.json").write_text("{")
-    with pytest.raises(InputError, match="not valid JSON"):
-        find_dataset(tmp_path / "data")
-    paths = find_dataset(HIPPOCAMPUS).cases
-    swapped = dataclasses.replace(paths[0], label=paths[1].label)
-    with pytest.raises(InputError, match="not on the grid of its image"):
-        read_case(swapped, COMPACT, (Label(1, "A", (0, 0, 0)), Label(2, "B", (0, 0, 0))))
-    with pytest.raises(InputError, match=r"values \[2\] without a name"):
-        read_case(paths[0], COMPACT, (Label(1, "A", (0, 0, 0)),))
-
-
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", -1), ("test_cases", -1), ("validation_cases", -2), ("augmented_copies", -1)]
+    ("field", "value"),
+    [
+        ("epochs", -1),
+        ("test_cases", -1),
+        ("validation_cases", -2),
+        ("augmented_copies", -1),
+        ("warmup_steps", -5),
+        ("weight_decay", -1),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("image_size", 100),
+        ("channels", (7, 9)),
+        ("channels", (128, 64, 32, 16, 16)),
+        ("levels", 5),
+        ("foreground_share", 1.5),
+        ("patience", -1),
+        ("folds", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("average_decay", 1.0),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(field, value):
-    with pytest.raises(InputError, match=f"{field} {value} is negative"):
+    with pytest.raises(InputError) as error:
         dataclasses.replace(COMPACT, **{field: value})
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("probability", 9.0), ("scaling", -0.1), ("noise", float("nan"))])
+def test_augmentation_that_makes_no_sense_is_refused(field, value):
+    with pytest.raises(InputError, match=f"{field} {value} is outside"):
+        AugmentationConfig(**{field: value})
+
+
+def test_a_time_that_is_none_is_refused():
+    for minutes in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="is no length of time"):
+            TrainingConfig(minutes=minutes)
+
+
+def test_the_settings_of_the_bundled_model_can_be_read():
+    folder = MODULE.parent / "Utilities" / "models" / "hippocampus-mri"
+    for path in sorted(folder.glob("*.json")):
+        assert from_json(TrainingConfig, json.loads(path.read_text())).encoder == "compact_vit"
 
 
 def test_training_needs_a_case(tmp_path):
     with pytest.raises(InputError, match="0 training cases"):
-        train(HIPPOCAMPUS, tmp_path / "m.sam3d", COMPACT, cases=0, device="cpu")
+        start(tmp_path / "m.sam3d", cases=0)
 
 
 def test_training_on_sam_without_its_weights_says_how_to_get_them(tmp_path):
-    config = dataclasses.replace(COMPACT, encoder="sam_vit_b")
     with pytest.raises(WeightsError, match="weights download sam_vit_b"):
-        train(HIPPOCAMPUS, tmp_path / "m.sam3d", config, device="cpu")
+        start(tmp_path / "m.sam3d", dataclasses.replace(COMPACT, encoder="sam_vit_b"))
+    assert not (tmp_path / "m.training").exists()
 
 
-def test_the_average_follows_the_weights(dataset, tmp_path):
-    run = TrainingRun(tmp_path / "m.sam3d", dataset, COMPACT, None, None, "cpu", None)
-    run.progress.step = 1000
-    weights = run.network.module.state_dict()
-    name = "decoder.heads.3.bias"
-    before = run.average.state_dict()[name].clone()
-    weights[name].add_(1.0)
-    run._update_average()
-    np.testing.assert_allclose(run.average.state_dict()[name] - before, 1 - COMPACT.averaging, rtol=1e-3)
+def test_the_number_of_levels_follows_the_cases(tmp_path):
+    """Hippocampus slices have about 35 x 50 pixels: two levels of size 256 give 64 cells, of size 128 three give 64."""
+    for size, levels in ((256, 2), (128, 3)):
+        from SAM3DSegmentLib.training.plan import make_plan
+
+        assert make_plan(HIPPOCAMPUS, dataclasses.replace(COMPACT, image_size=size)).decoder.levels == levels

@@ -1,54 +1,309 @@
-"""Downloading and verifying checkpoints, against a real HTTP server on this machine."""
+"""Downloading, verifying and removing checkpoints, against a real HTTP server on this machine."""
 
 import dataclasses
-import functools
 import hashlib
-import http.server
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
-from SAM3DSegmentLib import weights
-from SAM3DSegmentLib.errors import InputError, WeightsError
+from conftest import MODULE
+from SAM3DSegmentLib import download, hashes, weights
+from SAM3DSegmentLib.cache import clear_cache
+from SAM3DSegmentLib.errors import Cancelled, InputError, WeightsError
+from web_server import Server
 
-CONTENT = b"weights" * 1000
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    folder = tmp_path / "server"
-    folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", f"http://127.0.0.1:{running.server_port}")
-        yield folder
-        running.shutdown()
+CONTENT = random.Random(0).randbytes(1_000_000)
+PUBLISHED = weights.published("sam_vit_b")
 
 
 @pytest.fixture
-def checkpoint():
-    return dataclasses.replace(weights.published("sam_vit_b"), sha256=hashlib.sha256(CONTENT).hexdigest())
+def server(monkeypatch):
+    running = Server(CONTENT)
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", running.url)
+    monkeypatch.setattr(download, "WAITS_S", (0.01, 0.01))
+    yield running
+    running.close()
 
 
-def test_download_is_verified_and_kept(server, checkpoint):
-    (server / checkpoint.file_name).write_bytes(CONTENT)
+@pytest.fixture
+def checkpoint(monkeypatch):
+    """sam_vit_b, as if its published content were CONTENT: the real one is 375 MB."""
+    changed = dataclasses.replace(PUBLISHED, sha256=hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setitem(weights.CHECKPOINTS, "sam_vit_b", changed)
+    return changed
+
+
+def here():
+    return sorted(path.name for path in weights.weights_folder().glob("*"))
+
+
+def first_byte(request):
+    return int(request[1].removeprefix("bytes=").removesuffix("-"))
+
+
+def test_a_download_tells_its_bytes_and_is_verified(server, checkpoint):
+    server.bytes_per_s = 4e6
+    seen = []
+    path = weights.download(checkpoint, lambda *progress: seen.append(progress))
+    assert path.read_bytes() == CONTENT
+    assert here() == [checkpoint.file_name]
+    stages, done, totals = zip(*seen)
+    assert set(stages) == {"download"}
+    assert set(totals) == {len(CONTENT)}
+    assert list(done) == sorted(done)
+    assert len(done) > 1
+    weights.verify(checkpoint, path)
+
+
+def test_what_is_here_is_not_asked_for_again(server, checkpoint):
+    weights.download(checkpoint)
+    weights.download(checkpoint)
+    assert len(server.requests) == 1
+
+
+def test_a_cut_at_two_fifths_is_gone_on_from(server, checkpoint):
+    server.behaviours = ["cut"]
     assert weights.download(checkpoint).read_bytes() == CONTENT
-    weights.verify(checkpoint, checkpoint.path)
-    (server / checkpoint.file_name).unlink()
-    assert weights.download(checkpoint) == checkpoint.path  # it is not asked for twice
+    assert len(server.requests) == 2
+    assert 380_000 < first_byte(server.requests[1]) <= 400_000
 
 
-def test_a_damaged_download_leaves_nothing(server, checkpoint):
-    (server / checkpoint.file_name).write_bytes(CONTENT[:-1])
-    with pytest.raises(WeightsError, match="could not be downloaded"):
+def test_the_next_command_goes_on_from_what_the_last_one_left(server, checkpoint):
+    server.behaviours = ["cut", 503, 503, 503]
+    with pytest.raises(WeightsError, match=r"503.*0\.4 MB are here and the next download goes on from there"):
         weights.download(checkpoint)
-    assert list(weights.weights_folder().glob("*")) == []
+    assert here() == [f".{checkpoint.file_name}.partial"]
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+    assert 380_000 < first_byte(server.requests[-1]) <= 400_000
+    assert here() == [checkpoint.file_name]
+
+
+def test_attempts_begin_anew_while_more_and_more_arrives(server, checkpoint):
+    server.behaviours = ["cut"] * 5
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+    assert len(server.requests) == 6
+
+
+def test_a_server_without_ranges_sends_all_again(server, checkpoint):
+    server.behaviours = ["cut", "whole"]
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+
+
+def test_all_was_here_but_its_end_was_not_seen(server, checkpoint):
+    weights.weights_folder().mkdir(parents=True)
+    download.partial_path(checkpoint.path).write_bytes(CONTENT)
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("length", [1000, len(CONTENT), len(CONTENT) + 1000])
+def test_what_was_left_of_another_file_is_thrown_away(server, checkpoint, length):
+    weights.weights_folder().mkdir(parents=True)
+    download.partial_path(checkpoint.path).write_bytes(bytes(length))
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+    assert here() == [checkpoint.file_name]
+
+
+def test_a_wrong_hash_leaves_nothing(server, checkpoint):
+    server.behaviours = ["other", "other"]
+    with pytest.raises(WeightsError, match="not the published file"):
+        weights.download(checkpoint)
+    assert here() == []
 
 
 def test_a_missing_file_names_the_address_and_the_remedy(server, checkpoint):
-    with pytest.raises(WeightsError, match=r"127\.0\.0\.1.*sam_vit_b_01ec64\.pth.*by hand"):
+    server.behaviours = [404]
+    with pytest.raises(WeightsError, match=r"127\.0\.0\.1.*sam_vit_b_01ec64\.pth.*404.*by hand"):
         weights.download(checkpoint)
+    assert len(server.requests) == 1
+    assert here() == []
+
+
+def test_an_error_of_the_server_is_tried_again(server, checkpoint):
+    server.behaviours = [500, 503]
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+    server.behaviours = [500] * 3
+    checkpoint.path.unlink()
+    with pytest.raises(WeightsError, match="500"):
+        weights.download(checkpoint)
+    assert here() == []
+
+
+def test_a_server_slower_than_the_time_out(server, checkpoint):
+    server.behaviours = ["stall"] * 3
+    with pytest.raises(WeightsError, match="timed out"):
+        download.fetch(checkpoint.url, checkpoint.path, checkpoint.sha256, timeout_s=0.2)
+    server.behaviours = ["stall"]
+    download.fetch(checkpoint.url, checkpoint.path, checkpoint.sha256, timeout_s=0.2)
+    assert checkpoint.path.read_bytes() == CONTENT
+
+
+def test_no_server_at_all(server, checkpoint, monkeypatch):
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", "http://127.0.0.1:1")
+    with pytest.raises(WeightsError, match=r"Connection refused.*check the network or proxy") as error:
+        weights.download(checkpoint)
+    assert "object at 0x" not in str(error.value)
+
+
+def test_a_mirror_that_is_no_address(server, checkpoint, monkeypatch):
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", "ftp:/mirror")
+    with pytest.raises(WeightsError, match="check the address"):
+        weights.download(checkpoint)
+
+
+def test_a_redirect_is_followed(server, checkpoint):
+    server.behaviours = ["redirect"]
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+    assert [path for path, _ in server.requests] == [f"/{checkpoint.file_name}", "/elsewhere"]
+
+
+def test_a_cancelled_download_ends_at_once_and_leaves_nothing(server, checkpoint):
+    for behaviour in ("stall", "serve"):
+        server.behaviours, server.bytes_per_s = [behaviour], 2e5
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            weights.download(checkpoint, should_cancel=lambda began=began: time.monotonic() - began > 0.3)
+        assert time.monotonic() - began < 2
+        assert here() == []
+
+
+def test_a_file_that_cannot_be_written(server, checkpoint, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path / "file"))
+    with pytest.raises(WeightsError, match="cannot be written"):
+        weights.download(checkpoint)
+
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """Weights go to a file system of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(folder))
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(("behaviour", "message"), [("serve", "1 MB more are needed"), ("unmeasured", "No space left")])
+def test_a_full_disk(server, checkpoint, small_disk, behaviour, message):
+    server.behaviours = [behaviour]
+    with pytest.raises(WeightsError, match=message):
+        weights.download(checkpoint)
+    assert here() == []
+
+
+def test_a_limit_on_file_sizes(server, tmp_path):
+    """The file cannot grow in the midst of it: what a quota does, also where no file system can be mounted."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from SAM3DSegmentLib import download, errors\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))\n"
+        "try: download.fetch(sys.argv[1], Path(sys.argv[2]), '0' * 64)\n"
+        "except errors.WeightsError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", code, server.url, str(tmp_path / "weights" / "x.pth")]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(MODULE)})
+    assert "cannot be written (File too large)" in result.stdout, result.stderr
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_a_proxy_of_the_environment_is_used(server, checkpoint, monkeypatch):
+    proxy = Server(CONTENT)
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", "http://weights.invalid/sam")
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+    assert proxy.requests == [(f"http://weights.invalid/sam/{checkpoint.file_name}", None)]
+    proxy.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes a certificate, is not here")
+def test_a_certificate_of_ones_own_network(server, checkpoint, monkeypatch, tmp_path):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+        + ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    secret = Server(CONTENT)
+    secret.encrypt(certificate, key)
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", secret.url)
+    with pytest.raises(WeightsError, match=r"not trusted.*REQUESTS_CA_BUNDLE"):
+        weights.download(checkpoint)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert weights.download(checkpoint).read_bytes() == CONTENT
+    secret.close()
+
+
+def test_two_downloads_of_one_file_do_not_meet(server, checkpoint):
+    server.bytes_per_s = 2e6
+    first = threading.Thread(target=weights.download, args=(checkpoint,))
+    first.start()
+    while not download.partial_path(checkpoint.path).exists():
+        time.sleep(0.01)
+    with pytest.raises(WeightsError, match="being downloaded already"):
+        weights.download(checkpoint)
+    first.join()
+    assert checkpoint.path.read_bytes() == CONTENT
+    assert here() == [checkpoint.file_name]
+
+
+def test_a_users_own_file_is_neither_replaced_nor_removed(server, checkpoint):
+    weights.weights_folder().mkdir(parents=True)
+    checkpoint.path.write_bytes(b"fine-tuned here")
+    with pytest.raises(WeightsError, match="as published"):
+        weights.download(checkpoint)
+    assert weights.clear() == ([], [checkpoint.path])
+    assert checkpoint.path.read_bytes() == b"fine-tuned here"
+
+
+def test_clearing_removes_only_what_was_downloaded(server, checkpoint):
+    weights.download(checkpoint)
+    foreign = weights.weights_folder() / "medsam_vit_b.pth"
+    foreign.write_bytes(b"somebody's")
+    partial = download.partial_path(weights.published("sam_vit_l").path)
+    partial.write_bytes(b"half")
+    assert weights.clear() == ([checkpoint.path, partial], [])
+    assert here() == [foreign.name]
+
+
+def test_a_hash_is_computed_once_for_path_size_and_time(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+    assert hashes.remembered_sha256(path) == right
+    reads = []
+    monkeypatch.setattr(hashes, "file_sha256", lambda path: reads.append(path) or "computed")
+    assert hashes.remembered_sha256(path) == right
+    assert reads == []
+    os.utime(path, ns=(1, 1))
+    assert hashes.remembered_sha256(path) == "computed"
+    path.write_bytes(b"more weights")
+    os.utime(path, ns=(1, 1))
+    hashes.remembered_sha256(path)
+    assert len(reads) == 2
+
+
+def test_the_memory_of_hashes_is_cleared_with_the_cache_and_may_be_damaged(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"weights")
+    right = hashes.remembered_sha256(path)
+    for damage in ("", "[]", json.dumps({str(path): {"size": 7}}), json.dumps({str(path): 3})):
+        hashes.memory_path().write_text(damage)
+        assert hashes.remembered_sha256(path) == right
+    clear_cache()
+    assert not hashes.memory_path().parent.exists()
+    assert hashes.remembered_sha256(path) == right
 
 
 def test_verify_tells_missing_from_damaged(tmp_path, checkpoint):
@@ -60,6 +315,6 @@ def test_verify_tells_missing_from_damaged(tmp_path, checkpoint):
 
 
 def test_published_checkpoints():
-    assert weights.published("sam_vit_b").sha256.startswith("ec2df62732614e57")
+    assert PUBLISHED.sha256.startswith("ec2df62732614e57")
     with pytest.raises(InputError, match="'sam_vit_x' has no published checkpoint"):
         weights.published("sam_vit_x")

@@ -2,65 +2,93 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
-import logging
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import slicer
 from slicer.i18n import tr as _
 
 from ..errors import DependencyError
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 REQUIREMENTS_FILE = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
+TORCH = "torch"  # is not pip's business: the PyTorch extension chooses the one for this computer's GPU
+INSTALLATION_ERRORS = (RuntimeError, OSError, ImportError, subprocess.CalledProcessError)
 
 
-def requirements() -> list[str]:
-    """The lines of Resources/requirements.txt: all that segmentation needs besides torch and torchvision."""
-    lines = REQUIREMENTS_FILE.read_text(encoding="utf-8").splitlines()
-    return [line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()]
+def requirements() -> list[Requirement]:
+    """Resources/requirements.txt: all that segmentation needs besides torch."""
+    from packaging.requirements import Requirement
 
-
-def torchIsInstalled() -> bool:
-    """True if torch is there whole: an interrupted installation leaves a folder without metadata, or the reverse."""
-    return all(_isWhole(name) for name in ("torch", "torchvision"))
+    lines = [line.partition("#")[0].strip() for line in REQUIREMENTS_FILE.read_text(encoding="utf-8").splitlines()]
+    return [Requirement(line) for line in lines if line]
 
 
 def missingPackages() -> list[str]:
-    """Names of what still has to be installed, by metadata alone, so that nothing is imported."""
-    missing = [] if torchIsInstalled() else ["torch"]
-    for requirement in requirements():
-        name = requirement.split(">")[0].split("=")[0].split("[")[0].strip()
-        try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    return missing
+    """What still has to be installed, as pip takes it; by metadata alone, so that nothing is imported."""
+    return ([] if _isWhole(TORCH) else [TORCH]) + [str(requirement) for requirement in _missingRequirements()]
 
 
-def installMissingPackages() -> None:
-    """Ask once, then install: torch through the PyTorch extension, the rest by pip.
+class Installer:
+    """Installs what is missing, once at a time; onBusyChanged() is called when that begins and when it has ended.
 
-    Raises DependencyError if the user declines, or says how to mend what failed.
+    Slicer handles clicks while pip runs, so whoever has a button for this disables it while `isBusy`.
     """
-    missing = missingPackages()
-    if not missing:
-        return
-    question = _("SAM3DSegment needs these Python packages: {names}. Install them now?").format(
-        names=", ".join(missing)
-    )
+
+    def __init__(self, onBusyChanged: Callable[[], None]) -> None:
+        self.isBusy = False
+        self._onBusyChanged = onBusyChanged
+
+    def install(self) -> None:
+        """Ask once, then install: torch through the PyTorch extension, the rest by pip.
+
+        Raises DependencyError if the user declines, or with what to do about what failed.
+        """
+        missing = missingPackages()
+        if not missing:
+            return
+        if self.isBusy:
+            raise DependencyError(_("packages are being installed; wait until that has ended."))
+        self._setBusy(True)
+        try:
+            _askAndInstall(missing)
+        finally:
+            self._setBusy(False)
+
+    def _setBusy(self, busy: bool) -> None:
+        self.isBusy = busy
+        self._onBusyChanged()
+
+
+def _askAndInstall(missing: list[str]) -> None:
+    names = ", ".join(missing)
+    question = _("SAM3DSegment needs these Python packages: {names}. Install them now?").format(names=names)
     if not slicer.util.confirmOkCancelDisplay(question, _("Install packages")):
+        raise DependencyError(_("{names} are needed to segment; install them in Setup.").format(names=names))
+    importedBefore = TORCH in sys.modules
+    with slicer.util.WaitCursor():
+        if TORCH in missing:
+            _installTorch()
+        if _missingRequirements():
+            _pipInstall(_missingRequirements())
+    importlib.invalidate_caches()
+    left = missingPackages()
+    if left:
         raise DependencyError(
-            _("{names} are needed to segment; install them in Setup.").format(names=", ".join(missing))
+            _("{names} are still missing after the installation; restart Slicer and install them again.").format(
+                names=", ".join(left)
+            )
         )
-    if "torch" in missing:
-        _installTorch()
-    rest = [requirement for requirement in requirements() if any(requirement.startswith(name) for name in missing)]
-    if rest:
-        _pipInstall(rest)
+    if TORCH in missing and importedBefore:
+        raise DependencyError(_("torch was replaced while Slicer was using it; restart Slicer, then segment."))
 
 
 def _installTorch() -> None:
@@ -70,28 +98,55 @@ def _installTorch() -> None:
         raise DependencyError(
             _("the PyTorch extension is not installed; install it in the Extensions Manager and restart Slicer.")
         ) from error
-    if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False) is None:
-        raise DependencyError(_("torch could not be installed; see the PyTorch module for what failed."))
+    logic = PyTorchUtils.PyTorchUtilsLogic()
+    try:
+        if _hasMetadata(TORCH) and not _isWhole(TORCH):
+            logic.uninstallTorch()  # pip would call what is left of it installed already
+        logic.installTorch(askConfirmation=False)  # its last step is `import torch`
+    except INSTALLATION_ERRORS as error:
+        raise _failed(TORCH, error) from error
 
 
-def _pipInstall(wanted: list[str]) -> None:
+def _pipInstall(wanted: list[Requirement]) -> None:
     try:
         try:
             from slicer.packaging import pip_ensure  # since Slicer 5.12
         except ImportError:
-            slicer.util.pip_install(wanted)
+            slicer.util.pip_install([str(requirement) for requirement in wanted])
         else:
             pip_ensure(wanted, prompt_install=False, requester="SAM3DSegment")
-    except (RuntimeError, subprocess.CalledProcessError) as error:
-        raise DependencyError(
-            _("{names} could not be installed ({reason}); check the network and see the application log.").format(
-                names=", ".join(wanted), reason=error
-            )
-        ) from error
+    except INSTALLATION_ERRORS as error:
+        raise _failed(", ".join(map(str, wanted)), error) from error
+
+
+def _failed(names: str, error: Exception) -> DependencyError:
+    return DependencyError(
+        _(
+            "{names} could not be installed ({reason}); check the network and the free disk space, see the application "
+            "log, and restart Slicer before you try again."
+        ).format(names=names, reason=error)
+    )
+
+
+def _missingRequirements() -> list[Requirement]:
+    return [requirement for requirement in requirements() if not _isSatisfied(requirement)]
+
+
+def _isSatisfied(requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _isWhole(name: str) -> bool:
+    """False if there is nothing, or what an interrupted installation leaves: files without metadata, or the reverse."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None and _hasMetadata(name)
+
+
+def _hasMetadata(name: str) -> bool:
     try:
-        return importlib.util.find_spec(name) is not None and bool(importlib.metadata.version(name))
-    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
         return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,22 +14,25 @@ import numpy as np
 import slicer
 
 from ..card import ModelCard
-from ..errors import InputError, Sam3dError
+from ..errors import InputError
 from ..geometry import Crop
 from ..model_store import find_model, read_card
-from ..volume_io import read_volume, write_volume
-from . import nodes
-from .worker import BackgroundCall, CommandProcess, progressReader
+from ..stop import FOLDER_PREFIX
+from . import nodes, settings
+from .problems import explain
+from .worker import BackgroundCall, CommandProcess, ignore, progressReader, removeFolder
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "hippocampus-mri"
+VOLUME, LABELS, CONFIDENCE, REPORT = "volume.nrrd", "labels.nrrd", "confidence.nrrd", "report.json"
 OnProgress = Callable[[str, int, int, float | None], None]  # stage, slices done, slices in all, seconds to go
+Result = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]  # labels, confidence, record of how they were made
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be segmented. Nodes are held by ID, because a scene may lose them while a child computes."""
+    """What is to be segmented, and how. Nodes are held by ID: a scene may lose them while a child computes."""
 
     volumeId: str
     segmentationId: str | None
@@ -39,14 +41,21 @@ class Request:
     arrayKji: np.ndarray
     ijkToWorld: np.ndarray
     crop: Crop | None
+    device: str
+    samCheckpoint: str | None
+    confidenceMap: bool
 
     @classmethod
     def make(
         cls,
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         segmentationNode: slicer.vtkMRMLSegmentationNode | None,
+        *,
         model: str,
+        device: str,
         roiNode: slicer.vtkMRMLMarkupsROINode | None,
+        samCheckpoint: str | None,
+        confidenceMap: bool,
     ) -> Request:
         """Raises an error of `errors.py` if this cannot be segmented."""
         if volumeNode is None:
@@ -57,15 +66,25 @@ class Request:
         if roiNode is not None:
             crop = Crop.around(nodes.roiCorners(roiNode), matrix, array.shape)
             array, matrix = crop.take(array), crop.move(matrix)
-        segmentationId = segmentationNode.GetID() if segmentationNode is not None else None
-        return cls(volumeNode.GetID(), segmentationId, read_card(path), path, array, matrix, crop)
+        return cls(
+            volumeId=volumeNode.GetID(),
+            segmentationId=segmentationNode.GetID() if segmentationNode is not None else None,
+            card=read_card(path),
+            modelPath=path,
+            arrayKji=array,
+            ijkToWorld=matrix,
+            crop=crop,
+            device=device,
+            samCheckpoint=samCheckpoint or settings.samCheckpoint(),
+            confidenceMap=confidenceMap,
+        )
 
     def deliver(
         self, labelsKji: np.ndarray, confidenceKji: np.ndarray | None, record: dict[str, Any]
     ) -> slicer.vtkMRMLSegmentationNode:
         """Write the result into the scene; InputError if its nodes have gone or changed meanwhile.
 
-        With `confidenceKji` the scene gets a volume of that too.
+        With `confidenceKji`, uint8 in percent like the labels on the grid of `arrayKji`, the scene gets a volume of it.
         """
         volumeNode = slicer.mrmlScene.GetNodeByID(self.volumeId)
         segmentationNode = slicer.mrmlScene.GetNodeByID(self.segmentationId) if self.segmentationId else None
@@ -99,28 +118,38 @@ class Request:
 def segment(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+    *,
     model: str = DEFAULT_MODEL,
     device: str = "auto",
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None,
-    onProgress: Callable[[str, int, int], None] | None = None,
-    shouldCancel: Callable[[], bool] | None = None,
     samCheckpoint: str | None = None,
     confidenceMap: bool = False,
+    onProgress: Callable[[str, int, int], None] | None = None,
+    shouldCancel: Callable[[], bool] | None = None,
 ) -> slicer.vtkMRMLSegmentationNode:
     """Segment in this process and return the segmentation node; for scripts and self-tests, as it blocks.
 
-    onProgress(stage, slices done, slices in all); shouldCancel() -> bool is asked between batches of slices. With
-    `confidenceMap` the scene also gets a volume with the probability of each voxel's label in percent.
+    samCheckpoint: by default the file chosen in the panel, else the one in the weights folder. With `confidenceMap` the
+    scene also gets a volume with the probability of each voxel's label in percent. onProgress(stage, slices done,
+    slices in all); shouldCancel() -> bool is asked between batches of slices.
     Raises an error of `errors.py`, `Cancelled` among them; the scene is then as before.
     """
-    request = Request.make(volumeNode, segmentationNode, model, roiNode)
+    request = Request.make(
+        volumeNode,
+        segmentationNode,
+        model=model,
+        device=device,
+        roiNode=roiNode,
+        samCheckpoint=samCheckpoint,
+        confidenceMap=confidenceMap,
+    )
     # These import torch, so not before it is needed.
     from ..batch import segment_array
     from ..inference import Segmenter
     from ..model_file import load_model
 
     loaded = load_model(request.modelPath)
-    segmenter = Segmenter.load(loaded, device, sam_checkpoint=samCheckpoint)
+    segmenter = Segmenter.load(loaded, request.device, sam_checkpoint=request.samCheckpoint)
     labels, confidence, record = segment_array(
         segmenter, loaded, request.arrayKji, request.ijkToWorld, onProgress, shouldCancel
     )
@@ -133,54 +162,42 @@ class SegmentationJob:
     def __init__(
         self,
         request: Request,
-        device: str,
-        samCheckpoint: str | None,
-        confidenceMap: bool,
+        *,
         onProgress: OnProgress,
         onFinished: Callable[[slicer.vtkMRMLSegmentationNode], None],
         onFailed: Callable[[str], None],
         onCancelled: Callable[[], None],
     ) -> None:
-        self._request = request
-        self._confidenceMap = confidenceMap
+        self._request: Request | None = request
         self._onFinished = onFinished
         self._onFailed = onFailed
         self._onCancelled = onCancelled
         self._cancelled = False
-        self._call: BackgroundCall | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="SAM3DSegment-", dir=slicer.app.temporaryPath))
-        arguments = ["segment", str(self._folder / "volume.nrrd"), "-o", str(self._folder / "labels.nrrd")]
-        arguments += ["--model", str(request.modelPath), "--device", device, "--progress", "json"]
-        arguments += ["--report", str(self._folder / "report.json")]
-        if confidenceMap:
-            arguments += ["--confidence", str(self._folder / "confidence.nrrd")]
-        if samCheckpoint:
-            arguments += ["--sam-checkpoint", samCheckpoint]
+        self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=slicer.app.temporaryPath))
+        arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
+        arguments += ["--model", str(request.modelPath), "--device", request.device]
+        if request.confidenceMap:
+            arguments += ["--confidence", CONFIDENCE]
+        if request.samCheckpoint:
+            arguments += ["--sam-checkpoint", request.samCheckpoint]
         self._process = CommandProcess(
-            arguments, progressReader(onProgress), self._readResult, self._fail, self._endCancelled
+            arguments, progressReader(onProgress), self._readResult, self._fail, self._endCancelled, self._folder
         )
-
-    def start(self) -> None:
-        path, array, matrix = self._folder / "volume.nrrd", self._request.arrayKji, self._request.ijkToWorld
-        self._call = BackgroundCall(
-            lambda: write_volume(path, array, matrix), self._startProcess, lambda error: self._fail(str(error))
-        )
+        path, array, matrix = self._folder / VOLUME, request.arrayKji, request.ijkToWorld
+        self._call = BackgroundCall(lambda: _write(path, array, matrix), self._startProcess, self._failWith)
 
     def cancel(self) -> None:
+        """The child ends within PATIENCE_MS of worker.py; onCancelled() is called then."""
         self._cancelled = True
         self._process.cancel()
 
     def abandon(self) -> None:
-        """Stop at once, without any callback; for when the module is closed."""
-        self._cancelled = True
-        self._onCancelled = lambda: None
-        self._onFailed = lambda message: None  # its files are taken from under a thread that still reads them
-        self._process.abandon()
-        self._cleanUp()
+        """Stop, without any callback, and return when nothing is left; for when the module is closed."""
+        self._end()
 
-    def processId(self) -> int:
-        """Of the child; 0 before it runs."""
-        return self._process.processId()
+    def childId(self) -> int:
+        """Process id of the child that computes; 0 before it runs."""
+        return self._process.childId()
 
     def _startProcess(self, _written: None) -> None:
         if self._cancelled:
@@ -189,41 +206,65 @@ class SegmentationJob:
             self._process.start()
 
     def _readResult(self) -> None:
-        self._call = BackgroundCall(self._readFiles, self._deliver, lambda error: self._fail(str(error)))
+        folder, withConfidence = self._folder, self._request is not None and self._request.confidenceMap
+        self._call = BackgroundCall(lambda: _readFiles(folder, withConfidence), self._deliver, self._failWith)
 
-    def _readFiles(self) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-        labels = read_volume(self._folder / "labels.nrrd").array_kji
-        confidence = read_volume(self._folder / "confidence.nrrd").array_kji if self._confidenceMap else None
-        report = json.loads((self._folder / "report.json").read_text(encoding="utf-8"))
-        return labels, confidence, report["segmented"][0]
-
-    def _deliver(self, result: tuple[np.ndarray, np.ndarray | None, dict[str, Any]]) -> None:
-        if self._cancelled:
+    def _deliver(self, result: Result) -> None:
+        request = self._request
+        if self._cancelled or request is None:
             self._endCancelled()
             return
         try:
-            node = self._request.deliver(*result)
-        except Sam3dError as error:
-            self._fail(str(error))
+            node = request.deliver(*result)
+        except Exception as error:  # Slicer would only print it, and the panel would wait for ever
+            self._failWith(error)
             return
-        self._cleanUp()
-        self._onFinished(node)
+        onFinished = self._onFinished
+        self._end()
+        onFinished(node)
+
+    def _failWith(self, error: BaseException) -> None:
+        self._fail(explain(error))
 
     def _fail(self, message: str) -> None:
-        self._cleanUp()
-        self._onFailed(message)
+        onFailed = self._onFailed
+        self._end()
+        onFailed(message)
 
     def _endCancelled(self) -> None:
-        self._cleanUp()
-        self._onCancelled()
+        onCancelled = self._onCancelled
+        self._end()
+        onCancelled()
 
-    def _cleanUp(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _end(self) -> None:
+        """Let go of all arrays, files and callbacks, whoever still holds this job."""
+        self._call.abandon()
+        self._process.abandon()
+        self._request = None
+        self._onFinished = self._onFailed = self._onCancelled = ignore
+        removeFolder(self._folder)
+
+
+# These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
+def _write(path: Path, arrayKji: np.ndarray, ijkToWorld: np.ndarray) -> None:
+    from ..volume_io import write_volume
+
+    write_volume(path, arrayKji, ijkToWorld)
+
+
+def _readFiles(folder: Path, withConfidence: bool) -> Result:
+    from ..volume_io import read_volume
+
+    labels = read_volume(folder / LABELS).array_kji
+    confidence = read_volume(folder / CONFIDENCE).array_kji if withConfidence else None
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    return labels, confidence, report["segmented"][0]
 
 
 def startSegment(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
+    *,
     model: str = DEFAULT_MODEL,
     device: str = "auto",
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None,
@@ -239,7 +280,15 @@ def startSegment(
     One of onFinished(segmentation node), onFailed(message), onCancelled() is called at the end, on the main thread. The
     scene is untouched until then, and after the two last ones too. Other parameters: as `segment`.
     """
-    request = Request.make(volumeNode, segmentationNode, model, roiNode)
-    job = SegmentationJob(request, device, samCheckpoint, confidenceMap, onProgress, onFinished, onFailed, onCancelled)
-    job.start()
-    return job
+    request = Request.make(
+        volumeNode,
+        segmentationNode,
+        model=model,
+        device=device,
+        roiNode=roiNode,
+        samCheckpoint=samCheckpoint,
+        confidenceMap=confidenceMap,
+    )
+    return SegmentationJob(
+        request, onProgress=onProgress, onFinished=onFinished, onFailed=onFailed, onCancelled=onCancelled
+    )

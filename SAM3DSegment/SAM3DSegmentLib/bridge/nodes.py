@@ -13,10 +13,10 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..card import Label
 from ..errors import InputError
-from ..volume_io import terminology_entry
 
 ATTRIBUTE_PREFIX = "SAM3DSegment."
 CONFIDENCE_TAG = "SAM3DSegment.Confidence"
+_BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def writeSegments(
     Without a segmentation node a new one is made. In an existing one segments of other names are left as they are,
     and so is its transform, which they depend on; the new voxels are brought into its frame.
     """
+    from ..label_maps import terminology_entry  # brings SimpleITK, which takes a quarter of a second
+
     keepsFrame = segmentationNode is not None and segmentationNode.GetSegmentation().GetNumberOfSegments() > 0
     ijkToSegmentation = _toArray(_ijkToRasMatrix(volumeNode))
     if keepsFrame:
@@ -130,15 +132,35 @@ class SegmentFigures:
     confidence: str
 
 
-def readSegments(segmentationNode: slicer.vtkMRMLSegmentationNode) -> list[SegmentFigures]:
+class SegmentMeter:
+    """Sizes of segments; voxels are counted again only where they have changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], float] = {}  # (modification time, segment ID) -> mL
+
+    def volumesMl(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str, float]:
+        """mL of every segment, by its ID."""
+        segmentation = segmentationNode.GetSegmentation()
+        keys = {}
+        for segmentId in segmentation.GetSegmentIDs():
+            # Times are unique in a process, so that nothing of another segmentation is taken for this one's.
+            image = segmentation.GetSegmentRepresentation(segmentId, _BINARY_LABELMAP)
+            keys[segmentId] = (image.GetMTime() if image is not None else segmentationNode.GetMTime(), segmentId)
+        self._known = {
+            key: self._known[key] if key in self._known else _segmentVolumeMl(segmentationNode, segmentId)
+            for segmentId, key in keys.items()
+        }
+        return {segmentId: self._known[key] for segmentId, key in keys.items()}
+
+
+def readSegments(segmentationNode: slicer.vtkMRMLSegmentationNode, meter: SegmentMeter) -> list[SegmentFigures]:
     """Name, colour (0..1), size now, and confidence when segmented, of every segment."""
     segmentation = segmentationNode.GetSegmentation()
     rows = []
-    for segmentId in segmentation.GetSegmentIDs():
+    for segmentId, volumeMl in meter.volumesMl(segmentationNode).items():
         segment = segmentation.GetSegment(segmentId)
         confidence = vtk.reference("")
         segment.GetTag(CONFIDENCE_TAG, confidence)
-        volumeMl = _segmentVolumeMl(segmentationNode, segmentId)
         rows.append(SegmentFigures(segment.GetName(), segment.GetColor(), volumeMl, str(confidence)))
     return rows
 

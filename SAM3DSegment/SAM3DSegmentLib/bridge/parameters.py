@@ -3,9 +3,13 @@
 from typing import Optional
 
 import slicer
+from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
+from ..errors import Sam3dError
+from ..model_store import find_model, read_card
 from .logic import DEFAULT_MODEL
+from .nodes import readGrid
 
 
 @parameterNodeWrapper
@@ -18,3 +22,14 @@ class SegmentParameters:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     confidenceMap: bool = False
+
+    def whyInvalid(self) -> str:
+        """Why this cannot be segmented and what to do, as a sentence; empty if nothing speaks against it."""
+        if self.inputVolume is None:
+            return _("Choose a volume first.")
+        try:
+            readGrid(self.inputVolume)
+            read_card(find_model(self.model))
+        except Sam3dError as error:
+            return str(error)
+        return ""

@@ -9,26 +9,58 @@ from slicer.i18n import tr as _
 
 import qt
 
-from .nodes import readProvenance, readSegments
-from .parameters import SegmentParameters
+from .nodes import SegmentMeter, readProvenance, readSegments
+from .protocols import Form, Observe, Parameters
+
+_CHANGES = (
+    slicer.vtkSegmentation.SegmentAdded,
+    slicer.vtkSegmentation.SegmentRemoved,
+    slicer.vtkSegmentation.SegmentModified,
+    slicer.vtkSegmentation.SourceRepresentationModified,
+    slicer.vtkSegmentation.RepresentationModified,
+)
+SETTLING_MS = 300  # after the last change of a segmentation, before it is measured again
 
 
 class ResultsSection:
-    def __init__(self, ui: Any) -> None:
+    """Follows the chosen segmentation while the panel is shown: measuring takes time that a brush would feel."""
+
+    def __init__(self, ui: Form, addObserver: Observe, removeObserver: Observe) -> None:
         self._ui = ui
-        self._parameters: Any = None  # a SegmentParameters; Slicer's wrapper adds methods at run time
+        self._addObserver = addObserver
+        self._removeObserver = removeObserver
+        self._parameters: Parameters | None = None
+        self._observed: slicer.vtkMRMLSegmentationNode | None = None
+        self._meter = SegmentMeter()
+        self._isShown = False
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(SETTLING_MS)
+        self._timer.connect("timeout()", self.update)
         header = ui.resultsTable.horizontalHeader()
-        header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
+        for column in (0, 2, 3):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
         ui.editButton.connect("clicked(bool)", self._edit)
 
-    def setParameters(self, parameters: SegmentParameters | None) -> None:
+    def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
         self.update()
+
+    def setShown(self, isShown: bool) -> None:
+        self._isShown = isShown
+        if isShown:
+            self.update()
+
+    def cleanup(self) -> None:
+        """In Slicer the connected timer would keep this object alive."""
+        self._timer.stop()
+        self._timer.deleteLater()
 
     def update(self) -> None:
         """Show the chosen segmentation as it is now."""
         node = self._parameters.outputSegmentation if self._parameters is not None else None
+        self._observe(node)
         self._ui.show3DButton.setSegmentationNode(node)
         self._ui.editButton.enabled = node is not None
         self._ui.editButton.toolTip = (
@@ -37,21 +69,38 @@ class ResultsSection:
         self._fillTable(node)
         self._ui.provenanceLabel.text = _describeProvenance(readProvenance(node)) if node is not None else ""
 
+    def _observe(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
+        if node is self._observed:
+            return
+        for observe, observed in ((self._removeObserver, self._observed), (self._addObserver, node)):
+            if observed is not None:
+                for event in _CHANGES:
+                    observe(observed.GetSegmentation(), event, self._segmentationChanged)
+        self._observed = node
+
+    def _segmentationChanged(self, caller: Any, event: Any) -> None:
+        if self._isShown:
+            self._timer.start()
+
     def _fillTable(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        table, rows = self._ui.resultsTable, readSegments(node) if node is not None else []
+        table, rows = self._ui.resultsTable, readSegments(node, self._meter) if node is not None else []
         table.setRowCount(len(rows))
         for row, figures in enumerate(rows):
             swatch = qt.QTableWidgetItem()
             swatch.setBackground(qt.QBrush(qt.QColor.fromRgbF(*figures.color)))
+            name = qt.QTableWidgetItem(figures.name)
+            name.setToolTip(figures.name)  # which may be too long for its column
             volume = qt.QTableWidgetItem(f"{figures.volumeMl:.2f}")
             volume.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
             confidence = qt.QTableWidgetItem(figures.confidence)
             confidence.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-            for column, item in enumerate((swatch, qt.QTableWidgetItem(figures.name), volume, confidence)):
+            for column, item in enumerate((swatch, name, volume, confidence)):
                 table.setItem(row, column, item)
 
-    def _edit(self) -> None:
+    def _edit(self, _checked: bool = False) -> None:
         """Hand the segmentation and its volume on to the Segment Editor."""
+        if self._parameters is None:
+            return
         slicer.util.selectModule("SegmentEditor")
         editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
         editor.setSegmentationNode(self._parameters.outputSegmentation)

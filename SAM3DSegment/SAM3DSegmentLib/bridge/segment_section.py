@@ -6,7 +6,6 @@ import html
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
@@ -16,23 +15,30 @@ import qt
 from ..card import ModelCard
 from ..errors import Sam3dError
 from ..model_store import SUFFIX, find_model, list_models, read_card
-from . import dependencies
+from .dependencies import Installer
 from .logic import SegmentationJob
-from .parameters import SegmentParameters
-from .settings import samCheckpoint
-from .suitability import findMisfits
+from .problems import explain
+from .protocols import Form, Logic, Parameters
+from .suitability import findMisfits, joined
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class SegmentSection:
-    """`logic` has `startSegment`; onResult(segmentation node) is called when there is a new result."""
+    """onResult(segmentation node) is called when there is a new result."""
 
-    def __init__(self, ui: Any, logic: Any, onResult: Callable[[slicer.vtkMRMLSegmentationNode], None]) -> None:
+    def __init__(
+        self,
+        ui: Form,
+        logic: Logic,
+        installer: Installer,
+        onResult: Callable[[slicer.vtkMRMLSegmentationNode], None],
+    ) -> None:
         self._ui = ui
         self._logic = logic
+        self._installer = installer
         self._onResult = onResult
-        self._parameters: Any = None  # a SegmentParameters; Slicer's wrapper adds methods at run time
+        self._parameters: Parameters | None = None
         self._job: SegmentationJob | None = None
         self._card: ModelCard | None = None
         self._cardOf = ""
@@ -40,10 +46,11 @@ class SegmentSection:
         self.listModels()
         self.listDevices(DEVICES)
         ui.modelBox.connect("currentIndexChanged(int)", self._modelChosen)
+        ui.modelFileButton.connect("clicked(bool)", self._askForModel)
         ui.deviceBox.connect("currentIndexChanged(int)", self._deviceChosen)
         ui.segmentButton.connect("clicked(bool)", self._segmentOrCancel)
 
-    def setParameters(self, parameters: SegmentParameters | None) -> None:
+    def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
         self.update()
 
@@ -53,14 +60,12 @@ class SegmentSection:
             self._cancelled()
 
     def listModels(self) -> None:
-        """Fill the list anew: bundled models, those of the user's folder, then "Load model file..."."""
+        """Fill the list anew: bundled models, then those of the user's folder."""
         box = self._ui.modelBox
         wasBlocked = box.blockSignals(True)
         box.clear()
         for path in list_models():
             box.addItem(path.stem, path.stem)
-        box.insertSeparator(box.count)
-        box.addItem(_("Load model file..."), "")
         box.blockSignals(wasBlocked)
         self.update()
 
@@ -77,17 +82,14 @@ class SegmentSection:
 
     def update(self) -> None:
         """Show what the parameters say."""
-        if self._parameters is None:
-            self._ui.segmentButton.enabled = False
-            return
-        _select(self._ui.modelBox, self._parameters.model, self._ui.modelBox.count - 2)
-        _select(self._ui.deviceBox, self._parameters.device, self._ui.deviceBox.count)
-        self._showCard()
-        self._showWarnings()
+        if self._parameters is not None:
+            _select(self._ui.modelBox, self._parameters.model)
+            _select(self._ui.deviceBox, self._parameters.device)
+            self._showCard(self._parameters.model)
+            self._showWarnings(self._parameters)
         self._showButton()
 
-    def _showCard(self) -> None:
-        model = self._parameters.model
+    def _showCard(self, model: str) -> None:
         if model == self._cardOf:
             return
         try:
@@ -98,69 +100,80 @@ class SegmentSection:
             self._ui.modelCardLabel.text = html.escape(str(error))
         self._cardOf = model
 
-    def _showWarnings(self) -> None:
-        volumeNode, warnings = self._parameters.inputVolume, []
-        if volumeNode is not None and self._card is not None:
-            warnings = findMisfits(volumeNode, self._card, self._parameters.roi)
+    def _showWarnings(self, parameters: Parameters) -> None:
+        warnings = []
+        if parameters.inputVolume is not None and self._card is not None:
+            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi)
         self._ui.warningLabel.text = "<br>".join(f"\u26a0 {html.escape(warning)}" for warning in warnings)
         self._ui.warningLabel.visible = bool(warnings)
 
     def _showButton(self) -> None:
         button, isRunning = self._ui.segmentButton, self._job is not None
-        missing = []
-        if self._parameters.inputVolume is None:
-            missing.append(_("a volume"))
-        if self._card is None:
-            missing.append(_("a model"))
         button.text = _("Cancel") if isRunning else _("Segment")
-        button.enabled = isRunning or not missing
         if isRunning:
-            button.toolTip = _("Stop; the scene stays as it is.")
-        elif missing:
-            button.toolTip = _("Choose {what} first.").format(what=_(" and ").join(missing))
+            hindrance, toolTip = "", _("Stop; the scene stays as it is.")
         else:
-            button.toolTip = _("Segment the whole volume, or the chosen region.")
-        for name in ("inputSelector", "modelBox", "outputSelector", "advancedBox"):
-            getattr(self._ui, name).enabled = not isRunning
+            hindrance, toolTip = self._hindrance(), _("Segment the whole volume, or the chosen region.")
+        button.enabled = not hindrance
+        button.toolTip = hindrance or toolTip
+        for widget in (
+            self._ui.inputSelector,
+            self._ui.modelBox,
+            self._ui.modelFileButton,
+            self._ui.outputSelector,
+            self._ui.advancedBox,
+        ):
+            widget.enabled = not isRunning
+
+    def _hindrance(self) -> str:
+        """Why there can be no segmentation now; empty if there can."""
+        if self._parameters is None:
+            return _("The scene is being closed or loaded.")
+        if self._installer.isBusy:
+            return _("Packages are being installed.")
+        return self._parameters.whyInvalid()
 
     def _modelChosen(self, index: int) -> None:
-        model = self._ui.modelBox.itemData(index)
-        if not model:
-            model = self._askForModel() or self._parameters.model
-        self._parameters.model = model
-        self.update()
+        if self._parameters is not None:
+            self._parameters.model = self._ui.modelBox.itemData(index)
 
-    def _askForModel(self) -> str:
+    def _askForModel(self, _checked: bool = False) -> None:
         pattern = _("Models") + f" (*{SUFFIX})"
-        return qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Load model file"), "", pattern)
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Load model file"), "", pattern)
+        if path and self._parameters is not None:
+            self._parameters.model = path
 
     def _deviceChosen(self, index: int) -> None:
-        self._parameters.device = self._ui.deviceBox.itemData(index)
+        if self._parameters is not None:
+            self._parameters.device = self._ui.deviceBox.itemData(index)
 
-    def _segmentOrCancel(self) -> None:
+    def _segmentOrCancel(self, _checked: bool = False) -> None:
         if self._job is not None:
             self._ui.statusLabel.text = _("Cancelling...")
             self._job.cancel()
             return
-        parameters = self._parameters
         try:
-            dependencies.installMissingPackages()
-            self._job = self._logic.startSegment(
-                parameters.inputVolume,
-                parameters.outputSegmentation,
-                parameters.model,
-                parameters.device,
-                parameters.roi,
-                samCheckpoint(),
-                parameters.confidenceMap,
-                self._progressed,
-                self._finished,
-                self._failed,
-                self._cancelled,
-            )
-        except Sam3dError as error:
-            self._failed(str(error))
+            self._installer.install()
+            self._start()
+        except Exception as error:  # Slicer would only print it, and the panel would look as if it had begun
+            self._failed(explain(error))
+
+    def _start(self) -> None:
+        parameters = self._parameters
+        if parameters is None:  # the scene was closed while packages were installed
             return
+        self._job = self._logic.startSegment(
+            parameters.inputVolume,
+            parameters.outputSegmentation,
+            model=parameters.model,
+            device=parameters.device,
+            roiNode=parameters.roi,
+            confidenceMap=parameters.confidenceMap,
+            onProgress=self._progressed,
+            onFinished=self._finished,
+            onFailed=self._failed,
+            onCancelled=self._cancelled,
+        )
         self._ui.statusLabel.text = _("Starting...")
         self._ui.progressBar.setRange(0, 0)  # busy, until the first slices are done
         self._ui.progressBar.visible = True
@@ -191,12 +204,11 @@ class SegmentSection:
         self._job = None
         self._ui.progressBar.visible = False
         self._ui.statusLabel.text = status
-        if self._parameters is not None:
-            self._showButton()
+        self._showButton()
 
 
 def describeCard(card: ModelCard) -> str:
-    """A model's card as rich text: labels with colours, modality, training, Dice, licence."""
+    """A model's card as rich text: labels with colours, modality, training, Dice, licence, and what it is not for."""
     swatches = " &nbsp; ".join(
         f'<span style="color: rgb{label.color}">\u25a0</span> {html.escape(label.name)}' for label in card.labels
     )
@@ -208,15 +220,28 @@ def describeCard(card: ModelCard) -> str:
         facts.append(_("Dice {dice:.3f} on {count} others").format(dice=mean, count=training.dice_cases))
     facts.append(card.licence or _("licence not stated"))
     lines.append(html.escape(" \u00b7 ".join(fact for fact in facts if fact)))
+    lines.append(html.escape(_describeLimits(card)))
     return "<br>".join(line for line in lines if line)
 
 
-def _select(box: qt.QComboBox, value: str, position: int) -> None:
-    """Select the item with this data; one that is not listed yet is put at `position`."""
+def _describeLimits(card: ModelCard) -> str:
+    limits = []
+    if card.extent_mm and card.spacing_mm:
+        limits.append(
+            _("Made for volumes of about {extent} mm, voxels {spacing} mm; on others it may be quite wrong.").format(
+                extent=joined(card.extent_mm, 0), spacing=joined(card.spacing_mm)
+            )
+        )
+    limits.append(_("Check every result by eye; not for diagnosis or treatment."))
+    return " ".join(limits)
+
+
+def _select(box: qt.QComboBox, value: str) -> None:
+    """Select the item with this data; one that is not listed yet is put at the end."""
     index = box.findData(value)
     wasBlocked = box.blockSignals(True)
     if index < 0:
-        box.insertItem(position, Path(value).stem if value.endswith(SUFFIX) else value, value)
-        index = position
+        box.addItem(Path(value).stem if value.endswith(SUFFIX) else value, value)
+        index = box.count - 1
     box.currentIndex = index
     box.blockSignals(wasBlocked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from slicer.i18n import tr as _
 import qt
 
 from ..cache import cache_info, clear_cache
-from ..errors import Sam3dError
+from ..errors import InputError
 from ..folders import models_folder
 from ..weights import CHECKPOINTS
-from . import dependencies
-from .parameters import SegmentParameters
+from .dependencies import Installer, missingPackages
+from .problems import explain
+from .protocols import Form, Parameters
 from .settings import samCheckpoint, setSamCheckpoint
-from .worker import CommandProcess
+from .worker import CommandProcess, progressReader
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = CHECKPOINTS["sam_vit_b"]
 
@@ -28,27 +32,28 @@ CHECKPOINT = CHECKPOINTS["sam_vit_b"]
 class SetupSection:
     """onDevices(names) is called when the computer's devices are known."""
 
-    def __init__(self, ui: Any, onDevices: Callable[[tuple[str, ...]], None]) -> None:
+    def __init__(self, ui: Form, installer: Installer, onDevices: Callable[[tuple[str, ...]], None]) -> None:
         self._ui = ui
+        self._installer = installer
         self._onDevices = onDevices
-        self._parameters: Any = None  # a SegmentParameters; Slicer's wrapper adds methods at run time
+        self._parameters: Parameters | None = None
         self._process: CommandProcess | None = None
-        self._lines: list[str] = []
-        for name, slot in (
-            ("checkButton", self._check),
-            ("installButton", self._install),
-            ("downloadWeightsButton", self._downloadWeights),
-            ("chooseWeightsButton", self._chooseWeights),
-            ("verifyWeightsButton", self._verifyWeights),
-            ("removeWeightsButton", self._removeWeights),
-            ("openModelsButton", lambda: _openFolder(models_folder())),
-            ("openCacheButton", lambda: _openFolder(cache_info().folder)),
-            ("clearCacheButton", self._clearCache),
+        for button, slot in (
+            (ui.checkButton, self._check),
+            (ui.installButton, self._install),
+            (ui.downloadWeightsButton, self._downloadWeights),
+            (ui.chooseWeightsButton, self._chooseWeights),
+            (ui.verifyWeightsButton, self._verifyWeights),
+            (ui.removeWeightsButton, self._removeWeights),
+            (ui.openModelsButton, lambda: _openFolder(models_folder())),
+            (ui.openCacheButton, lambda: _openFolder(cache_info().folder)),
+            (ui.clearCacheButton, self._clearCache),
+            (ui.stopSetupButton, self._stop),
         ):
-            getattr(ui, name).connect("clicked(bool)", lambda _checked=False, slot=slot: slot())
+            button.connect("clicked(bool)", lambda _checked=False, slot=slot: slot())
         ui.setupSection.connect("contentsCollapsed(bool)", lambda collapsed: None if collapsed else self.update())
 
-    def setParameters(self, parameters: SegmentParameters | None) -> None:
+    def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
 
     def cleanup(self) -> None:
@@ -58,11 +63,12 @@ class SetupSection:
 
     def update(self) -> None:
         """Look at packages, weights and folders again; nothing is imported or measured."""
-        missing = dependencies.missingPackages()
+        isIdle = self._process is None
+        missing = missingPackages()
         self._ui.packagesLabel.text = (
             _("Missing: {names}.").format(names=", ".join(missing)) if missing else _("All packages are installed.")
         )
-        self._ui.installButton.enabled = bool(missing)
+        self._ui.installButton.enabled = bool(missing) and isIdle and not self._installer.isBusy
         chosen = samCheckpoint()
         there = Path(chosen).is_file() if chosen else CHECKPOINT.path.is_file()
         path = chosen or str(CHECKPOINT.path)
@@ -70,8 +76,12 @@ class SetupSection:
             _("Here: {path}") if there else _("Not here: {path}. Models that carry their own encoder do without.")
         ).format(path=path)
         self._ui.downloadWeightsButton.text = _("Download ({size} MB)").format(size=CHECKPOINT.megabytes)
-        self._ui.verifyWeightsButton.enabled = there
-        self._ui.removeWeightsButton.enabled = there or bool(chosen)
+        self._ui.checkButton.enabled = isIdle
+        self._ui.downloadWeightsButton.enabled = isIdle
+        self._ui.chooseWeightsButton.enabled = isIdle
+        self._ui.verifyWeightsButton.enabled = there and isIdle
+        self._ui.removeWeightsButton.enabled = (there or bool(chosen)) and isIdle
+        self._ui.stopSetupButton.visible = not isIdle
         self._ui.modelFolderLabel.text = str(models_folder())
         info = cache_info()
         self._ui.cacheLabel.text = _("{size:.0f} MB").format(size=info.bytes / 2**20)
@@ -79,11 +89,12 @@ class SetupSection:
         self._ui.clearCacheButton.enabled = info.files > 0
 
     def _check(self) -> None:
-        model = self._parameters.model if self._parameters is not None else ""
+        model, lines = self._parameters.model if self._parameters is not None else "", list[str]()
         self._run(
             ["doctor", "--json", *(["--model", model] if model else [])],
             _("Checking; this takes some seconds..."),
-            lambda: self._showExamination(json.loads(self._lines[-1])),
+            lines.append,
+            lambda: self._showExamination(_lastObject(lines)),
         )
 
     def _showExamination(self, examination: dict[str, Any]) -> None:
@@ -113,14 +124,26 @@ class SetupSection:
 
     def _install(self) -> None:
         try:
-            dependencies.installMissingPackages()
-        except Sam3dError as error:
-            slicer.util.errorDisplay(str(error), _("Packages were not installed"))
+            self._installer.install()
+        except Exception as error:  # Slicer would only print it
+            slicer.util.errorDisplay(explain(error), _("Packages were not installed"))
         self.update()
 
     def _downloadWeights(self) -> None:
         setSamCheckpoint(None)
-        self._run(["weights", "download", CHECKPOINT.encoder], _("Downloading SAM's weights..."), self._sayDownloaded)
+        self._run(
+            ["weights", "download", CHECKPOINT.encoder, "--progress", "json"],
+            _("Downloading SAM's weights..."),
+            progressReader(self._downloaded),
+            lambda: self._say(_("SAM's weights are here.")),
+        )
+
+    def _downloaded(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
+        self._say(
+            _("Downloading SAM's weights: {percent} % of {size:.0f} MB").format(
+                percent=100 * done // total, size=total / 1e6
+            )
+        )
 
     def _chooseWeights(self) -> None:
         pattern = _("SAM checkpoints") + " (*.pth)"
@@ -134,6 +157,7 @@ class SetupSection:
         self._run(
             ["weights", "verify", CHECKPOINT.encoder, "--file", path],
             _("Comparing with the published hash..."),
+            logger.info,
             lambda: self._say(_("This is the published file.")),
         )
 
@@ -150,37 +174,51 @@ class SetupSection:
         self.update()
         self._say(_("{size:.0f} MB were freed.").format(size=info.bytes / 2**20))
 
-    def _sayDownloaded(self) -> None:
-        self._say(_("SAM's weights are here."))
-
-    def _run(self, arguments: list[str], status: str, onFinished: Callable[[], None]) -> None:
+    def _run(
+        self, arguments: list[str], status: str, onLine: Callable[[str], None], onFinished: Callable[[], None]
+    ) -> None:
         """One command at a time; the buttons that start one are disabled meanwhile."""
-
-        def end(action: Callable[[], None]) -> None:
-            self._process = None
-            self._setBusy(False)
-            self.update()
-            self._say("")
-            action()
-
-        self._lines = []
+        if self._process is not None:
+            return
         self._process = CommandProcess(
             arguments,
-            self._lines.append,
-            lambda: end(onFinished),
-            lambda message: end(lambda: slicer.util.errorDisplay(message, _("SAM3DSegment"))),
-            lambda: end(lambda: None),
+            onLine,
+            lambda: self._end(onFinished),
+            lambda message: self._end(lambda: slicer.util.errorDisplay(message, _("SAM3DSegment"))),
+            lambda: self._end(lambda: self._say(_("Stopped."))),
         )
-        self._setBusy(True)
-        self._say(status)
         self._process.start()
+        self.update()
+        self._say(status)
 
-    def _setBusy(self, busy: bool) -> None:
-        for name in ("checkButton", "downloadWeightsButton", "verifyWeightsButton"):
-            getattr(self._ui, name).enabled = not busy
+    def _end(self, action: Callable[[], None]) -> None:
+        self._process = None
+        self.update()
+        self._say("")
+        try:
+            action()
+        except Exception as error:  # Slicer would only print it
+            slicer.util.errorDisplay(explain(error), _("SAM3DSegment"))
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._say(_("Stopping..."))
+            self._process.cancel()
 
     def _say(self, text: str) -> None:
         self._ui.setupStatusLabel.text = text
+
+
+def _lastObject(lines: list[str]) -> dict[str, Any]:
+    """The last line that is a JSON object; libraries may print lines of their own after it."""
+    for line in reversed(lines):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    raise InputError(_("the check gave no findings; see the application log."))
 
 
 def _openFolder(folder: Path) -> None:

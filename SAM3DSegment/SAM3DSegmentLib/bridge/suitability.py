@@ -34,7 +34,7 @@ def findMisfits(
     if card.spacing_mm and _isFar(spacing, card.spacing_mm):
         found.append(
             _("Its spacing, {here} mm, is far from the training data's {there} mm; expect a worse result.").format(
-                here=_joined(spacing), there=_joined(card.spacing_mm)
+                here=joined(spacing), there=joined(card.spacing_mm)
             )
         )
     extent = np.array([shapeKji[axis] for axis in slicing.kji_axes]) * spacing
@@ -48,7 +48,7 @@ def findMisfits(
             _(
                 "It covers {here} mm, but the model was trained on volumes of {there} mm around the structure; "
                 "choose a region of that size in Advanced."
-            ).format(here=_joined(extent, 0), there=_joined(card.extent_mm, 0))
+            ).format(here=joined(extent, 0), there=joined(card.extent_mm, 0))
         )
     return found
 
@@ -91,5 +91,6 @@ def _isFar(values: np.ndarray, usual: tuple[float, float, float]) -> bool:
     return bool((ratio > FAR).any() or (ratio < 1 / FAR).any())
 
 
-def _joined(values: np.ndarray | tuple[float, float, float], decimals: int = 1) -> str:
+def joined(values: np.ndarray | tuple[float, float, float], decimals: int = 1) -> str:
+    """Lengths along three axes, as in "35 x 36 x 50"."""
     return " x ".join(f"{value:.{decimals}f}" for value in values)

@@ -2,67 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import slicer
 import vtk
 
+from .dependencies import Installer
+from .protocols import Form, Logic, Observe, Parameters
 from .results_section import ResultsSection
 from .segment_section import SegmentSection
 from .setup_section import SetupSection
 
 
 class Panel:
-    """Connects the widgets of `ui` with the parameters that getParameters() gives for the current scene.
+    """Connects the widgets of `ui` with the parameters of the current scene.
 
     addObserver and removeObserver are those of VTKObservationMixin.
     """
 
-    def __init__(
-        self,
-        ui: Any,
-        logic: Any,
-        addObserver: Callable[..., Any],
-        removeObserver: Callable[..., Any],
-    ) -> None:
+    def __init__(self, ui: Form, logic: Logic, addObserver: Observe, removeObserver: Observe) -> None:
         self._ui = ui
         self._logic = logic
         self._addObserver = addObserver
         self._removeObserver = removeObserver
-        self._parameters: Any = None  # of `parameters.py`; Slicer's wrapper adds methods at run time
+        self._parameters: Parameters | None = None
         self._guiTag: Any = None
-        self._results = ResultsSection(ui)
-        self._segment = SegmentSection(ui, logic, self._resultArrived)
-        self._setup = SetupSection(ui, self._segment.listDevices)
+        installer = Installer(self._installerChanged)
+        self._results = ResultsSection(ui, addObserver, removeObserver)
+        self._segment = SegmentSection(ui, logic, installer, self._resultArrived)
+        self._setup = SetupSection(ui, installer, self._segment.listDevices)
         scene = slicer.mrmlScene
         addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
+        # While a scene is imported, the node selectors are empty for a moment; that is nobody's choice.
+        addObserver(scene, scene.StartImportEvent, self._sceneStartsImporting)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
             addObserver(scene, event, self._sceneChanged)
         self._connectParameters(logic.getParameterNode())
 
     def enter(self) -> None:
-        """The panel is shown: models and folders may have changed, and a first volume may be there to choose."""
+        """The panel is shown: models, nodes and folders may have changed; there may be a first volume to choose."""
         self._segment.listModels()
         self._setup.update()
+        self._results.setShown(True)
         if self._parameters is not None and self._parameters.inputVolume is None:
             firstVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
             if firstVolume is not None:
                 self._parameters.inputVolume = firstVolume
 
+    def exit(self) -> None:
+        """Another module's panel is shown."""
+        self._results.setShown(False)
+
     def cleanup(self) -> None:
         self._connectParameters(None)
         self._segment.cleanup()
+        self._results.cleanup()
         self._setup.cleanup()
 
     def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
         self._segment.cleanup()
         self._connectParameters(None)
 
+    def _sceneStartsImporting(self, caller: Any, event: Any) -> None:
+        self._connectParameters(None)
+
     def _sceneChanged(self, caller: Any, event: Any) -> None:
         self._connectParameters(self._logic.getParameterNode())
 
-    def _connectParameters(self, parameters: Any) -> None:
+    def _connectParameters(self, parameters: Parameters | None) -> None:
         if self._parameters is not None:
             self._parameters.disconnectGui(self._guiTag)
             self._removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
@@ -76,6 +83,10 @@ class Panel:
     def _parametersChanged(self, caller: Any = None, event: Any = None) -> None:
         self._segment.update()
         self._results.update()
+
+    def _installerChanged(self) -> None:
+        self._segment.update()
+        self._setup.update()
 
     def _resultArrived(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._ui.resultsSection.collapsed = False

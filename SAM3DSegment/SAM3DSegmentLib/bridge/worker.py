@@ -1,13 +1,22 @@
 """Work beside the main thread: the command line in a child process, and file access in a thread.
 
 Slicer stays responsive, and running out of memory costs the child only. All callbacks come on the main thread.
+
+Slicer's Python is started by a launcher, a process of its own that passes on streams but no signals. So the child is
+asked to stop by closing its standard input, and says its own process id, by which it can be killed as a last resort.
+
+In Slicer a connected method keeps its object alive for as long as the sender lives, and no garbage collection sees
+that. So each object here lets go of everything at its end, and has its Qt objects deleted once their slots are through.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,14 +26,18 @@ import slicer
 
 import qt
 
+from .. import stop
+from .problems import explain
+
 logger = logging.getLogger(__name__)
 
-PATIENCE_MS = 2000  # how long a cancelled child may take to stop by itself
-CANCELLED_EXIT_CODE = 130  # see cli.py
+PATIENCE_MS = 2000  # how long a cancelled child may take to stop by itself; it ends itself earlier, see stop.py
 KEPT_LINES = 40  # of the child's log, for an error message
 POLLING_MS = 20
+LAUNCHER_SAYS_CRASH = "exit abnormally"  # and ends with 1, where the real process was killed or crashed
 
 _threads = ThreadPoolExecutor(1, "SAM3DSegment")
+_running: set[BackgroundCall | CommandProcess] = set()  # kept until their end, if their makers forget them
 
 
 def pythonExecutable() -> str:
@@ -51,34 +64,56 @@ def progressReader(onProgress: Callable[[str, int, int, float | None], None]) ->
     return read
 
 
+def removeFolder(folder: Path) -> None:
+    """Remove a folder once no BackgroundCall writes into it any more."""
+    _threads.submit(shutil.rmtree, folder, ignore_errors=True).result()
+
+
+def ignore(*_arguments: Any) -> None:
+    """In place of a callback that must not come any more, nor keep its object alive."""
+
+
 class BackgroundCall:
     """A function without Qt and MRML in a thread; then onDone(its result) or onFailed(its exception)."""
 
     def __init__(
-        self, function: Callable[[], Any], onDone: Callable[[Any], None], onFailed: Callable[[Exception], None]
+        self, function: Callable[[], Any], onDone: Callable[[Any], None], onFailed: Callable[[BaseException], None]
     ) -> None:
         self._onDone = onDone
         self._onFailed = onFailed
-        self._future: Future = _threads.submit(function)
+        self._future: Future | None = _threads.submit(function)
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._poll)
         self._timer.start(POLLING_MS)
+        _running.add(self)
+
+    def abandon(self) -> None:
+        """Forget the call; its callbacks do not come any more."""
+        if self._future is None:
+            return
+        _running.discard(self)
+        self._future = None
+        self._onDone = self._onFailed = ignore
+        self._timer.stop()
+        self._timer.deleteLater()
 
     def _poll(self) -> None:
-        if not self._future.done():
+        future, onDone, onFailed = self._future, self._onDone, self._onFailed
+        if future is None or not future.done():
             return
-        self._timer.stop()
-        error = self._future.exception()
+        self.abandon()
+        error = future.exception()
         if error is None:
-            self._onDone(self._future.result())
-        elif isinstance(error, Exception):
-            self._onFailed(error)
+            onDone(future.result())
+        else:
+            onFailed(error)
 
 
 class CommandProcess:
     """One run of `sam3dsegment ARGUMENTS`; onLine(text) is called for each line of its standard output.
 
-    Exactly one of onFinished(), onFailed(message) and onCancelled() is called at the end.
+    Exactly one of onFinished(), onFailed(message) and onCancelled() is called at the end. With `folder` it runs in
+    there, so that bare file names will do: on Windows ITK opens no path with letters outside of the code page.
     """
 
     def __init__(
@@ -88,15 +123,20 @@ class CommandProcess:
         onFinished: Callable[[], None],
         onFailed: Callable[[str], None],
         onCancelled: Callable[[], None],
+        folder: Path | None = None,
     ) -> None:
         self._onLine = onLine
         self._onFinished = onFinished
         self._onFailed = onFailed
         self._onCancelled = onCancelled
         self._arguments = arguments
+        self._folder = folder
         self._cancelling = False
         self._ended = False
+        self._failure = ""  # of our own code, when it read a line
+        self._childId = 0
         self._partialLine = b""
+        self._partialLog = b""
         self._log: list[str] = []
         self._process = qt.QProcess()
         self._process.connect("readyReadStandardOutput()", self._readOutput)
@@ -105,73 +145,116 @@ class CommandProcess:
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._processFailed)
         self._killTimer = qt.QTimer()
         self._killTimer.setSingleShot(True)
-        self._killTimer.connect("timeout()", self._process.kill)
+        self._killTimer.connect("timeout()", self._kill)
 
     def start(self) -> None:
         environment = qt.QProcessEnvironment.systemEnvironment()
-        moduleFolder = str(Path(__file__).resolve().parents[2])
-        environment.insert("PYTHONPATH", moduleFolder)
+        environment.insert("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
         environment.insert("PYTHONUNBUFFERED", "1")
+        environment.insert("PYTHONUTF8", "1")  # on Windows the log would come in the code page
+        environment.insert("PYTHONSAFEPATH", "1")  # else a torch.py in the current folder would be taken for torch
+        environment.insert(stop.VARIABLE, "1")
+        if self._folder is not None:
+            environment.insert(stop.FOLDER_VARIABLE, str(self._folder))
+            self._process.setWorkingDirectory(str(self._folder))
         self._process.setProcessEnvironment(environment)
         command = ["-m", "SAM3DSegmentLib", *self._arguments]
         logger.info("Running %s %s", pythonExecutable(), " ".join(command))
+        _running.add(self)
         self._process.start(pythonExecutable(), command)
 
     def cancel(self) -> None:
         """Ask the child to stop, and stop it if it does not."""
         self._cancelling = True
-        if self._process.state() != qt.QProcess.NotRunning:
-            self._process.terminate()
+        if self._isRunning():
+            self._process.closeWriteChannel()
             self._killTimer.start(PATIENCE_MS)
 
     def abandon(self) -> None:
-        """Stop the child at once, without any callback; for when the module is closed."""
-        self._ended = True
-        self._killTimer.stop()
-        self._process.kill()
-        self._process.waitForFinished(PATIENCE_MS)
+        """Stop the child, without any callback, and return when it has ended; for when the module is closed."""
+        if self._ended:
+            return
+        self._onLine = self._onFinished = self._onFailed = self._onCancelled = ignore
+        if self._isRunning():
+            self._process.closeWriteChannel()
+            if not self._process.waitForFinished(PATIENCE_MS):
+                self._kill()
+                self._process.waitForFinished(PATIENCE_MS)
+        self._end()
 
-    def processId(self) -> int:
-        return int(self._process.processId())
+    def childId(self) -> int:
+        """Process id of the real Python, which the launcher has started; 0 before it has said so."""
+        return self._childId
+
+    def _isRunning(self) -> bool:
+        return not self._ended and self._process.state() != qt.QProcess.NotRunning
+
+    def _kill(self) -> None:
+        if self._childId:
+            with contextlib.suppress(OSError):  # it has just ended
+                os.kill(self._childId, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows knows one kind of killing
+        self._process.kill()
 
     def _readOutput(self) -> None:
         self._partialLine += self._process.readAllStandardOutput().data()
         *lines, self._partialLine = self._partialLine.split(b"\n")
         for line in lines:
-            self._onLine(line.decode("utf-8", "replace"))
+            self._readLine(line.decode("utf-8", "replace"))
+
+    def _readLine(self, line: str) -> None:
+        if not self._childId and line.startswith('{"process_id": '):
+            self._childId = json.loads(line)["process_id"]
+            return
+        try:
+            self._onLine(line)
+        except Exception as error:  # Slicer would only print it, and the panel would wait for ever
+            self._failure = explain(error)
+            self._onLine = ignore
+            self.cancel()
 
     def _readLog(self) -> None:
-        text = self._process.readAllStandardError().data().decode("utf-8", "replace")
-        self._log = (self._log + text.splitlines())[-KEPT_LINES:]
+        self._partialLog += self._process.readAllStandardError().data()
+        *lines, self._partialLog = self._partialLog.split(b"\n")
+        self._log = (self._log + [line.decode("utf-8", "replace").rstrip() for line in lines])[-KEPT_LINES:]
 
     def _processFinished(self, exitCode: int, exitStatus: int) -> None:
         if self._ended:
             return
         self._readOutput()
         self._readLog()
+        if self._partialLog:
+            self._log.append(self._partialLog.decode("utf-8", "replace"))
+        onFinished, onFailed, onCancelled = self._onFinished, self._onFailed, self._onCancelled
         self._end()
-        if self._cancelling or exitCode == CANCELLED_EXIT_CODE:
-            self._onCancelled()
-        elif exitStatus == qt.QProcess.CrashExit:
-            self._onFailed(
+        if self._failure:
+            onFailed(self._failure)
+        elif self._cancelling or exitCode == stop.CANCELLED:
+            onCancelled()
+        elif exitStatus == qt.QProcess.CrashExit or (exitCode and LAUNCHER_SAYS_CRASH in "".join(self._log[-2:])):
+            onFailed(
                 "the computing process was stopped from outside, often because memory ran out; close other programs, "
                 "or choose an ROI."
             )
         elif exitCode:
-            self._onFailed(self._reason())
+            onFailed(self._reason())
         else:
-            self._onFinished()
+            onFinished()
 
     def _processFailed(self, error: int) -> None:
         if error == qt.QProcess.FailedToStart and not self._ended:
+            onFailed = self._onFailed
             self._end()
-            self._onFailed(
-                f"{pythonExecutable()!r} could not be started; reinstall Slicer, or check its folder's rights."
-            )
+            onFailed(f"{pythonExecutable()!r} could not be started; reinstall Slicer, or check its folder's rights.")
 
     def _end(self) -> None:
+        if self._ended:
+            return
+        _running.discard(self)
         self._ended = True
+        self._onLine = self._onFinished = self._onFailed = self._onCancelled = ignore
         self._killTimer.stop()
+        self._killTimer.deleteLater()
+        self._process.deleteLater()
 
     def _reason(self) -> str:
         """The line in which the command says what is wrong, else the end of what it said."""

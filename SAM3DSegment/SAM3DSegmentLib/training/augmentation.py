@@ -1,87 +1,99 @@
-"""Views of a case on the encoder's square: as it is, or randomly changed; transforms from MONAI."""
+"""Randomly changed views of a prepared case; transforms from MONAI.
+
+A view starts from the very slices that inference sees. Noise is drawn on the slices' own pixels and then placed on the
+square as they were; rotation, scaling and shear act in mm, so that shapes are kept where voxels are not cubes.
+"""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from monai.transforms import RandAffine
+from monai.transforms import Affine
+from monai.transforms.utils import create_rotate, create_scale, create_shear, create_translate
 from torch import Tensor
 
-from ..preparation import SquareFit
 from ..settings import AugmentationConfig
-from .cases import Case
+from .prepared import PreparedCase, plain_view
 
 ISOTROPIC_RATIO = 1.5  # beyond it, slices lie too far apart to be rotated into each other
 
 
-def fit_of(case: Case, image_size: int) -> SquareFit:
-    _, height, width = case.grey.shape
-    return SquareFit.plan(height, width, case.slicing.spacing_mm[1:], image_size)
+class _Draws:
+    """Random numbers of one view."""
 
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
 
-def plain_view(case: Case, image_size: int) -> tuple[Tensor, Tensor]:
-    """The unchanged case: grey (D, S, S) float32 in 0..255, classes (D, S, S) int64."""
-    fit = fit_of(case, image_size)
-    return fit.place(case.grey[:, None])[:, 0], fit.place_labels(case.classes)
+    def within(self, low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand(1, generator=self.generator))
+
+    def about_zero(self, half_width: float) -> float:
+        return self.within(-half_width, half_width)
+
+    def happens(self, probability: float) -> bool:
+        return self.within(0, 1) < probability
 
 
 def random_view(
-    case: Case, image_size: int, depth: int, config: AugmentationConfig, generator: torch.Generator
+    case: PreparedCase, start: int, stop: int, config: AugmentationConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`depth` slices (at most all) from a random place, randomly changed, as `plain_view` gives them.
-
-    Grey values change on the volume's own grid, as they would in a scanner. Then one affine map, resampled once, takes
-    flipping, rotation, scaling, shear, the place along the slicing axis and the fit to the square together.
-    """
-    grey, classes = case.grey, case.classes
-    fit = fit_of(case, image_size)
-    depth = min(depth, len(grey))
-    changed = _uniform(generator, 0, 1) < config.probability
-    if config.flip_left_right and _uniform(generator, 0, 1) < 0.5:
-        axis = case.slicing.left_right_axis
-        grey, classes = grey.flip(axis), classes.flip(axis)
-    if changed:
-        grey = _change_grey(grey, config, generator)
-
-    amount = config if changed else AugmentationConfig(rotation_degrees=0, scaling=0, shear=0, translation=0)
-    d_mm, h_mm, w_mm = case.slicing.spacing_mm
-    isotropic = d_mm < ISOTROPIC_RATIO * min(h_mm, w_mm)
-    turn = math.radians(amount.rotation_degrees)
-    # Mostly whole slices are taken: between two of them grey values blur and labels are half a slice off.
-    through_plane = isotropic and _uniform(generator, 0, 1) < config.through_plane_probability
-    tilt = turn if through_plane else 0.0
-    scaling = (amount.scaling if through_plane else 0.0, amount.scaling, amount.scaling)
-    start = int(torch.randint(len(grey) - depth + 1, (1,), generator=generator)) - (len(grey) - depth) / 2
-    shift = [amount.translation * n for n in grey.shape]
-    zoom = (1.0, fit.height / fit.inner[0], fit.width / fit.inner[1])
-    affine = RandAffine(
-        prob=1.0,
-        rotate_range=(turn, tilt, tilt),
-        shear_range=(0.0, 0.0, 0.0, amount.shear, 0.0, amount.shear),  # in-plane: h by w, w by h
-        translate_range=((start, start), (-shift[1], shift[1]), (-shift[2], shift[2])),
-        # MONAI adds 1 to what it draws, and scales before it rotates: in the square, not in the volume.
-        scale_range=tuple((z * (1 - s) - 1, z * (1 + s) - 1) for z, s in zip(zoom, scaling)),
-        spatial_size=(depth, image_size, image_size),
-        padding_mode="zeros",
-    )
-    affine.set_random_state(int(torch.randint(2**31, (1,), generator=generator)))
-    affine.randomize()
-    moved_grey = affine(grey[None], mode="bilinear", randomize=False).as_subclass(Tensor)
-    moved_classes = affine(classes[None].float(), mode="nearest", randomize=False).as_subclass(Tensor)
-    return moved_grey[0], moved_classes[0].long()
+    """Slices [start, stop), randomly changed: grey (n, S, S) float32 in 0..255, class indices (n, S, S) uint8."""
+    draw = _Draws(generator)
+    flips = config.flip_left_right and draw.happens(0.5)
+    if draw.happens(config.probability):
+        through_plane = _is_isotropic(case) and draw.happens(config.through_plane_probability)
+        # Slices around the window may be turned into it.
+        margin = (stop - start) // 2 + 1 if through_plane else 0
+        first, last = max(0, start - margin), min(case.depth, stop + margin)
+        grey, classes = plain_view(case, first, last)
+        to_window = create_translate(3, ((start + stop - first - last) / 2, 0, 0))
+        matrix = to_window @ _draw_motion(case, config, through_plane, draw)
+        grey = _move(_change_grey(grey, case, config, draw), matrix, stop - start, "bilinear")
+        classes = _move(classes.float(), matrix, stop - start, "nearest").to(torch.uint8)
+    else:
+        grey, classes = plain_view(case, start, stop)
+    if flips:
+        grey, classes = grey.flip(case.left_right_axis), classes.flip(case.left_right_axis)
+    return grey, classes
 
 
-def _change_grey(grey: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Gamma, contrast, brightness and noise on values in 0..255."""
-    values = (grey / 255) ** math.exp(_uniform(generator, -config.gamma, config.gamma))
-    values = values * (1 + _uniform(generator, -config.contrast, config.contrast))
-    values = values + _uniform(generator, -config.contrast, config.contrast) / 2
-    deviation = _uniform(generator, -config.noise, config.noise)  # half of the views stay without noise
+def _is_isotropic(case: PreparedCase) -> bool:
+    """Whether slices lie hardly farther apart than their own pixels."""
+    fit, (d_mm, h_mm, w_mm) = case.fit, case.spacing_mm
+    return d_mm < ISOTROPIC_RATIO * min(h_mm * fit.inner[0] / fit.height, w_mm * fit.inner[1] / fit.width)
+
+
+def _draw_motion(case: PreparedCase, config: AugmentationConfig, through_plane: bool, draw: _Draws) -> np.ndarray:
+    """The (4, 4) map from a view's pixels to the case's, both counted from their centres."""
+    turn, tilt = math.radians(config.rotation_degrees), math.radians(config.rotation_degrees) * through_plane
+    rotation = create_rotate(3, (draw.about_zero(turn), draw.about_zero(tilt), draw.about_zero(tilt)))
+    shear = create_shear(3, (0, 0, 0, draw.about_zero(config.shear), 0, draw.about_zero(config.shear)))
+    across = config.scaling * through_plane
+    scale = create_scale(3, [1 + draw.about_zero(width) for width in (across, config.scaling, config.scaling)])
+    shift = [config.translation * case.fit.size] * 2
+    translation = create_translate(3, (0, draw.about_zero(shift[0]), draw.about_zero(shift[1])))
+    mm = create_scale(3, case.spacing_mm)
+    return translation @ np.linalg.inv(mm) @ rotation @ shear @ scale @ mm
+
+
+def _move(volume: Tensor, matrix: np.ndarray, depth: int, mode: str) -> Tensor:
+    size = volume.shape[1:]
+    affine = Affine(affine=matrix, spatial_size=(depth, *size), mode=mode, padding_mode="zeros", image_only=True)
+    moved = affine(volume[None])
+    assert isinstance(moved, Tensor)
+    return moved.as_subclass(Tensor)[0]
+
+
+def _change_grey(grey: Tensor, case: PreparedCase, config: AugmentationConfig, draw: _Draws) -> Tensor:
+    """Gamma, contrast, brightness and noise on values in 0..255; what lies around the slices stays black."""
+    values = (grey / 255) ** math.exp(draw.about_zero(config.gamma))
+    values = values * (1 + draw.about_zero(config.contrast)) + draw.about_zero(config.contrast) / 2
+    deviation = draw.about_zero(config.noise)  # half of the views stay without noise
     if deviation > 0:
-        values = values + deviation * torch.randn(values.shape, generator=generator)
-    return values.clamp(0, 1) * 255
-
-
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(1, generator=generator))
+        own_pixels = (len(grey), 1, case.fit.height, case.fit.width)
+        noise = torch.randn(own_pixels, generator=draw.generator)
+        values = values + case.fit.place(deviation * noise)[:, 0]
+    inside = case.fit.place(torch.ones(1, 1, case.fit.height, case.fit.width))[0] > 0
+    return values.clamp(0, 1) * 255 * inside

@@ -1,68 +1,141 @@
-"""A frozen encoder that remembers its answers on disk."""
+"""The embeddings of a frozen encoder for training: each case and its changed copies, encoded once and kept.
+
+First the cases as they are; their copies then follow during the training, a batch after each step, so that it can begin
+early. Which copies a step may draw is a matter of its number alone, so that a resumed run draws as an unbroken one.
+"""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import safetensors.torch
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache import embedding_key
-from ..encoder import FrozenEncoder
-from ..files import write_bytes
+from ..cache import EmbeddingCache
+from ..cached_encoder import CachedEncoder
+from ..errors import Cancelled
+from ..files import written_whole
+from ..intensity import sam_normalise
+from ..settings import TrainingConfig
+from .augmentation import random_view
+from .prepared import PreparedCase, plain_view
+from .samples import Sample
+
+ENCODE_BATCH = 8  # slices; never what memory allows, or a resumed run would count other steps
+READY_LAG = 16  # steps from when a copy should be there until it is drawn: workers draw ahead
 
 
-class CachedEncoder:
-    """A `FrozenEncoder` whose embeddings, float16, are kept in `folder` under a hash of all that they depend on."""
+class StoredViews:
+    """Views of cases whose embeddings are in the cache, found by the keys that `ViewEncoder` leaves in `folder`."""
 
-    def __init__(self, encoder: FrozenEncoder, folder: Path) -> None:
-        self.config = encoder.config
-        self.device = encoder.device
-        self.dtype = encoder.dtype
-        self._encoder = encoder
+    def __init__(
+        self, cases: list[PreparedCase], config: TrainingConfig, cache: EmbeddingCache, folder: Path, ranks: int
+    ) -> None:
+        self.cases = cases
+        self._config = config
+        self._cache = cache
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._ready_steps = self._plan(ranks)
 
-    @property
-    def image_size(self) -> int:
-        return self._encoder.image_size
+    def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
+        copies = [copy for copy in range(self._config.augmented_copies + 1) if self._ready_steps[case, copy] <= step]
+        copy = copies[int(torch.randint(len(copies), (1,), generator=generator))]
+        if not self.is_stored(case, copy):
+            grey, classes = self.draw(case, copy)
+            return Sample(classes[start:stop], grey=grey[start:stop])
+        keys = np.load(self._path(case, copy, "keys"))[start:stop].tolist()
+        found = [self._cache.get(key) for key in keys]
+        classes = torch.tensor(np.load(self._path(case, copy, "classes"), mmap_mode="r")[start:stop])
+        known = [array for array in found if array is not None]
+        if len(known) < len(found):  # evicted
+            return Sample(classes, grey=self.draw(case, copy)[0][start:stop])
+        return Sample(classes, embeddings=torch.from_numpy(np.stack(known, axis=1)))
 
-    @property
-    def batch_size(self) -> int:
-        return self._encoder.batch_size
+    def draw(self, case: int, copy: int) -> tuple[Tensor, Tensor]:
+        """A whole view, the same each time: copy 0 is the case as it is."""
+        prepared = self.cases[case]
+        if copy == 0:
+            return plain_view(prepared, 0, prepared.depth)
+        # By its name, so that folds, in which it has another number, share its copies.
+        entropy = (self._config.seed, copy, zlib.crc32(prepared.name.encode()))
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        return random_view(prepared, 0, prepared.depth, self._config.augmentation, generator)
 
-    def __call__(self, slices: Tensor) -> Tensor:
-        return load_embeddings(self.store(slices)).to(self.device).float()
+    def is_stored(self, case: int, copy: int) -> bool:
+        return self._path(case, copy, "keys").is_file()
 
-    def store(self, slices: Tensor) -> Path:
-        """The file with the embeddings of slices (B, 3, S, S); they are computed if it is not there yet."""
-        config = self.config
-        content = slices.detach().cpu().contiguous().numpy().tobytes()
-        path = (
-            self._folder
-            / f"{embedding_key(config.sha256, str(config.image_size), str(self.dtype), content)}.safetensors"
-        )
-        if not path.is_file():
-            embeddings = self._encoder(slices).half().cpu().contiguous()
-            write_bytes(path, safetensors.torch.save({"embeddings": embeddings}))
-        return path
+    def store(self, case: int, copy: int, keys: list[str], classes: Tensor) -> None:
+        with written_whole(self._path(case, copy, "classes")) as partial:
+            np.save(partial, classes.numpy())
+        with written_whole(self._path(case, copy, "keys")) as partial:
+            np.save(partial, np.array(keys))
+
+    def of_rank(self, rank: int, ranks: int) -> list[tuple[int, int]]:
+        """The changed copies (case, copy) that one of `ranks` processes encodes, in their order."""
+        copies = range(1, self._config.augmented_copies + 1)
+        return [(case, copy) for copy in copies for case in range(len(self.cases))][rank::ranks]
+
+    def batches(self, case: int) -> int:
+        return -(-self.cases[case].depth // ENCODE_BATCH)
+
+    def _plan(self, ranks: int) -> dict[tuple[int, int], int]:
+        """From which step on each view is drawn."""
+        ready = {(case, 0): 0 for case in range(len(self.cases))}
+        for rank in range(ranks):
+            done = 0
+            for case, copy in self.of_rank(rank, ranks):
+                done += self.batches(case)
+                ready[case, copy] = done + READY_LAG
+        return ready
+
+    def _path(self, case: int, copy: int, what: str) -> Path:
+        return self._folder / f"{self.cases[case].name}.{copy}.{what}.npy"
 
 
-def load_embeddings(path: Path) -> Tensor:
-    """(B, 256, s, s) float16."""
-    return safetensors.torch.load_file(path)["embeddings"]
+class ViewEncoder:
+    """Fills the cache with the embeddings of `views`, this process's share of them."""
 
+    def __init__(self, views: StoredViews, encoder: CachedEncoder, rank: int, ranks: int) -> None:
+        self.encoder = encoder
+        self._views = views
+        self._plain = [(case, 0) for case in range(len(views.cases))][rank::ranks]
+        self._copies = self._encode_all(views.of_rank(rank, ranks))
 
-class StackedEmbeddings:
-    """The embeddings of one sliced volume, in files of `batch` slices each; only the slices asked for are read."""
+    def encode_plain(self, on_slices: Callable[[int, int], None], should_cancel: Callable[[], bool]) -> None:
+        """Encode the cases as they are; tells slices done and in all. Raises Cancelled, asked at every batch."""
+        total = sum(self._views.cases[case].depth for case, _ in self._plain)
+        done = 0
+        on_slices(done, total)
+        for slices in self._encode_all(self._plain):
+            done = min(done + slices, total)
+            on_slices(done, total)
+            if should_cancel():
+                raise Cancelled(f"cancelled after encoding {done} of {total} slices; add --resume to go on.")
 
-    def __init__(self, encoder: CachedEncoder, slices: Tensor) -> None:
-        self._batch = encoder.batch_size
-        self._files = [encoder.store(part) for part in slices.split(self._batch)]
+    def encode_more(self) -> None:
+        """One batch more of the copies, if any are left."""
+        next(self._copies, None)
 
-    def window(self, start: int, stop: int) -> Tensor:
-        """(stop - start, 256, s, s) float16."""
-        first = start // self._batch
-        parts = [load_embeddings(file) for file in self._files[first : (stop - 1) // self._batch + 1]]
-        return torch.cat(parts)[start - first * self._batch : stop - first * self._batch]
+    def embed(self, grey: Tensor) -> Tensor:
+        """Grey (D, S, S) in 0..255 -> embeddings (256, D, s, s) float32, from the cache or computed."""
+        parts = [self.encoder(sam_normalise(part[:, None])) for part in grey.split(ENCODE_BATCH)]
+        return torch.cat(parts).transpose(0, 1)
+
+    def _encode_all(self, wanted: list[tuple[int, int]]) -> Iterator[int]:
+        """Yields the number of slices after each batch."""
+        for case, copy in wanted:
+            if self._views.is_stored(case, copy):
+                yield from [ENCODE_BATCH] * self._views.batches(case)
+                continue
+            grey, classes = self._views.draw(case, copy)
+            keys: list[str] = []
+            for part in grey.split(ENCODE_BATCH):
+                slices = sam_normalise(part[:, None])
+                self.encoder(slices)
+                keys += self.encoder.keys(slices)
+                if len(keys) == len(grey):
+                    self._views.store(case, copy, keys, classes)
+                yield len(part)

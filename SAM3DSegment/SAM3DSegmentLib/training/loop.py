@@ -1,0 +1,229 @@
+"""The training loop: forward, backward, step. It knows no files and no cards, and devices only by its Fabric handle."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..devices import resolve_precision
+from ..errors import TrainingError
+from ..losses import DeepSupervisionLoss
+from ..settings import TrainingConfig
+from .learner import Learner
+from .samples import Sample
+
+GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: so many steps, or, where these are 0, so many seconds."""
+
+    steps: int
+    seconds: float
+
+
+@dataclass
+class TrainingState:
+    """What a training has reached; with the weights it makes a checkpoint.
+
+    seconds are those of steps alone, without encoding and validation. stale counts validations since the best one.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    validations: int = 0
+    best_dice: float = -1.0
+    best_step: int = 0
+    best_cases: dict[str, dict[str, float]] = field(default_factory=dict)  # Dice by case and label
+    stale: int = 0
+    is_stopped: bool = False  # by a callback, before the budget was spent
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def make_fabric(device: torch.device) -> Fabric:
+    """The handle on this process's device; under torchrun or `fabric run` on all that take part."""
+    half = resolve_precision("auto", device)
+    mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}.get(half, "32-true")
+    precision: Any = mixed
+    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest
+        fabric = Fabric(precision=None if "LT_PRECISION" in os.environ else precision)
+    elif torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        fabric = Fabric(
+            accelerator=device.type,
+            strategy="ddp",
+            devices=int(os.environ["LOCAL_WORLD_SIZE"]),
+            num_nodes=int(os.environ["GROUP_WORLD_SIZE"]),
+            precision=precision,
+        )
+    else:
+        devices = 1 if device.index is None else [device.index]
+        fabric = Fabric(accelerator=device.type, devices=devices, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+class _RightGradients(nn.Module):
+    """A module on (N, C, D, h, w) whose windows of two slices are computed in float32 on a CPU.
+
+    There oneDNN's bf16 gradient of a 3x3x3 convolution over exactly two slices is read from memory that nobody wrote
+    (torch 2.14; one slice, or three and more, are right).
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        if inputs.device.type == "cpu" and inputs.shape[2] == 2:
+            with torch.autocast("cpu", enabled=False):
+                return self.module(inputs.float())
+        return self.module(inputs)
+
+
+class Loop:
+    """Trains a learner. `state`, `average` (the weights to validate and keep) and the optimiser make a checkpoint."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        learner: Learner,
+        config: TrainingConfig,
+        budget: Budget,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fabric = fabric
+        self.learner = learner
+        self.config = config
+        self.budget = budget
+        self.state = TrainingState()
+        self.losses: list[float] = []  # since the last validation
+        learner.module.to(fabric.device)
+        self.average = AveragedModel(learner.module, avg_fn=_moving_average(config.average_decay))
+        self.optimiser = torch.optim.AdamW(
+            learner.module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._module, self._fabric_optimiser = fabric.setup(_RightGradients(learner.module), self.optimiser)
+        self._loss_of = DeepSupervisionLoss(config.dice_per_class)
+        self._clock = clock
+        self._elapsed = 0.0
+
+    def fit(
+        self,
+        batches: Iterable[list[Sample]],
+        callbacks: Sequence[Callable[[Loop], None]],
+        should_cancel: Callable[[], bool],
+    ) -> bool:
+        """Train on one batch a step, and call back after each, until the budget is spent or a callback stops it.
+
+        False if it was cancelled. Raises TrainingError if the loss or a gradient is no number; the weights are then
+        those of the step before.
+        """
+        source = iter(batches)
+        while self.fraction < 1 and not self.state.is_stopped:
+            began = self._clock()
+            if not self._step(next(source), should_cancel()):
+                return False
+            self._elapsed = self._clock() - began
+            self.state.step += 1
+            for callback in callbacks:
+                callback(self)
+        return True
+
+    @property
+    def fraction(self) -> float:
+        """How much of the budget is spent."""
+        done, total = self.done_of_total
+        return done / total
+
+    @property
+    def done_of_total(self) -> tuple[float, float]:
+        """Steps or seconds."""
+        budget = self.budget
+        return (self.state.step, budget.steps) if budget.steps else (self.state.seconds, budget.seconds)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The moving average, on the CPU."""
+        return {key: value.detach().cpu().clone() for key, value in self.average.module.state_dict().items()}
+
+    def _step(self, samples: list[Sample], cancel: bool) -> bool:
+        module, optimiser = self._module, self._fabric_optimiser
+        module.train()
+        optimiser.zero_grad()
+        groups = _by_depth(samples)
+        loss = torch.zeros((), device=self.fabric.device)
+        for number, group in enumerate(groups):
+            with self.fabric.no_backward_sync(module, enabled=number + 1 < len(groups)):
+                part = self._loss(group) * (len(group) / len(samples))
+                self.fabric.backward(part)
+            loss += part.detach()
+        shared = torch.stack([loss, loss.new_tensor(float(bool(cancel))), loss.new_tensor(self._elapsed)])
+        mean_loss, cancelled, elapsed = self._mean_over_ranks(shared)
+        self.state.seconds += elapsed  # of the step before, the same on all devices
+        self._elapsed = 0.0
+        if cancelled:
+            return False
+        self._require_finite(mean_loss, "loss")
+        norm = self.fabric.clip_gradients(module, optimiser, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
+        if not self._is_scaled and norm is not None:
+            self._require_finite(float(norm), "gradient")
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = self._learning_rate()
+        optimiser.step()
+        self.average.update_parameters(self.learner.module)
+        self.losses.append(mean_loss)
+        return True
+
+    def _loss(self, samples: list[Sample]) -> Tensor:
+        inputs = self.learner.inputs(samples)
+        classes = torch.stack([s.classes for s in samples]).to(self.fabric.device, non_blocking=True).long()
+        return self._loss_of([level.float() for level in self._module(inputs)], classes)
+
+    def _mean_over_ranks(self, values: Tensor) -> list[float]:
+        mean = self.fabric.all_reduce(values, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean.tolist()
+
+    @property
+    def _is_scaled(self) -> bool:
+        """In float16 gradients overflow now and then; Fabric then leaves the step out and scales them less."""
+        return self.fabric._precision.precision == "16-mixed"
+
+    def _require_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} became {value} in step {self.state.step + 1}; use a smaller learning_rate than "
+                f"{self.config.learning_rate}, and look at the data with --check."
+            )
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        warmup = min(1.0, (self.state.step + 1) / max(1, self.config.warmup_steps))
+        return self.config.learning_rate * warmup * (1 + math.cos(math.pi * min(1.0, self.fraction))) / 2
+
+
+def _by_depth(samples: list[Sample]) -> list[list[Sample]]:
+    """Samples of thin cases have fewer slices; padding them would change what instance norms measure."""
+    groups: dict[int, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(len(sample.classes), []).append(sample)
+    return list(groups.values())
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """With a decay that rises to its value, so that the first, random weights are soon forgotten."""
+
+    def average(mean: Tensor, weights: Tensor, count: Tensor | int) -> Tensor:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        return mean.lerp(weights, 1 - now)
+
+    return average

@@ -1,0 +1,104 @@
+"""Cases prepared once for a training and kept on disk: only the slices that a sample asks for are in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..card import Label
+from ..files import write_json, written_whole
+from ..preparation import Preparation, SquareFit
+from .dataset import CaseFiles, read_case
+
+SLICES_AT_A_TIME = 16
+BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the bit, and a class index
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case on the encoder's square, memory-mapped: grey (D, S, S) float32 in 0..255, classes (D, S, S) uint8.
+
+    spacing_mm is that of the square's pixels, d first; has_class (D, C) says which classes each slice has;
+    left_right_axis is the axis of (D, S, S) that runs between the patient's sides.
+    """
+
+    name: str
+    grey: np.ndarray
+    classes: np.ndarray
+    fit: SquareFit
+    spacing_mm: tuple[float, float, float]
+    left_right_axis: int
+    has_class: np.ndarray
+
+    @property
+    def depth(self) -> int:
+        return len(self.grey)
+
+
+def prepare_case(
+    files: CaseFiles, labels: tuple[Label, ...], preparation: Preparation, resample: bool, folder: Path
+) -> PreparedCase:
+    """Prepare a case as inference does, or open what is in `folder` from before."""
+    facts_path = folder / f"{files.name}.json"
+    if not facts_path.is_file():
+        image, classes_kji = read_case(files, labels, resample)
+        prepared = preparation.prepare(image.array_kji, image.ijk_to_ras)
+        size, depth = preparation.image_size, prepared.depth
+        _write_slices(_grey_path(folder, files), np.float32, (depth, size, size), prepared.grey)
+        classes = prepared.classes(classes_kji, 0, depth)
+        _write_slices(_classes_path(folder, files), np.uint8, (depth, size, size), lambda a, b: classes[a:b])
+        indices = range(len(labels) + 1)
+        fit = prepared.fit
+        facts = {
+            "fit": [fit.height, fit.width, fit.size, list(fit.inner)],
+            "spacing_mm": list(prepared.slicing.spacing_mm),
+            "left_right_axis": prepared.slicing.left_right_axis,
+            "has_class": [[bool((piece == index).any()) for index in indices] for piece in classes],
+        }
+        write_json(facts_path, facts)  # last, so that a case with facts is complete
+    return _open_case(files, json.loads(facts_path.read_text(encoding="utf-8")), folder)
+
+
+def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Slices [start, stop) as they are: grey (n, S, S) float32 in 0..255, class indices (n, S, S) uint8."""
+    return torch.tensor(case.grey[start:stop]), torch.tensor(case.classes[start:stop])
+
+
+def _open_case(files: CaseFiles, facts: dict[str, Any], folder: Path) -> PreparedCase:
+    height, width, size, inner = facts["fit"]
+    fit = SquareFit(height, width, size, (inner[0], inner[1]))
+    d_mm, h_mm, w_mm = facts["spacing_mm"]
+    return PreparedCase(
+        files.name,
+        np.load(_grey_path(folder, files), mmap_mode="r"),
+        np.load(_classes_path(folder, files), mmap_mode="r"),
+        fit,
+        (d_mm, h_mm * height / fit.inner[0], w_mm * width / fit.inner[1]),
+        facts["left_right_axis"],
+        np.array(facts["has_class"]),
+    )
+
+
+def _write_slices(path: Path, dtype: type, shape: tuple[int, int, int], slices: Callable[[int, int], Tensor]) -> None:
+    with written_whole(path) as partial:
+        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+        for start in range(0, shape[0], SLICES_AT_A_TIME):
+            stop = min(start + SLICES_AT_A_TIME, shape[0])
+            array[start:stop] = slices(start, stop).numpy()
+        array.flush()
+        del array
+
+
+def _grey_path(folder: Path, files: CaseFiles) -> Path:
+    return folder / f"{files.name}.grey.npy"
+
+
+def _classes_path(folder: Path, files: CaseFiles) -> Path:
+    return folder / f"{files.name}.classes.npy"

@@ -1,0 +1,125 @@
+"""Training samples: windows of slices, the same for the same seed and number wherever they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..settings import AugmentationConfig, TrainingConfig
+from .augmentation import random_view
+from .prepared import PreparedCase
+
+_SEED_STRIDE = 1_000_003  # so that the samples of two small seeds never meet
+
+
+class Sample(NamedTuple):
+    """A window of D slices: class indices (D, S, S) uint8, and what the network reads.
+
+    That is the embeddings (256, D, s, s) float16 where they are known, else grey (D, S, S) float32 in 0..255.
+    """
+
+    classes: Tensor
+    grey: Tensor | None = None
+    embeddings: Tensor | None = None
+
+
+class Views(Protocol):
+    """Where the windows of a case come from."""
+
+    def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
+        """Slices [start, stop) of the case with this number, for the training step `step`."""
+        ...
+
+
+class FreshViews:
+    """A new random view for each window, for an encoder that learns."""
+
+    def __init__(self, cases: list[PreparedCase], config: AugmentationConfig) -> None:
+        self._cases = cases
+        self._config = config
+
+    def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
+        grey, classes = random_view(self._cases[case], start, stop, self._config, generator)
+        return Sample(classes, grey=grey)
+
+
+class Samples(Dataset[Any]):
+    """Number -> sample. A pass takes as many windows of each case as cover it, in an order of its own.
+
+    A window has `training_depth` slices, or all of a case that has fewer. `foreground_share` of them are placed on a
+    structure of the case, each label as often as the others; the rest lie anywhere.
+    """
+
+    def __init__(self, cases: list[PreparedCase], views: Views, config: TrainingConfig, step_size: int) -> None:
+        """step_size: samples of one training step on all devices."""
+        self._cases = cases
+        self._views = views
+        self._config = config
+        self._step_size = step_size
+        self._windows = np.repeat(
+            np.arange(len(cases)), [-(-case.depth // config.training_depth) for case in cases]
+        )  # case numbers
+
+    @property
+    def per_pass(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, number: int) -> Sample:
+        generator = torch.Generator().manual_seed(self._config.seed * _SEED_STRIDE + number)
+        index = self._case_of(number)
+        start, stop = self._place(self._cases[index], generator)
+        return self._views.window(index, start, stop, number // self._step_size, generator)
+
+    def _case_of(self, number: int) -> int:
+        which_pass, position = divmod(number, self.per_pass)
+        order = np.random.default_rng((self._config.seed, which_pass)).permutation(self.per_pass)
+        return int(self._windows[order[position]])
+
+    def _place(self, case: PreparedCase, generator: torch.Generator) -> tuple[int, int]:
+        depth = min(self._config.training_depth, case.depth)
+        start = _draw(generator, case.depth - depth + 1)
+        present = np.flatnonzero(case.has_class[:, 1:].any(0)) + 1
+        if len(present) and float(torch.rand(1, generator=generator)) < self._config.foreground_share:
+            label = present[_draw(generator, len(present))]
+            slices = np.flatnonzero(case.has_class[:, label])
+            chosen = int(slices[_draw(generator, len(slices))])
+            start = min(max(0, chosen - _draw(generator, depth)), case.depth - depth)
+        return start, start + depth
+
+
+class StepNumbers(Sampler[list[int]]):
+    """For each step from `first_step` on, without end, the numbers of the samples of one of `ranks` devices."""
+
+    def __init__(self, first_step: int, batch_size: int, rank: int, ranks: int) -> None:
+        self._first_step = first_step
+        self._batch_size = batch_size
+        self._rank = rank
+        self._ranks = ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self._first_step
+        while True:
+            first = (step * self._ranks + self._rank) * self._batch_size
+            yield list(range(first, first + self._batch_size))
+            step += 1
+
+
+def make_loader(samples: Samples, numbers: StepNumbers, workers: int, pin_memory: bool) -> DataLoader[list[Sample]]:
+    """Lists of samples, one for each step; `workers` processes draw ahead, or with 0 each is drawn when it is due."""
+    return DataLoader(
+        samples,
+        batch_sampler=numbers,
+        collate_fn=list,  # windows of thin cases have fewer slices, so they cannot be stacked
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def _draw(generator: torch.Generator, count: int) -> int:
+    return int(torch.randint(count, (1,), generator=generator))

@@ -1,0 +1,81 @@
+"""What the tests of the panel and of its logic share."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import slicer
+
+from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
+
+LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
+STOP_S = 3.0  # within which the computing process has to end
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A model of random weights: its masks mean nothing, but depend on every voxel, and are there at once."""
+    import torch
+
+    from SAM3DSegmentLib.decoder import Sam3dDecoder
+    from SAM3DSegmentLib.encoder import build_vit, tensors_sha256
+    from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+
+    torch.manual_seed(3)
+    vit_config = VitConfig(16, 1, 2, (0,))
+    tensors = {key: value.half() for key, value in build_vit(vit_config, 32).state_dict().items()}
+    encoder = EncoderConfig("compact_vit", 32, tensors_sha256(tensors), vit_config)
+    decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8))
+    path = tmp_path_factory.mktemp("model") / "tiny.sam3d"
+    save_model(Sam3dModel(ModelCard("tiny", "", "MRI", LABELS, encoder, decoder.config), decoder, tensors), path)
+    return str(path)
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).normal(size=(7, 9, 11)).cumsum(axis=1).astype(np.float32)
+
+
+@pytest.fixture
+def use_program(tmp_path, monkeypatch):
+    """use_program(source) lets the bridge start this Python program instead of the command line."""
+    from SAM3DSegmentLib.bridge import worker
+
+    numbers = itertools.count()
+
+    def use(source):
+        program = tmp_path / f"program{next(numbers)}"
+        program.write_text(f"#!{sys.executable}\n{source}")
+        program.chmod(0o755)
+        monkeypatch.setattr(worker, "pythonExecutable", lambda: str(program))
+
+    return use
+
+
+def add_volume(array, matrix, name="volume"):
+    return slicer.util.addVolumeFromArray(np.ascontiguousarray(array), ijkToRAS=matrix, name=name)
+
+
+def is_running(process_id):
+    """False for a zombie too, whose exit code nobody has asked for yet."""
+    try:
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def seconds_until_gone(process_id):
+    began = time.monotonic()
+    while is_running(process_id) and time.monotonic() - began < 60:
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def temporary_folders():
+    return list(Path(slicer.app.temporaryPath).glob("SAM3DSegment-*"))

@@ -1,0 +1,1072 @@
+"""What people give a program by mistake, and what it says: one line, exit 1, nothing written, nothing changed.
+
+Each case makes its files in an empty folder, `d`, and gives the arguments and the message; or the right result.
+"""
+
+import gzip
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pydicom
+import pydicom.data
+import pytest
+import SimpleITK as sitk
+import torch
+
+import image_files as make
+from conftest import MODULE, ijk_to_ras_of
+from image_files import voxels
+from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.cli import main
+from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.encoder import build_vit
+from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+from SAM3DSegmentLib.volume_io import read_volume
+
+GRID = ijk_to_ras_of(make.image())
+as_root = pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read and write everything")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A model of some kilobytes that carries its encoder."""
+    vit = VitConfig(16, 1, 2, (0,))
+    channels = (256, 4, 4, 4, 4)
+    card = ModelCard(
+        "tiny", "", "MRI", (Label(1, "Blob", (230, 159, 0)),), EncoderConfig("compact_vit", 32, "", vit),
+        DecoderConfig(2, channels),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = {key: value.half() for key, value in build_vit(vit, 32).state_dict().items()}
+        model = Sam3dModel(card, Sam3dDecoder(2, channels), tensors)
+    path = tmp_path_factory.mktemp("model") / "tiny.sam3d"
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture
+def d(tmp_path, monkeypatch):
+    """The folder of a case, in which the program runs."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def command(capfd, tiny):
+    """command("segment", ...) -> exit code, standard output, standard error; in this process."""
+    handlers, signals = logging.root.handlers[:], {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments):
+        arguments = list(map(str, arguments))
+        if arguments[0] == "segment":
+            defaults = {"--model": tiny, "--device": "cpu", "--progress": "none"}
+            arguments += [str(part) for pair in defaults.items() if pair[0] not in arguments for part in pair]
+        capfd.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capfd.readouterr())
+
+    yield run
+    logging.root.handlers = handlers
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+
+
+def contents(folder):
+    """All files below a folder, with what is in them."""
+    return {
+        path: path.read_bytes() if path.is_file() and os.access(path, os.R_OK) else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def check_refusal(code, err, message, lines=1):
+    errors = [line for line in err.splitlines() if not line.startswith(("INFO: ", "WARNING: "))]
+    assert code == 1, err
+    assert "Traceback" not in err
+    assert len(errors) == lines, err
+    assert all(line.startswith("ERROR: ") for line in errors), err
+    assert re.search(message, err), err
+
+
+def case(name, make_input, message, *more, marks=()):
+    return pytest.param(make_input, message, more, id=name, marks=marks)
+
+
+# ---- One input of `segment`: make_input(d) writes it and returns its path.
+
+
+def text(name, content):
+    def write(d):
+        (d / name).write_bytes(content)
+        return d / name
+
+    return write
+
+
+def nifti(*changes, name="a.nii", **more):
+    return lambda d: make.nifti(d / name, *changes, **more)
+
+
+def nrrd(name="a.nrrd", **fields):
+    return lambda d: make.nrrd(d / name, **fields)
+
+
+def mha(name="a.mha", **fields):
+    return lambda d: make.mha(d / name, **fields)
+
+
+def written(name, what=None, compressed=False):
+    return lambda d: make.write(d / name, what() if what else None, compressed)
+
+
+def renamed(from_name, to_name, compressed=False):
+    return lambda d: make.write(d / from_name, compressed=compressed).rename(d / to_name)
+
+
+def truncated(name, compressed=False, share=0.9):
+    return lambda d: make.cut(make.write(d / name, compressed=compressed), share)
+
+
+def damaged(name):
+    return lambda d: make.damage(make.write(d / name, make.image(voxels(shape=(20, 40, 40))), compressed=True))
+
+
+def without_data(name):
+    def write(d):
+        make.write(d / name)
+        for path in d.iterdir():
+            if path.suffix in (".raw", ".zraw"):
+                path.unlink()
+        return d / name
+
+    return write
+
+
+def folder_named_as_a_file(d):
+    (d / "a.nii.gz").mkdir()
+    return d / "a.nii.gz"
+
+
+def unreadable(d):
+    path = make.write(d / "a.nrrd")
+    path.chmod(0)
+    return path
+
+
+def gzipped_nrrd(d):
+    (d / "a.nii.gz").write_bytes(gzip.compress(make.nrrd(d / "b.nrrd").read_bytes()))
+    return d / "a.nii.gz"
+
+
+def dangling(d):
+    (d / "a.nrrd").symlink_to(d / "gone.nrrd")
+    return d / "a.nrrd"
+
+
+def one_dicom_file(d):
+    return next(make.dicom(d / "s").iterdir())
+
+
+def misnamed_dicom(d):
+    return one_dicom_file(d).rename(d / "a.nii")
+
+
+def without_the_end_of_its_gzip(d):
+    return make.cut(make.nifti(d / "a.nii.gz"), 0.9)
+
+
+FILES = [
+    case("missing", lambda d: d / "a.nii.gz", "a.nii.gz' does not exist; check the path"),
+    case("dangling link", dangling, "a.nrrd' does not exist"),
+    case("empty nii.gz", text("a.nii.gz", b""), "a.nii.gz' is empty; copy or export it again"),
+    case("empty nrrd", text("a.nrrd", b""), "a.nrrd' is empty"),
+    case("empty mha", text("a.mha", b""), "a.mha' is empty"),
+    case("nonsense nii", text("a.nii", b"nonsense"), "is no NIfTI file, or damaged"),
+    case("nonsense nii.gz", text("a.nii.gz", b"nonsense"), "is no NIfTI file, or damaged"),
+    case("nonsense in gzip", text("a.nii.gz", gzip.compress(b"nonsense")), "is no NIfTI file, or damaged"),
+    case("nonsense nrrd", text("a.nrrd", b"nonsense"), "is no NRRD file, or damaged"),
+    case("nonsense mha", text("a.mha", b"nonsense"), "is no MetaImage file, or damaged"),
+    case("zeros", text("a.nii", bytes(5000)), "is no NIfTI file, or damaged"),
+    case("picture as nii", text("a.nii", b"\x89PNG\r\n\x1a\n" + bytes(500)), "is no NIfTI file"),
+    case("text", text("notes.txt", b"hello"), r"is of no known format; use \.nii, \.nii\.gz"),
+    case("macOS's shadow", text("._a.nii.gz", b"\0\x05\x16\x07" + bytes(100)), "is no NIfTI file, or damaged"),
+    case("folder named as a file", folder_named_as_a_file, "holds no volume file and no DICOM series"),
+    case("no permission", unreadable, "cannot be read .Permission denied", marks=as_root),
+    case("cut nii", truncated("a.nii"), "is cut short: its header tells of 1440 bytes"),
+    case("cut nii.gz", without_the_end_of_its_gzip, "is cut short; copy or download it again"),
+    case("cut nrrd", truncated("a.nrrd"), "is cut short: its header tells of 1440 bytes"),
+    case("cut nrrd gzip", truncated("a.nrrd", True), "is cut short"),
+    case("cut mha", truncated("a.mha"), "is cut short"),
+    case("cut mha zlib", truncated("a.mha", True), "is cut short"),
+    case("cut in the header, nii", truncated("a.nii", share=0.05), "is no NIfTI file, or damaged"),
+    case("cut in the header, nrrd", truncated("a.nrrd", share=0.02), "has no 'dimension'|has no 'sizes'"),
+    case("damaged nii.gz", damaged("a.nii.gz"), "is damaged .Error -3"),
+    case("damaged nrrd", damaged("a.nrrd"), "is damaged .Error -3"),
+    case("damaged mha", damaged("a.mha"), "is damaged .Error -3"),
+    case("mhd without raw", without_data("a.mhd"), "has its voxels in .*a.raw', which does not exist; copy both"),
+    case("nhdr without raw", without_data("a.nhdr"), "has its voxels in .*a.raw', which does not exist"),
+    case("gzip named nii", renamed("a.nii.gz", "a.nii"), "holds NIfTI compressed by gzip.*end in .nii.gz"),
+    case("NRRD named nii", renamed("a.nrrd", "a.nii"), "holds NRRD, which its ending .nii does not.*end in .nrrd"),
+    case("NRRD named nii.gz", renamed("a.nrrd", "a.nii.gz"), "holds NRRD, which its ending .nii.gz does not say"),
+    case("NRRD named mha", renamed("a.nrrd", "a.mha"), "holds NRRD"),
+    case("NIfTI named nrrd", renamed("a.nii", "a.nrrd"), "holds NIfTI, which its ending .nrrd.*end in .nii"),
+    case("NIfTI gzip named mha", renamed("a.nii.gz", "a.mha"), "holds NIfTI compressed by gzip"),
+    case("MetaImage named nrrd", renamed("a.mha", "a.nrrd"), "holds MetaImage"),
+    case("MetaImage named nii.gz", renamed("a.mha", "a.nii.gz"), "holds MetaImage"),
+    case("gzipped NRRD", gzipped_nrrd, "is NRRD compressed by gzip; unpack it with gunzip"),
+    case("DICOM named nii", misnamed_dicom, "holds DICOM, which its ending .nii"),
+    case("one DICOM file", one_dicom_file, "is one DICOM file; give the folder"),
+    case("NIfTI-2", nifti((0, "<i8s", 540, b"n+2\0\r\n\x1a\n")), "is of NIfTI's second version; save it as the first"),
+    case("a pair's header", nifti((344, "4s", b"ni1\0")), "is the header of a pair of files"),
+]
+
+HUGE_NIFTI = (40, "<8h", 3, 30000, 30000, 30000, 1, 1, 1, 1)
+SHEARED = [[1, 0, 0], [0, 1, np.sin(np.radians(20))], [0, 0, np.cos(np.radians(20))]]
+
+
+def colours(name):
+    return written(name, lambda: sitk.Image((4, 5, 6), sitk.sitkVectorUInt8, 3))
+
+
+def frames(name):
+    return written(name, lambda: sitk.Image((4, 5, 6, 3), sitk.sitkInt16))
+
+
+def flat(name):
+    return written(name, lambda: sitk.Image((14, 15), sitk.sitkInt16))
+
+
+VOLUMES = [
+    case("1-D nrrd", nrrd(array=voxels(shape=(7,)), spacings="1"), r"has 1 dimensions, size \(7,\); give a 3-D"),
+    case("1-D nii", nifti((40, "<8h", 1, 7, 1, 1, 1, 1, 1, 1)), r"has 1 dimensions, size \(7,\)"),
+    case("2-D nii", flat("a.nii"), r"has 2 dimensions, size \(14, 15\)"),
+    case("2-D nrrd", flat("a.nrrd"), "has 2 dimensions"),
+    case("2-D mha", flat("a.mha"), "has 2 dimensions"),
+    case("4-D nii", frames("a.nii.gz"), r"has 4 dimensions, size \(4, 5, 6, 3\).*extract a frame"),
+    case("4-D nrrd", frames("a.nrrd"), "has 4 dimensions"),
+    case("4-D mha", frames("a.mha"), "has 4 dimensions"),
+    case("colours nii", colours("a.nii"), "has 5 dimensions|colour"),
+    case("colours nrrd", colours("a.nrrd"), "has 3 values per voxel"),
+    case("colours mha", colours("a.mha"), "has 3 values per voxel"),
+    case("RGB nii", nifti((70, "<2h", 128, 24)), "voxels of NIfTI type 128"),
+    case("complex nii", nifti((70, "<2h", 32, 64)), r"NIfTI type 32 \(colour, complex"),
+    case("bits nii", nifti((70, "<2h", 1, 1)), "NIfTI type 1 "),
+    case("float128 nii", nifti((70, "<2h", 1536, 128)), "NIfTI type 1536"),
+    case("blocks nrrd", nrrd(type="block"), "voxels of type 'block'"),
+    case("unknown type mha", mha(ElementType="MET_STRING"), "voxels of type 'MET_STRING'"),
+    case("no voxels nii", nifti((42, "<h", 0)), r"size \(0, 10, 6\)"),
+    case("no voxels nrrd", nrrd(sizes="0 10 6"), r"size \(0, 10, 6\)"),
+    case("no voxels mha", mha(DimSize="12 0 6"), r"size \(12, 0, 6\)"),
+    case("negative size nii", nifti((44, "<h", -3)), r"size \(12, -3, 6\)"),
+    case("0 dimensions nii", nifti((40, "<h", 0)), "has 0 dimensions"),
+    case("9 dimensions nii", nifti((40, "<h", 9)), "has 9 dimensions"),
+    case("huge nii", nifti(HUGE_NIFTI), "is cut short: its header tells of 54000000000000 bytes of voxels, and 1440"),
+    case("huge nii.gz", nifti(HUGE_NIFTI, name="a.nii.gz"), "is cut short: its header tells of 54000000000000 bytes"),
+    case("huge nrrd", nrrd(sizes="99999 99999 99999"), "is cut short: its header tells of 1999940000"),
+    case("huge nrrd gzip", nrrd(sizes="99999 99999 99999", encoding="gzip"), "is cut short: its header"),
+    case("huge mha", mha(DimSize="99999 99999 99999"), "is cut short: its header tells"),
+    case("sizes as words nrrd", nrrd(sizes="a b c"), "header of .* cannot be understood"),
+    case("sizes as words mha", mha(DimSize="a b c"), "header of .* cannot be understood"),
+    case("sizes of other dimensions nrrd", nrrd(sizes="12 60"), "has 2 sizes for 3 dimensions"),
+    case("sizes of other dimensions mha", mha(DimSize="12 60"), "has 2 sizes for 3 dimensions"),
+    case("no sizes nrrd", nrrd(sizes=None), "has no 'sizes'"),
+    case("no byte order nrrd", nrrd(endian=None), "has no 'endian'"),
+    case("text encoding nrrd", nrrd(encoding="ascii"), "encoding 'ascii'; save it again as raw or gzip"),
+    case("bzip2 nrrd", nrrd(encoding="bzip2"), "encoding 'bzip2'"),
+    case("many data files nrrd", nrrd(data_file="s%03d.raw 1 6 1"), "voxels in many files"),
+    case("skipped lines nrrd", nrrd(line_skip="2"), "skips a part of its data"),
+    case("text mha", mha(BinaryData="False"), "has its voxels as text"),
+    case("many data files mha", mha(ElementDataFile="LIST"), "voxels in many files"),
+    case("channels mha", mha(ElementNumberOfChannels=3), "has 3 values per voxel"),
+    case("offset in front nii", nifti((108, "<f", -1)), "vox_offset -1, which is no place"),
+    case("offset behind nii", nifti((108, "<f", 1e6)), "is cut short"),
+    case("offset NaN nii", nifti((108, "<f", np.nan)), "vox_offset nan"),
+    case("all NaN", nrrd(array=np.full(make.SHAPE, np.nan, np.float32)), "none of the 720 voxels is a finite number"),
+    case("values too large", nrrd(array=voxels(np.float64) * 1e300), r"values up to .*e\+302, which is outside"),
+    case("values too small", nrrd(array=voxels(np.float64) * 1e-300), "values up to .*e-298, which is outside"),
+    case("values made too large", nifti((112, "<2f", 1e38, 0)), r"scl_slope 1e\+38 and scl_inter 0; mend"),
+    case("scl_inter NaN", nifti((112, "<2f", 1, np.nan)), "scl_slope 1 and scl_inter nan; mend its header"),
+    case("no spacing nrrd", nrrd(space=None, space_directions=None, space_origin=None), "does not say how large"),
+    case("no spacing mha", mha(ElementSpacing=None), r"does not say how large its voxels are \(no ElementSpacing"),
+    case("spacing 0 nii", nifti((80, "<f", 0)), "has pixdim 0 1.5 2: its voxels have no size"),
+    case("spacing NaN nii", nifti((84, "<f", np.nan)), "has pixdim 1 nan 2"),
+    case("spacing negative nii", nifti((80, "<f", -1)), "has pixdim -1 1.5 2"),
+    case("spacing infinite nii", nifti((80, "<f", np.inf)), "has pixdim inf"),
+    case("spacing 0 nrrd", nrrd(space_directions="(1,0,0) (0,0,0) (0,0,2)"), "space directions of length 0"),
+    case("spacing NaN nrrd", nrrd(space_directions="(1,0,0) (0,nan,0) (0,0,2)"), r"space directions \[0.0, nan"),
+    case("spacings 0 nrrd", nrrd(space_directions=None, space=None, space_origin=None, spacings="1 0 1"),
+         "has spacings 1 0 1"),
+    case("spacings NaN nrrd", nrrd(space_directions=None, space=None, space_origin=None, spacings="1 nan 1"),
+         "has spacings 1 nan 1"),
+    case("two spacings nrrd", nrrd(space_directions="(1,0,0) (0,1,0)"), "has 2 spacings for 3 dimensions"),
+    case("spacing 0 mha", mha(ElementSpacing="1 0 2"), "has ElementSpacing 1 0 2"),
+    case("spacing NaN mha", mha(ElementSpacing="1 nan 2"), "has ElementSpacing 1 nan 2"),
+    case("spacing negative mha", mha(ElementSpacing="1 -1 2"), "has ElementSpacing 1 -1 2"),
+    case("singular nrrd", nrrd(space_directions="(1,0,0) (1,0,0) (0,0,2)"), "do not span space|cannot be read"),
+    case("singular mha", mha(TransformMatrix="1 0 0 1 0 0 0 0 1"), "do not span space|cannot be read"),
+    case("nearly singular nrrd", nrrd(space_directions="(1,0,0) (1,0.0001,0) (0,0,2)"), "do not span space"),
+    case("origin NaN nrrd", nrrd(space_origin="(nan,0,0)"), "space origin .nan, 0.0, 0.0., which is no place"),
+    case("origin NaN mha", mha(Offset="nan 0 0"), "Offset .nan, 0.0, 0.0., which is no place"),
+    case("origin NaN nii", nifti((292, "<f", np.nan)), "has sform .*nan.* which is no place"),
+    case("sheared sform", nifti((280, "<12f", -1, 0, 0, -5, 0, -1.5, -0.7, 6, 0, 0, 1.9, 7)),
+         "says in two ways where it lies|cannot be read"),
+    case("sform of other size", nifti((280, "<12f", -3, 0, 0, -5, 0, -1.5, 0, 6, 0, 0, 2, 7)),
+         "says in two ways where it lies"),
+    case("unit furlong nrrd", nrrd(space_units='"furlong" "furlong" "furlong"'), "sizes in furlong; save it"),
+    case("two units nrrd", nrrd(space_units='"mm" "um" "mm"'), "sizes in mm, um"),
+    case("segmentation by its ending", lambda d: make.write(d / "a.seg.nrrd"), "is a segmentation; give the image"),
+    case("segmentation by its header", lambda d: make.named_segments(d / "a.nrrd", voxels(np.uint8), {1: "x"}),
+         "is a segmentation; give the image that it was drawn on"),
+    case("label map by its header nii", nifti((68, "<h", 1002)), "is a segmentation"),
+]  # fmt: skip
+
+
+def slices(change=lambda k, data: None, **more):
+    return lambda d: make.dicom(d / "s", change=change, **more)
+
+
+def only(k, **tags):
+    """A change of one slice's tags, None to remove one; of all slices for k None."""
+
+    def change(number, data):
+        for name, value in tags.items():
+            if k in (number, None) and value is None:
+                delattr(data, name)
+            elif k in (number, None):
+                setattr(data, name, value)
+
+    return change
+
+
+def two_series(d):
+    make.dicom(d / "s")
+    return make.dicom(d / "s", voxels()[:4], series="1.2.826.0.1.3680043.2.1125.9", names="b{:03d}.dcm")
+
+
+def two_acquisitions(d):
+    make.dicom(d / "s")
+    return make.dicom(
+        d / "s", names="b{:03d}.dcm", change=lambda k, data: setattr(data, "SOPInstanceUID", f"1.2.3.{k}")
+    )
+
+
+def cut_slice(share):
+    def write(d):
+        make.cut(sorted(make.dicom(d / "s").iterdir())[-1], share)
+        return d / "s"
+
+    return write
+
+
+def nested(d):
+    make.dicom(d / "s")
+    make.dicom(d / "s" / "scan1")
+    for path in (d / "s").glob("*.dcm"):
+        path.unlink()
+    return d / "s"
+
+
+def with_a_volume_beside(d):
+    make.nifti(make.dicom(d / "s") / "other.nii.gz")
+    return d / "s"
+
+
+def reports_only(d):
+    (d / "s").mkdir()
+    make.report(d / "s" / "r.dcm")
+    return d / "s"
+
+
+def pictures(d):
+    (d / "s").mkdir()
+    shutil.copy(pydicom.data.get_testdata_file("SC_rgb_rle.dcm"), d / "s" / "a.dcm")
+    return d / "s"
+
+
+DICOM = [
+    case("two series", two_series,
+         r"holds 2 DICOM series; choose one with --series UID: .*1125.9 \(MR, T1 of a test, 4 slices\); .*6 slices"),
+    case("unknown series", two_series, "2 DICOM series and none is '1.2'; choose one", "--series", "1.2"),
+    case("missing slice", slices(lambda k, data: k != 2), "slices 2.00 to 4.00 mm apart: some are missing"),
+    case("two acquisitions", two_acquisitions, "slices 0.00 to 2.00 mm apart: some are missing, or several acq"),
+    case("localiser within", slices(only(2, ImageOrientationPatient=[0, 1, 0, 0, 0, -1])), "several orientations"),
+    case("tilted gantry", slices(lambda k, data: setattr(data, "ImagePositionPatient", [5, -6 + k, 7 + 2 * k])),
+         "tilted gantry; load it in 3D Slicer"),
+    case("no position", slices(only(None, ImagePositionPatient=None)),
+         r"slice001.dcm' does not say where it lies \(DICOM tag 0020,0032, ImagePositionPatient\)"),
+    case("one without position", slices(only(3, ImagePositionPatient=None)), r"slice003.dcm' does not say where it"),
+    case("no orientation", slices(only(None, ImageOrientationPatient=None)), r"DICOM tag 0020,0037"),
+    case("orientation of zeros", slices(only(None, ImageOrientationPatient=[0] * 6)), "which is no turn"),
+    case("no pixel spacing", slices(only(None, PixelSpacing=None)),
+         r"slice001.dcm' does not say how large its pixels are \(DICOM tag 0028,0030, PixelSpacing\)"),
+    case("pixel spacing 0", slices(only(None, PixelSpacing=[0, 1])), r"has PixelSpacing \[0.0, 1.0\]"),
+    case("two pixel spacings", slices(only(2, PixelSpacing=[2, 2])), "several pixel sizes"),
+    case("one slice without thickness", slices(only(0, SliceThickness=None), array=voxels()[:1]),
+         r"how thick its only slice is \(DICOM tag 0018,0050"),
+    case("slices of two sizes", slices(only(2, Rows=6, Columns=20)), r"mixes slices of the sizes \[\(6, 20\)"),
+    case("slice cut in its header", cut_slice(0.2), r"slice006.dcm' is (cut short|no whole DICOM file)"),
+    case("slice cut in its pixels", cut_slice(0.95), r"slice006.dcm' cannot be read .*it may be cut short"),
+    case("folder of series folders", nested, r"no DICOM series; .*\(its folders scan1 are not looked into\)"),
+    case("volume beside", with_a_volume_beside, r"holds a DICOM series and volume files \(other.nii.gz\); give one"),
+    case("reports only", reports_only, "holds no volume file and no DICOM series"),
+    case("colour slices", pictures, "is a colour image"),
+    case("frames without places", lambda d: make.multiframe(d / "s", [0, 2, 4], with_positions=False),
+         "frames.dcm' does not say where it lies"),
+    case("frames unevenly apart", lambda d: make.multiframe(d / "s", [0, 2, 6]), "2.00 to 4.00 mm apart"),
+    case("frames of many slopes", lambda d: make.multiframe(d / "s", [0, 2, 4], [1, 2, 3]), "of 3 different slopes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make_input", "message", "more"), [*FILES, *VOLUMES, *DICOM])
+def test_an_input_that_cannot_be_segmented_is_refused(d, command, make_input, message, more):
+    path = make_input(d)
+    before = contents(d)
+    code, out, err = command("segment", path, "-o", "o.seg.nrrd", *more)
+    check_refusal(code, err, message)
+    assert out == ""
+    assert contents(d) == before
+
+
+def test_what_the_table_says_holds_in_a_process_of_its_own(d, run_cli, tiny):
+    """The cases above run in this process, to be fast; here is one from each table in a child."""
+    for make_input, message in (
+        (truncated("a.nii.gz", share=0.8), "is cut short"),
+        (nrrd("b.nrrd", space_origin="(nan,0,0)"), "which is no place"),
+        (two_series, "choose one with --series"),
+    ):
+        path = make_input(d)
+        before = contents(d)
+        result = run_cli("segment", path, "-o", "o.seg.nrrd", "--model", tiny, "--device", "cpu", "--progress", "none")
+        check_refusal(result.returncode, result.stderr, message)
+        assert contents(d) == before
+
+
+# ---- Right values: what looks odd and is read as it is meant.
+
+
+def multi_member(d):
+    data = make.nifti(d / "a.nii").read_bytes()
+    (d / "a.nii.gz").write_bytes(gzip.compress(data[:900]) + gzip.compress(data[900:]) + bytes(20))
+    (d / "a.nii").unlink()
+    return d / "a.nii.gz"
+
+
+def in_any_order(d):
+    """Enhanced MR in three interleaved packages."""
+    order = [0, 3, 1, 4, 2, 5]
+    make.multiframe(d / "s", [7 + 2 * k for k in order], array=voxels()[order])
+    return d / "s"
+
+
+def equal_slopes(d):
+    return make.multiframe(d / "s", [7 + 2 * k for k in range(6)], [2] * 6, array=voxels())
+
+
+def in_syntax(name):
+    def write(d):
+        make.dicom(d / "s")
+        for path in (d / "s").iterdir():
+            make.reencode(path, name)
+        return d / "s"
+
+    return write
+
+
+def twice(d):
+    make.dicom(d / "s")
+    return make.dicom(d / "s", names="copy{:03d}.dcm")
+
+
+def with_company(d):
+    make.report(make.dicom(d / "s") / "report.dcm")
+    (d / "s" / "notes.txt").write_text("hello")
+    (d / "s" / "._slice001.dcm").write_bytes(b"\0\x05\x16\x07")
+    shutil.copy(pydicom.data.get_testdata_file("DICOMDIR"), d / "s" / "DICOMDIR")
+    return d / "s"
+
+
+def slope_of_its_own(k, data):
+    data.RescaleSlope, data.RescaleIntercept = (1 if k == 0 else 0.25), -10
+
+
+VARYING = voxels() * np.array([1, *[0.25] * 5])[:, None, None] - 10
+IN_A_UNIT = {"um": 1000, "cm": 0.1, "m": 0.001}
+
+
+def in_unit(unit):
+    factor = IN_A_UNIT[unit]
+    vectors = f"({factor},0,0) (0,{1.5 * factor},0) (0,0,{2 * factor})"
+    origin = f"({5 * factor},{-6 * factor},{7 * factor})"
+    return nrrd(space_directions=vectors, space_origin=origin, space_units=" ".join([f'"{unit}"'] * 3))
+
+
+def right(name, make_input, array=None, grid=GRID, *more):
+    return pytest.param(make_input, voxels() if array is None else array, grid, more, id=name)
+
+
+def nifti_in(unit, factor):
+    changes = [(80, "<3f", factor, 1.5 * factor, 2 * factor), (123, "b", unit), (252, "<2h", 0, 1)]
+    sform = np.array([[-1, 0, 0, -5], [0, -1.5, 0, 6], [0, 0, 2, 7]]) * factor
+    return nifti(*changes, (280, "<12f", *sform.ravel()))
+
+
+RIGHT = [
+    right("plain NIfTI named nii.gz", renamed("a.nii", "a.nii.gz")),
+    right("gzip of several members", multi_member),
+    right("nhdr", written("a.nhdr")),
+    right("mhd zlib", written("a.mhd", compressed=True)),
+    right("mha zlib", written("a.mha", compressed=True)),
+    right("scl_slope 0", nifti((112, "<2f", 0, 99))),
+    right("scl_slope NaN", nifti((112, "<2f", np.nan, 99))),
+    right("scl_slope 2", nifti((112, "<2f", 2, 1)), voxels() * 2 + 1),
+    right("NIfTI in micron", nifti_in(3, 1000)),
+    right("NIfTI in metre", nifti_in(1, 0.001)),
+    right("NIfTI without a unit", nifti((123, "b", 0))),
+    *[right(f"NRRD in {unit}", in_unit(unit)) for unit in IN_A_UNIT],
+    right("MetaImage in um", mha(ElementSpacing="1000 1500 2000", Offset="5000 -6000 7000", DistanceUnits="um")),
+    right("one frame of 4-D", written("a.nii", lambda: sitk.JoinSeries(make.image()))),
+    right("five dimensions of size 1", nifti((40, "<8h", 5, 12, 10, 6, 1, 1, 1, 1))),
+    right("big-endian nrrd", nrrd(array=voxels(">i2"))),
+    right("int64 nii", nifti(array=voxels(np.int64)), voxels(np.int64)),
+    right("uint64 nrrd", nrrd(array=voxels(np.uint64)), voxels(np.uint64)),
+    right("int8 nrrd", nrrd(array=voxels(np.int8)), voxels(np.int8)),
+    right("double nrrd", nrrd(array=voxels(np.float64)), voxels(np.float64)),
+    right("constant", nrrd(array=np.full(make.SHAPE, 7, np.int16)), np.full(make.SHAPE, 7)),
+    right("one voxel", written("a.nrrd", lambda: make.image(voxels(shape=(1, 1, 1)))), voxels(shape=(1, 1, 1))),
+    right("one slice", written("a.nii", lambda: make.image(voxels()[:1])), voxels()[:1]),
+    right("3 x 3 x 3", written("a.mha", lambda: make.image(voxels(shape=(3, 3, 3)))), voxels(shape=(3, 3, 3))),
+    right("frames in any order", in_any_order),
+    right("frames of one slope", equal_slopes, voxels() * 2),
+    right("slices of many slopes", slices(slope_of_its_own), VARYING),
+    right("files without ending", slices(names="IM{:04d}")),
+    right("slices there twice", twice),
+    right("other files beside", with_company),
+    right("RLE", in_syntax("1.2.840.10008.1.2.5")),
+    right("the chosen series", two_series, voxels()[:4], GRID, "--series", "1.2.826.0.1.3680043.2.1125.9"),
+]
+
+
+@pytest.mark.parametrize(("make_input", "array", "grid", "more"), RIGHT)
+def test_what_looks_odd_is_read_as_it_is_meant(d, command, make_input, array, grid, more):
+    path = make_input(d)
+    before = contents(d)
+    code, _, err = command("segment", path, "-o", "o.nrrd", *more)
+    assert code == 0, err
+    mask = sitk.ReadImage("o.nrrd")
+    assert sitk.GetArrayFromImage(mask).shape == array.shape
+    np.testing.assert_allclose(ijk_to_ras_of(mask), grid, atol=1e-4)
+    volume = read_volume(path, *more[1:])
+    np.testing.assert_array_equal(volume.array_kji, array)
+    np.testing.assert_allclose(volume.ijk_to_ras, grid, atol=1e-4)
+    assert {**contents(d), d / "o.nrrd": None} == {**before, d / "o.nrrd": None}
+
+
+@pytest.mark.parametrize("syntax", ["jp2klossless", "jpeg_ls_lossless", "RLE", "bigendian", "implicit"])
+def test_every_transfer_syntax_gives_the_same_slice(d, syntax):
+    """Files of pydicom's own, of one scan in several forms."""
+    arrays = []
+    for name in ("MR_small.dcm", f"MR_small_{syntax}.dcm"):
+        shutil.rmtree(d / "s", ignore_errors=True)
+        (d / "s").mkdir()
+        shutil.copy(pydicom.data.get_testdata_file(name), d / "s" / name)
+        arrays.append(read_volume(d / "s"))
+    np.testing.assert_array_equal(arrays[0].array_kji, arrays[1].array_kji)
+    np.testing.assert_array_equal(arrays[0].ijk_to_ras, arrays[1].ijk_to_ras)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.where(np.arange(720).reshape(make.SHAPE) % 7 == 0, np.nan, voxels()).astype(np.float32),
+        np.where(np.arange(720).reshape(make.SHAPE) % 7 == 0, np.inf, voxels()).astype(np.float32),
+        voxels(np.int64) * 2**52,
+    ],
+    ids=["NaN", "Inf", "2**60"],
+)
+def test_odd_values_give_a_mask_and_no_warning_of_a_library(d, command, array):
+    code, _, err = command("segment", make.nrrd(d / "a.nrrd", array), "-o", "o.nrrd")
+    assert code == 0, err
+    assert all(line.startswith(("INFO: ", "WARNING: ")) for line in err.splitlines()), err
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e25, 1e-25, 2.0**52])
+def test_the_scale_of_the_values_does_not_matter(d, command, scale):
+    masks = []
+    for factor in (1.0, scale):
+        make.nrrd(d / "a.nrrd", voxels(np.float64) * factor)
+        code, _, err = command("segment", "a.nrrd", "-o", "o.nrrd", "--confidence", "c.nrrd", "--overwrite")
+        assert code == 0, err
+        masks.append([sitk.GetArrayFromImage(sitk.ReadImage(name)).astype(int) for name in ("o.nrrd", "c.nrrd")])
+    np.testing.assert_allclose(*masks, atol=1)
+    assert np.ptp(masks[0][1]) > 0
+
+
+def test_spacing_much_finer_than_a_millimetre_keeps_the_aspect(d, command):
+    array = voxels(shape=(6, 64, 32))
+    masks = []
+    for scale in (1.0, 4e-5):
+        path = make.write(d / "a.nrrd", make.image(array, tuple(scale * s for s in (1.2, 1.0, 3.0))))
+        code, _, err = command("segment", path, "-o", "o.nrrd", "--overwrite")
+        assert code == 0, err
+        masks.append(sitk.GetArrayFromImage(sitk.ReadImage("o.nrrd")))
+    np.testing.assert_array_equal(*masks)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".seg.nrrd"])
+def test_tilted_axes_are_kept_by_the_formats_that_can(d, command, ending):
+    path = make.write(d / "a.nrrd", make.image(direction=SHEARED))
+    code, _, err = command("segment", path, "-o", f"o{ending}")
+    assert code == 0, err
+    np.testing.assert_allclose(ijk_to_ras_of(sitk.ReadImage(f"o{ending}")), read_volume(path).ijk_to_ras, atol=1e-6)
+
+
+# ---- Outputs
+
+
+def good(d):
+    return make.write(d / "a.nrrd")
+
+
+def with_a_segmentation(d):
+    make.write(d / "b.seg.nrrd")
+    return good(d)
+
+
+def existing(*names):
+    def write(d):
+        for name in names:
+            (d / name).write_bytes(b"precious")
+        return good(d)
+
+    return write
+
+
+def tilted(d):
+    return make.write(d / "a.nrrd", make.image(direction=SHEARED))
+
+
+def detached(d):
+    return make.write(d / "a.nhdr")
+
+
+def closed_folder(d):
+    (d / "closed").mkdir(mode=0o500)
+    return good(d)
+
+
+def folder_there(d):
+    (d / "o.nrrd").mkdir()
+    return good(d)
+
+
+def two_volumes(d):
+    (d / "in").mkdir()
+    make.write(d / "in" / "a.nrrd")
+    make.write(d / "in" / "b.nrrd")
+    return d / "in"
+
+
+OUTPUTS = [
+    case("exists", existing("o.nrrd"), "o.nrrd' exists already; add --overwrite", "-o", "o.nrrd"),
+    case("is the input", good, "a.nrrd' is an input too, which would be lost", "-o", "a.nrrd", "--overwrite"),
+    case("is the input by another path", good, "is an input too", "-o", "../d/a.nrrd", "--overwrite"),
+    case("is the input's data", detached, "a.raw' is an input too", "-o", "o.nrrd", "--report", "a.raw", "--overwrite"),
+    case("confidence is the input", good, "is an input too",
+         "-o", "o.nrrd", "--confidence", "a.nrrd", "--overwrite"),
+    case("report is the input", good, "is an input too", "-o", "o.nrrd", "--report", "a.nrrd", "--overwrite"),
+    case("report is a slice", slices(), "slice001.dcm' is an input too",
+         "-o", "o.nrrd", "--report", "s/slice001.dcm", "--overwrite"),
+    case("report is one of many", two_volumes, "b.nrrd' is an input too",
+         "-o", "out", "--report", "in/b.nrrd", "--overwrite"),
+    case("confidence exists", existing("c.nrrd"), "c.nrrd' exists already",
+         "-o", "o.nrrd", "--confidence", "c.nrrd"),
+    case("report exists", existing("r.json"), "r.json' exists already", "-o", "o.nrrd", "--report", "r.json"),
+    case("confidence is the mask", good, "two outputs are to be .*o.nrrd'", "-o", "o.nrrd", "--confidence", "o.nrrd"),
+    case("report is the mask", good, "two outputs are to be", "-o", "o.nrrd", "--report", "./o.nrrd"),
+    case("unknown ending", good, r"has an unknown ending; use \.seg\.nrrd, \.nii", "-o", "o.png"),
+    case("no ending", good, "'o' has an unknown ending", "-o", "o"),
+    case("confidence of unknown ending", good, "has no ending of an image", "-o", "o.nrrd", "--confidence", "c.png"),
+    case("confidence as segmentation", good, "has no ending of an image",
+         "-o", "o.nrrd", "--confidence", "c.seg.nrrd"),
+    case("folder missing", good, "nowhere' does not exist; make it first", "-o", "nowhere/o.nrrd"),
+    case("confidence's folder missing", good, "make it first", "-o", "o.nrrd", "--confidence", "nowhere/c.nrrd"),
+    case("report's folder missing", good, "make it first", "-o", "o.nrrd", "--report", "nowhere/r.json"),
+    case("is a folder", folder_there, "o.nrrd' is a folder; give a file name", "-o", "o.nrrd"),
+    case("folder closed", closed_folder, "cannot be written to", "-o", "closed/o.nrrd", marks=as_root),
+    case("name too long", good, "cannot be written|File name too long", "-o", "o" * 300 + ".nrrd"),
+    case("tilted axes as nii", tilted, r"cannot hold the volume's tilted axes.*use \.seg\.nrrd, \.nrrd, \.mha",
+         "-o", "o.nii"),
+    case("tilted axes as nii.gz", tilted, "cannot hold the volume's tilted axes", "-o", "o.nii.gz"),
+    case("tilted axes of confidence", tilted, "cannot hold the volume's tilted axes",
+         "-o", "o.nrrd", "--confidence", "c.nii"),
+    case("many volumes to one file", two_volumes, "'o.seg.nrrd' is the name of one file, and there are 2 volumes",
+         "-o", "o.seg.nrrd"),
+    case("many volumes to a file that is there", two_volumes, "README.md' is a file; for several volumes give a folder",
+         "-o", MODULE.parent / "README.md"),
+    case("confidence of many", two_volumes, "is one file; leave it out for several", "-o", "out",
+         "--confidence", "c.nrrd"),
+    case("series of a file", good, "is for one DICOM folder", "-o", "o.nrrd", "--series", "1.2"),
+    case("unknown model", good, "model 'liver' is unknown", "-o", "o.nrrd", "--model", "liver"),
+    case("no model file", good, "model file 'm.sam3d' does not exist", "-o", "o.nrrd", "--model", "m.sam3d"),
+    case("a volume as model", good, "is no model file", "-o", "o.nrrd", "--model", "a.nrrd"),
+    case("unknown device", good, "device 'abacus' is unknown", "-o", "o.nrrd", "--device", "abacus"),
+    case("absent device", good, "device 'cuda:99' is not there", "-o", "o.nrrd", "--device", "cuda:99"),
+    case("fp16 on the CPU", good, "not for the CPU", "-o", "o.nrrd", "--precision", "fp16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make_input", "message", "arguments"), OUTPUTS)
+def test_an_output_or_option_that_cannot_work_is_refused(d, command, make_input, message, arguments):
+    path = make_input(d)
+    before = contents(d)
+    code, _, err = command("segment", path, *arguments)
+    check_refusal(code, err, message)
+    assert contents(d) == before
+
+
+def test_the_model_is_no_output(d, command, tiny):
+    shutil.copy(tiny, d / "m.sam3d")
+    good(d)
+    before = contents(d)
+    code, _, err = command(
+        "segment", "a.nrrd", "-o", "o.nrrd", "--model", "m.sam3d", "--report", "m.sam3d", "--overwrite"
+    )
+    check_refusal(code, err, "m.sam3d' is an input too")
+    assert contents(d) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment"],
+        ["segment", "a.nrrd"],
+        ["segment", "a.nrrd", "-o", "o.nrrd", "--precision", "half"],
+        ["segment", "a.nrrd", "-o", "o.nrrd", "--progress", "loud"],
+        ["segment", "a.nrrd", "-o", "o.nrrd", "--juggle"],
+        ["evaluate", "--predictions", "x"],
+        ["evaluate", "--predictions", "x", "--labels", "x", "--tolerance-mm", "wide"],
+        ["juggle"],
+        [],
+    ],
+)
+def test_wrong_usage_is_2(d, capfd, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "Traceback" not in capfd.readouterr().err
+    assert contents(d) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a small file system is mounted by Linux's mount")
+def test_a_full_disk_leaves_what_was_there(d, run_cli, tiny):
+    full = d / "full"
+    full.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
+    try:
+        (full / "o.nrrd").write_bytes(b"precious")
+        (full / "filler").write_bytes(bytes(50_000))
+        make.write(d / "a.nrrd", make.image(voxels(shape=(40, 100, 100))))
+        result = run_cli(
+            *("segment", d / "a.nrrd", "-o", full / "o.nrrd", "--overwrite", "--confidence", full / "c.nrrd"),
+            *("--model", tiny, "--device", "cpu", "--progress", "none"),
+        )
+        check_refusal(result.returncode, result.stderr, "c.nrrd' cannot be written .*check space and rights")
+        assert (full / "o.nrrd").read_bytes() == b"precious"
+        assert {path.name for path in full.iterdir()} == {"o.nrrd", "filler"}
+    finally:
+        subprocess.run(["umount", full], check=True)
+
+
+# ---- Folders
+
+
+def in_folder(d, **makers):
+    (d / "in").mkdir(exist_ok=True)
+    for name, maker in makers.items():
+        maker(d / "in" / name.replace("_", "."))
+    return d / "in"
+
+
+def empty_folder(d):
+    (d / "in").mkdir()
+    return d / "in"
+
+
+def segmentations_only(d):
+    return in_folder(d, a_seg_nrrd=make.write)
+
+
+def of_one_stem(d):
+    return in_folder(d, a_nii=make.nifti, a_nrrd=make.nrrd)
+
+
+def of_one_stem_in_two_cases(d):
+    return in_folder(d, a_nrrd=make.nrrd, A_nrrd=make.nrrd)
+
+
+FOLDERS = [
+    case("empty", empty_folder, "holds no volume file and no DICOM series"),
+    case("segmentations only", segmentations_only, "holds segmentations only; give the folder of the images"),
+    case("two files of one stem", of_one_stem, "a.nii' and .*a.nrrd' would both become .*out/a.seg.nrrd'; rename one"),
+    case("names that differ in case", of_one_stem_in_two_cases, "would both become"),
+    case("DICOM and volumes", with_a_volume_beside, "holds a DICOM series and volume files"),
+    case("series of many", two_volumes, "is for one DICOM folder", "--series", "1.2"),
+    case("missing among several", good, "gone.nrrd' does not exist", "gone.nrrd"),
+    case("segmentation among several", with_a_segmentation, "b.seg.nrrd' is a segmentation", "b.seg.nrrd"),
+]
+
+
+@pytest.mark.parametrize(("make_input", "message", "more"), FOLDERS)
+def test_a_folder_that_cannot_be_segmented_is_refused(d, command, make_input, message, more):
+    path = make_input(d)
+    before = contents(d)
+    code, _, err = command("segment", path, *more, "-o", "out")
+    check_refusal(code, err, message)
+    assert contents(d) == before
+
+
+def singular(path):
+    return make.nrrd(path, space_directions="(1,0,0) (1,0.0001,0) (0,0,2)")
+
+
+def nan_origin(path):
+    return make.mha(path, Offset="nan 0 0")
+
+
+def all_nan(path):
+    return make.nrrd(path, np.full(make.SHAPE, np.nan, np.float32))
+
+
+def cut_file(path):
+    return make.cut(make.write(path))
+
+
+def claims_too_much(path):
+    return make.nrrd(path, sizes="99999 99999 99999")
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "message"),
+    [
+        (singular, "b.nrrd", "b.nrrd'.*do not span space"),
+        (nan_origin, "b.mha", "b.mha'.*which is no place"),
+        (all_nan, "b.nrrd", "none of the 720 voxels"),
+        (cut_file, "b.nii", "b.nii' is cut short"),
+        (claims_too_much, "b.nrrd", "b.nrrd' is cut short"),
+    ],
+    ids=["GeometryError", "NaN origin", "all NaN", "cut", "huge"],
+)
+def test_one_bad_volume_does_not_end_a_folder(d, command, harm, name, message):
+    in_folder(d, a_nrrd=make.write, c_nii_gz=make.nifti)
+    harm(d / "in" / name)
+    before = contents(d / "in")
+    code, _, err = command("segment", "in", "-o", "out", "--report", "r.json")
+    check_refusal(code, err, message)
+    assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "c.seg.nrrd"]
+    report = json.loads((d / "r.json").read_text())
+    assert [record["input"] for record in report["segmented"]] == ["in/a.nrrd", "in/c.nii.gz"]
+    assert list(report["failed"]) == [f"in/{name}"]
+    assert contents(d / "in") == before
+
+
+def test_one_volume_that_is_too_large_does_not_end_a_folder(d, command, monkeypatch):
+    """Memory cannot be made to run out at will in a test: the segmenter raises what torch and numpy raise."""
+    from SAM3DSegmentLib.inference import Segmenter
+
+    in_folder(d, a_nrrd=make.write, b_nrrd=make.write, c_nrrd=make.write, e_nrrd=make.write)
+    errors = [None, MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), None]
+    segment = Segmenter.segment_with_confidence
+
+    def sometimes(self, *arguments):
+        error = errors.pop(0)
+        if error:
+            raise error
+        return segment(self, *arguments)
+
+    monkeypatch.setattr(Segmenter, "segment_with_confidence", sometimes)
+    code, _, err = command("segment", "in", "-o", "out", "--report", "r.json")
+    check_refusal(code, err, "in/b.nrrd' failed", lines=2)
+    assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "e.seg.nrrd"]
+    assert list(json.loads((d / "r.json").read_text())["failed"]) == ["in/b.nrrd", "in/c.nrrd"]
+
+
+def test_what_is_no_image_in_a_folder_is_left_out_and_said(d, command):
+    in_folder(d, a_nrrd=make.write, a_seg_nrrd=make.write, b_nii_gz=make.nifti)
+    make.named_segments(d / "in" / "drawn.nrrd", voxels(np.uint8), {1: "x"})
+    (d / "in" / "._a.nii.gz").write_bytes(b"\0\x05\x16\x07")
+    (d / "in" / "more").mkdir()
+    make.write(d / "in" / "more" / "z.nrrd")
+    code, _, err = command("segment", "in", "-o", "out")
+    assert code == 0, err
+    assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "b.seg.nrrd"]
+    assert "left out of in, as segmentations: a.seg.nrrd, drawn.nrrd." in err
+    assert "folders within in are not looked into: more." in err
+
+
+def test_results_beside_the_images_are_not_segmented_in_the_next_run(d, command):
+    in_folder(d, a_nrrd=make.write)
+    for expected in ("1 segmented, 0 already there", "0 segmented, 1 already there"):
+        code, _, err = command("segment", "in", "-o", "in", "--report", f"{expected[0]}.json")
+        assert code == 0, err
+        assert expected in err or expected.startswith("1")
+    assert sorted(path.name for path in (d / "in").iterdir()) == ["a.nrrd", "a.seg.nrrd"]
+
+
+# ---- evaluate
+
+
+def labels(*boxes, dtype=np.uint8):
+    """A label map with a box of each value at its place."""
+    array = np.zeros(make.SHAPE, dtype)
+    for place, value in enumerate(boxes):
+        array[2:4, 2:5, 1 + 3 * place : 3 + 3 * place] = value
+    return array
+
+
+def pair(d, name, prediction, reference):
+    for folder, one in (("p", prediction), ("l", reference)):
+        (d / folder).mkdir(exist_ok=True)
+        if isinstance(one, np.ndarray):
+            one = make.image(one)
+        if one is not None:
+            make.write(d / folder / f"{name}.nrrd", one)
+
+
+def good_pair(d):
+    pair(d, "a", labels(1, 2), labels(1, 2))
+
+
+def pairs(*more):
+    def write(d):
+        good_pair(d)
+        pair(d, "b", *more)
+
+    return write
+
+
+def coarser(d):
+    """0.9 % larger along one axis."""
+    good_pair(d)
+    pair(d, "b", labels(1), make.image(labels(1), spacing=(1.0, 1.5 * 1.009, 2.0)))
+
+
+def evaluate_existing(d):
+    good_pair(d)
+    (d / "e.json").write_text("precious")
+
+
+def of_one_name(d):
+    good_pair(d)
+    make.write(d / "p" / "a.nii.gz", make.image(labels(1)))
+
+
+def conflicting_names(d):
+    good_pair(d)
+    make.named_segments(d / "l" / "b.nrrd", labels(1), {1: "Anterior"})
+    make.named_segments(d / "p" / "b.nrrd", labels(1), {1: "Posterior"})
+
+
+EVALUATE = [
+    case("no folder", lambda d: None, "folder 'p' does not exist"),
+    case("no common name", lambda d: (pair(d, "a", labels(1), None), pair(d, "b", None, labels(1))),
+         "no file of 'p' is named as one in 'l'"),
+    case("two files of one name", of_one_name, "a.nii.gz' and .*a.nrrd' are of one name"),
+    case("no label at all", lambda d: pair(d, "a", labels(), labels()), "no label map of 'p' or 'l' holds a label"),
+    case("tolerance negative", good_pair, "tolerance -1.0 mm is not a number from 0 on", "--tolerance-mm", "-1"),
+    case("tolerance NaN", good_pair, "tolerance nan mm", "--tolerance-mm", "nan"),
+    case("tolerance infinite", good_pair, "tolerance inf mm", "--tolerance-mm", "inf"),
+    case("json exists", evaluate_existing, "e.json' exists already; add --overwrite", "--json", "e.json"),
+    case("csv exists", evaluate_existing, "e.json' exists already", "--csv", "e.json"),
+    case("json is a label map", good_pair, "a.nrrd' is an input too", "--json", "l/a.nrrd", "--overwrite"),
+    case("csv is a prediction", good_pair, "a.nrrd' is an input too", "--csv", "p/a.nrrd", "--overwrite"),
+    case("json is csv", good_pair, "--json and --csv are both 'e'", "--json", "e", "--csv", "e"),
+    case("json's folder missing", good_pair, "make it first", "--json", "nowhere/e.json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make_input", "message", "more"), EVALUATE)
+def test_an_evaluation_that_cannot_work_is_refused(d, command, make_input, message, more):
+    make_input(d)
+    before = contents(d)
+    code, out, err = command("evaluate", "--predictions", "p", "--labels", "l", *more)
+    check_refusal(code, err, message)
+    assert out == ""
+    assert contents(d) == before
+
+
+FAILING_PAIRS = [
+    case("probabilities", pairs(labels(1).astype(np.float32) * 0.37, labels(1)),
+         "b.nrrd' has values such as 0.37, and a label map holds whole numbers"),
+    case("NaN", pairs(labels(1).astype(np.float32) * np.nan, labels(1)), "has values such as nan"),
+    case("an image", pairs(np.arange(720, dtype=np.int16).reshape(make.SHAPE), labels(1)),
+         "has 720 different values: it is an image"),
+    case("another size", pairs(labels(1)[:5], labels(1)), "b.nrrd' is not on the grid of 'l/b.nrrd'"),
+    case("a spacing 0.9 % larger", coarser, "is not on the grid of"),
+    case("names that differ", conflicting_names, "names the label 1 'Posterior', and another file 'anterior'"),
+    case("missing prediction", pairs(None, labels(1)), "1 references have no prediction, and are in no mean: b"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make_input", "message", "more"), FAILING_PAIRS)
+def test_one_bad_pair_does_not_end_an_evaluation(d, command, make_input, message, more):
+    make_input(d)
+    before = contents(d)
+    code, out, err = command("evaluate", "--predictions", "p", "--labels", "l", "--json", "e.json")
+    check_refusal(code, err, message)
+    assert [line.split()[0] for line in out.splitlines()] == ["case", "a", "a", "mean", "mean"]
+    written = json.loads((d / "e.json").read_text())
+    assert list(written["failed"]) + written["missing"] == ["b"]
+    assert {path: data for path, data in contents(d).items() if path.name != "e.json"} == before
+
+
+def rows_of(d, command):
+    code, _, err = command("evaluate", "--predictions", "p", "--labels", "l", "--json", "e.json", "--overwrite")
+    assert code == 0, err
+    return {(row["case"], row["label"]): row for row in json.loads((d / "e.json").read_text())["rows"]}
+
+
+def test_a_case_in_which_nothing_is_has_a_row_and_no_dice(d, command):
+    good_pair(d)
+    pair(d, "b", labels(), labels())
+    pair(d, "c", labels(1), labels())
+    rows = rows_of(d, command)
+    assert rows["b", 1]["dice"] is None
+    assert (rows["b", 1]["volume_ml"], rows["b", 1]["dice_cases"]) == (0, 0)
+    assert rows["c", 1]["dice"] == 0
+    assert rows["c", 2]["dice"] is None
+    assert (rows["mean", 1]["dice"], rows["mean", 1]["dice_cases"], rows["mean", 1]["hd95_mm_cases"]) == (0.5, 2, 1)
+    assert (rows["mean", 2]["dice"], rows["mean", 2]["dice_cases"]) == (1, 1)
+
+
+def test_named_segments_are_compared_by_name(d, command):
+    """Anterior is 1 in one file and 2 in another."""
+    (d / "p").mkdir()
+    (d / "l").mkdir()
+    make.named_segments(d / "l" / "a.seg.nrrd", labels(1, 2), {1: "Anterior", 2: "Posterior"})
+    make.named_segments(d / "p" / "a.seg.nrrd", labels(2, 1), {2: "Anterior", 1: "posterior"})
+    make.named_segments(d / "l" / "b.seg.nrrd", labels(2, 1), {2: "Anterior", 1: "Posterior"})
+    make.named_segments(d / "p" / "b.seg.nrrd", labels(1, 0), {1: "Anterior", 2: "Posterior"})
+    rows = rows_of(d, command)
+    assert (rows["a", 1]["dice"], rows["a", 2]["dice"]) == (1, 1)
+    assert (rows["b", 1]["dice"], rows["b", 2]["dice"]) == (1, 0)
+
+
+def test_a_label_map_of_whole_numbers_as_floats_is_one(d, command):
+    pair(d, "a", labels(1, 2, dtype=np.float32), labels(1, 2))
+    assert rows_of(d, command)["a", 2]["dice"] == 1

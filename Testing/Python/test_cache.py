@@ -1,0 +1,167 @@
+"""The cache of embeddings: bounded, shared by processes, and cleared without touching what is not ours."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import MODULE
+from SAM3DSegmentLib.cache import EmbeddingCache, cache_info, cache_limit_bytes, clear_cache, embedding_key
+from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.folders import cache_folder
+
+ARRAY = np.arange(4096, dtype=np.float16).reshape(256, 4, 4)
+ENTRY_BYTES = 8192 + 90  # of ARRAY with its header, rounded up
+
+
+def key(number):
+    return embedding_key("encoder", 64, "float32", bytes([number]))
+
+
+def test_an_array_comes_back_as_float16():
+    cache = EmbeddingCache()
+    assert cache.get(key(1)) is None
+    cache.put(key(1), ARRAY.astype(np.float32))
+    back = EmbeddingCache().get(key(1))
+    assert back.dtype == np.float16
+    np.testing.assert_array_equal(back, ARRAY)
+    assert (cache_info().files, cache_info().bytes) == (1, cache._path(key(1)).stat().st_size)
+
+
+def test_a_key_depends_on_all_that_the_embedding_depends_on():
+    keys = {
+        embedding_key("a", 64, "float32", b"x"),
+        embedding_key("b", 64, "float32", b"x"),
+        embedding_key("a", 48, "float32", b"x"),
+        embedding_key("a", 64, "bfloat16", b"x"),
+        embedding_key("a", 64, "float32", b"y"),
+    }
+    assert len(keys) == 5
+
+
+def test_what_was_used_longest_ago_is_removed_first():
+    cache = EmbeddingCache(limit_bytes=10 * ENTRY_BYTES)
+    for number in range(10):
+        cache.put(key(number), ARRAY)
+        os.utime(cache._path(key(number)), (number, number))
+    assert cache.get(key(0)) is not None  # used now, so 1 is the oldest
+    cache.put(key(10), ARRAY)
+    assert [number for number in range(11) if cache.get(key(number)) is not None] == [0, *range(3, 11)]
+    assert cache_info().bytes <= 10 * ENTRY_BYTES
+
+
+def test_the_limit_holds_whatever_is_put():
+    cache = EmbeddingCache(limit_bytes=5 * ENTRY_BYTES)
+    for number in range(50):
+        cache.put(key(number), ARRAY)
+        assert cache_info().bytes <= 5 * ENTRY_BYTES
+    assert cache_info().files >= 4
+    tiny = EmbeddingCache(limit_bytes=10)
+    tiny.put(key(51), ARRAY)
+    assert tiny.get(key(51)) is None
+
+
+def test_a_damaged_entry_counts_as_missing_and_is_replaced():
+    cache = EmbeddingCache()
+    for content in (b"", b"nonsense", b"\xff" * 100):
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        cache._path(key(1)).write_bytes(content)
+        assert cache.get(key(1)) is None
+        cache.put(key(1), ARRAY)
+        np.testing.assert_array_equal(cache.get(key(1)), ARRAY)
+
+
+def test_a_folder_that_cannot_be_written_is_said_once_and_costs_nothing_else(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    cache = EmbeddingCache(tmp_path / "file" / "embeddings", limit_bytes=10**6)
+    cache.put(key(1), ARRAY)
+    cache.put(key(2), ARRAY)
+    assert cache.get(key(1)) is None
+    assert len(caplog.records) == 1
+    assert "not kept" in caplog.text
+
+
+def test_the_limit_is_set_by_the_environment(monkeypatch, tmp_path):
+    default = cache_limit_bytes(cache_folder())
+    assert 0 < default <= 50 * 10**9
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE_GB", "1.5")
+    assert cache_limit_bytes(cache_folder()) == 1_500_000_000
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE_GB", "0")
+    EmbeddingCache().put(key(1), ARRAY)
+    assert cache_info().files == 0
+    for bad in ("much", "-1", "nan", "inf"):
+        monkeypatch.setenv("SAM3DSEGMENT_CACHE_GB", bad)
+        with pytest.raises(InputError, match=f"'{bad}'"):
+            EmbeddingCache()
+
+
+def test_clearing_leaves_what_is_not_ours(tmp_path, monkeypatch, run_cli):
+    """SAM3DSEGMENT_CACHE names a disk on which other people's files are, some with names much like ours."""
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE", str(tmp_path / "disk"))
+    cache = EmbeddingCache()
+    cache.put(key(1), ARRAY)
+    cache.put(key(2), ARRAY)
+    (cache.folder / f".7.partial.{key(3)}.safetensors").write_bytes(b"of a killed process")
+    hexadecimal = hashlib.sha256().hexdigest()
+    foreign = [
+        tmp_path / "disk" / "thesis.tex",
+        tmp_path / "disk" / f"{hexadecimal}.safetensors",
+        tmp_path / "disk" / "other" / f"{hexadecimal}.safetensors",
+        cache.folder / "model.safetensors",
+        cache.folder / "notes" / "a.txt",
+        cache.folder / f"{hexadecimal}.pth",
+        cache.folder / ".7.partial.thesis.tex",
+        cache.folder / f"{hexadecimal.replace('e', 'f')}.safetensors" / "inside",
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"precious")
+    result = run_cli("cache", "clear")
+    assert result.returncode == 0, result.stderr
+    assert "removed 2 files" in result.stdout
+    assert sorted(path for path in (tmp_path / "disk").rglob("*") if path.is_file()) == sorted(foreign)
+    assert all(path.read_bytes() == b"precious" for path in foreign)
+
+
+def test_a_cleared_cache_leaves_no_folder():
+    EmbeddingCache().put(key(1), ARRAY)
+    assert clear_cache().files == 1
+    assert not cache_folder().exists()
+    assert clear_cache().files == 0
+
+
+def test_two_processes_share_one_cache(tmp_path):
+    """Each writes 60 entries where 20 fit and reads the other's: what is read is whole, and the bound holds."""
+    code = """
+import sys
+import numpy as np
+from pathlib import Path
+from SAM3DSegmentLib.cache import EmbeddingCache, embedding_key
+cache = EmbeddingCache(Path(sys.argv[1]), int(sys.argv[2]))
+found = 0
+for turn in range(60):
+    for number in (turn, (turn * 7) % 60):
+        key = embedding_key("e", 64, "float32", bytes([number]))
+        array = cache.get(key)
+        if array is not None:
+            assert array.shape == (256, 4, 4) and (array == number).all(), number
+            found += 1
+    cache.put(embedding_key("e", 64, "float32", bytes([turn])), np.full((256, 4, 4), turn))
+print(found)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "shared"), str(20 * ENTRY_BYTES)]
+    environment = {**os.environ, "PYTHONPATH": str(MODULE)}
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    for process in both:
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert int(output) > 0
+    sizes = [path.stat().st_size for path in (tmp_path / "shared").iterdir()]
+    assert 0 < sum(sizes) <= 20 * ENTRY_BYTES * 1.1
+    assert all(path.suffix == ".safetensors" and path.name[0] != "." for path in (tmp_path / "shared").iterdir())

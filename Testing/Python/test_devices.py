@@ -1,0 +1,210 @@
+"""Which device, number format and memory are taken.
+
+What needs a GPU is marked `gpu` and runs where CUDA is. Elsewhere the decisions alone are tested, with torch's own
+questions about the hardware answered by the test; no GPU computes there.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from conftest import MODULE
+from SAM3DSegmentLib import devices
+from SAM3DSegmentLib.errors import InputError
+
+CPU = torch.device("cpu")
+HAS_NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: nothing was tried on a GPU")
+
+
+def in_child(code):
+    """Standard output of Python code in a process of its own, whose limits and allocator it may change."""
+    environment = {**os.environ, "PYTHONPATH": str(MODULE), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_self_check():
+    devices.mps_computes_right.cache_clear()
+    yield
+    devices.mps_computes_right.cache_clear()
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """Let torch say that there are such GPUs: hardware(cuda=[(7, 5), (8, 0)], mps=True)."""
+
+    def pretend(cuda=(), mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cuda))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: cuda[torch.device(device).index or 0])
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)  # as it says where bf16 is emulated
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "name", "expected"),
+    [
+        ([], False, "auto", "cpu"),
+        ([(8, 0)], False, "auto", "cuda"),
+        ([(8, 0)], True, "auto", "cuda"),
+        ([(7, 5), (8, 0)], False, "cuda:1", "cuda:1"),
+        ([(8, 0)], False, "cpu", "cpu"),
+    ],
+)
+def test_the_device(hardware, cuda, mps, name, expected):
+    hardware(cuda, mps)
+    assert str(devices.resolve_device(name)) == expected
+
+
+@pytest.mark.parametrize("name", ["cuda:1", "mps", "abacus", "xpu"])
+def test_a_device_that_is_not_there(hardware, name):
+    hardware([(8, 0)])
+    with pytest.raises(InputError, match=name):
+        devices.resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((8, 9), "bfloat16"), ((9, 0), "bfloat16")],
+)
+def test_bf16_is_taken_where_this_very_gpu_multiplies_in_it(hardware, capability, expected):
+    hardware([(8, 0), capability])
+    assert str(devices.resolve_precision("auto", torch.device("cuda:1"))) == f"torch.{expected}"
+
+
+def test_the_self_check_accepts_the_cpu():
+    assert devices.computes_like_the_cpu(CPU)
+
+
+@pytest.mark.parametrize("operation", ["conv3d", "instance_norm", "interpolate", "scaled_dot_product_attention"])
+def test_the_self_check_sees_wrong_numbers_of_each_operation(monkeypatch, operation):
+    """The second time that it is asked, the operation errs in one number: there is no MPS here that does."""
+    right = getattr(F, operation)
+    expected = devices._sample_of_operations
+    asked = []
+
+    def sample(*tensors):
+        asked.append(tensors)
+        if len(asked) == 2:
+
+            def wrong(*arguments, **options):
+                result = right(*arguments, **options).clone()
+                result.view(-1)[3] += 0.1
+                return result
+
+            monkeypatch.setattr(F, operation, wrong)
+        return expected(*tensors)
+
+    monkeypatch.setattr(devices, "_sample_of_operations", sample)
+    assert not devices.computes_like_the_cpu(CPU)
+    assert len(asked) == 2
+
+
+def test_the_self_check_sees_a_device_without_the_operations():
+    """Tensors of the device "meta" have shapes and no numbers, so that reading them raises."""
+    assert not devices.computes_like_the_cpu(torch.device("meta"))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_mps_is_taken_only_after_the_self_check(hardware, monkeypatch, caplog, right):
+    hardware(mps=True)
+    asked = []
+    monkeypatch.setattr(devices, "computes_like_the_cpu", lambda device: asked.append(str(device)) or right)
+    for _ in range(2):
+        assert str(devices.resolve_device("auto")) == ("mps" if right else "cpu")
+    assert asked == ["mps"]
+    assert ("wrong numbers" in caplog.text) is not right
+    if not right:
+        with pytest.raises(InputError, match="wrong numbers"):
+            devices.resolve_device("mps")
+
+
+def test_memory_kept_by_the_allocator_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 8000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2000)
+    assert devices.available_memory_bytes(torch.device("cuda")) == 1000 + 5000 - 2000
+
+
+def test_memory_of_the_host():
+    import psutil
+
+    assert 0 < devices.available_memory_bytes(CPU) <= psutil.virtual_memory().total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+def test_a_limit_of_the_process_counts():
+    code = (
+        "import resource, torch, psutil; from SAM3DSegmentLib.devices import available_memory_bytes\n"
+        "taken = psutil.Process().memory_info().vms\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000,) * 2)\n"
+        "print(available_memory_bytes(torch.device('cpu')))\n"
+    )
+    assert 200_000_000 < int(in_child(code)) <= 300_000_000
+
+
+def test_out_of_memory_is_recognised_when_it_really_happens():
+    for allocate in (lambda: torch.empty(2**60), lambda: np.empty(2**52, np.uint8), lambda: bytearray(2**62)):
+        with pytest.raises((RuntimeError, MemoryError)) as error:
+            allocate()
+        assert devices.is_out_of_memory(error.value), error.value
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:80] DefaultCPUAllocator: not enough memory"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError(28, "No space left on device"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert devices.is_out_of_memory(error) is expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is set on Linux only")
+def test_freed_memory_is_kept_up_to_a_gibibyte():
+    code = (
+        "import numpy as np, psutil; from SAM3DSegmentLib.devices import keep_freed_memory\n"
+        "keep_freed_memory(); process = psutil.Process(); before = process.memory_info().rss\n"
+        "for megabytes in (300, 1300):\n"
+        "    array = np.empty(megabytes * 2**20, np.uint8); array[::4096] = 1; del array\n"
+        "    print((process.memory_info().rss - before) // 2**20)\n"
+    )
+    small, large = map(int, in_child(code).split())
+    assert small > 250
+    assert large < 250
+
+
+@pytest.mark.gpu
+@HAS_NO_GPU
+def test_on_a_gpu_the_self_check_holds_and_the_memory_is_right():
+    device = torch.device("cuda")
+    assert devices.computes_like_the_cpu(device)
+    before = devices.available_memory_bytes(device)
+    block = torch.empty(2**28, dtype=torch.uint8, device=device)
+    assert before - devices.available_memory_bytes(device) == pytest.approx(2**28, rel=0.2)
+    del block  # kept by torch's allocator
+    assert devices.available_memory_bytes(device) == pytest.approx(before, rel=0.01)
+
+
+@pytest.mark.gpu
+@HAS_NO_GPU
+def test_on_a_gpu_out_of_memory_is_recognised():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**44, device="cuda")
+    assert devices.is_out_of_memory(error.value)

@@ -1,0 +1,133 @@
+"""What happens when memory runs out: work goes on in smaller parts, and where it cannot, one line says what to do."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import MODULE
+from SAM3DSegmentLib.errors import OutOfMemoryError
+from SAM3DSegmentLib.halving import Halving
+from SAM3DSegmentLib.inference import Segmenter
+
+
+def greedy(most, asked):
+    def double(batch):
+        asked.append(len(batch))
+        if len(batch) > most:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return 2 * batch
+
+    return double
+
+
+@pytest.mark.parametrize(
+    ("most", "asked"), [(31, [31]), (16, [31, 15, 15, 1]), (4, [31, 15, 7, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 1])]
+)
+def test_a_batch_is_halved_until_it_fits_and_the_size_remembered(most, asked, caplog):
+    seen = []
+    halving = Halving(greedy(most, seen), "going on with {count} slices.")
+    batch = torch.arange(31.0)
+    assert torch.equal(halving(batch), 2 * batch)
+    assert seen == asked
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len([n for n in asked[:-1] if n > most])
+    assert all("going on with" in line for line in said)
+    seen.clear()
+    halving(batch)
+    assert max(seen) <= most
+
+
+def test_no_smaller_parts_than_allowed_are_tried():
+    asked = []
+    with pytest.raises(RuntimeError, match="allocate"):
+        Halving(greedy(4, asked), "{count}", least=8)(torch.zeros(31))
+    assert asked == [31, 15]
+
+
+def test_one_item_that_does_not_fit_and_any_other_error_are_raised():
+    with pytest.raises(RuntimeError, match="allocate"):
+        Halving(greedy(0, []), "{count}")(torch.zeros(5))
+
+    def broken(batch):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Halving(broken, "{count}")(torch.zeros(5))
+
+
+class Small:
+    """A network whose memory never suffices; what a GPU is for a model that is too large for it.
+
+    A fake, because there is no GPU in these tests.
+    """
+
+    def __init__(self, network):
+        self.encoder = dataclasses.replace(_Device(), batch_size=4)
+        self.network = network
+
+    def encode(self, grey, mirror):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+@dataclasses.dataclass
+class _Device:
+    device: torch.device = torch.device("cuda")
+    batch_size: int = 1
+
+
+def test_where_a_gpu_is_too_small_the_cpu_goes_on(bundled_model, caplog):
+    good = Segmenter.load(bundled_model, "cpu", "fp32")
+    volume = np.random.default_rng(0).normal(size=(6, 20, 20)).astype(np.float32)
+    segmenter = Segmenter(good.card, Small(good.network), load_on_cpu=lambda: good.network)
+    np.testing.assert_array_equal(segmenter.segment(volume, np.eye(4)), good.segment(volume, np.eye(4)))
+    assert "the memory of cuda does not suffice; going on with the CPU" in caplog.text
+
+
+def test_where_nothing_suffices_one_line_says_what_to_do(bundled_model):
+    segmenter = Segmenter(bundled_model.card, Small(None))
+    with pytest.raises(OutOfMemoryError, match=r"6x20x20 voxels, even in small parts; close other programs"):
+        segmenter.segment(np.ones((6, 20, 20), np.float32), np.eye(4))
+
+
+LIMITED = """
+import json, logging, resource, sys
+import numpy as np, psutil, torch
+logging.basicConfig(level=logging.WARNING, format="%(message)s")
+torch.set_num_threads(1)
+from SAM3DSegmentLib.errors import Sam3dError
+from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.model_file import load_model
+
+segmenter = Segmenter.load(load_model("hippocampus-mri"), "cpu", "fp32")
+volume = np.random.default_rng(0).integers(0, 999, (200, 512, 512), np.int16)
+segmenter.segment(volume[:2, :64, :64], np.eye(4))  # what is allocated once
+limit = psutil.Process().memory_info().vms + int(sys.argv[1]) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    print(json.dumps(segmenter.segment(volume, np.diag([0.8, 0.8, 2.0, 1.0])).shape))
+except Sam3dError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is kept on Linux only")
+def test_a_process_with_little_memory_goes_on_in_smaller_parts_or_says_so():
+    """A volume of 512 x 512 x 200 in processes that may take so many MiB beyond what they have loaded."""
+    went_on = 0
+    for megabytes in (2000, 800, 400, 200, 100):
+        command = [sys.executable, "-c", LIMITED, str(megabytes)]
+        result = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(MODULE)}, check=False)
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+        answer = json.loads(result.stdout)
+        assert answer == [200, 512, 512] or "even in small parts" in answer
+        went_on += "going on with" in result.stderr and answer == [200, 512, 512]
+        if isinstance(answer, str):
+            break
+    assert went_on

@@ -1,0 +1,295 @@
+"""Labelled cases as people have them: Decathlon, nnU-Net, pairs, a folder each; and what is refused, by name."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from conftest import HIPPOCAMPUS
+from SAM3DSegmentLib.card import Label
+from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.geometry import is_same_grid
+from SAM3DSegmentLib.settings import TrainingConfig
+from SAM3DSegmentLib.training.check import check
+from SAM3DSegmentLib.training.dataset import (
+    describe_difference,
+    examine,
+    find_dataset,
+    find_labels,
+    fingerprint,
+    read_case,
+    split_cases,
+)
+from SAM3DSegmentLib.training.plan import make_plan, oddities
+from SAM3DSegmentLib.training.run import Options
+
+CONFIG = TrainingConfig(encoder="compact_vit", image_size=32)
+AB = (Label(1, "A", (1, 2, 3)), Label(2, "B", (4, 5, 6)))
+
+
+def image_of(array, spacing=(1.0, 1.0, 2.0)):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin((-20.0, 5.0, 3.0))
+    return image
+
+
+def labels_array(shift=0):
+    array = np.zeros((6, 10, 12), np.uint8)
+    array[1:4, 2:5, 2 + shift : 6 + shift] = 1
+    array[2:5, 6:9, 2:6] = 2
+    return array
+
+
+def write(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image_of(array, **options), str(path))
+
+
+def write_pair(image_path, label_path, shift=0, labels=None):
+    write(image_path, np.arange(720, dtype=np.int16).reshape(6, 10, 12))
+    write(label_path, labels_array(shift) if labels is None else labels)
+
+
+@pytest.fixture
+def decathlon(tmp_path):
+    for name in ("a", "b", "c"):
+        write_pair(tmp_path / "imagesTr" / f"{name}.nii.gz", tmp_path / "labelsTr" / f"{name}.nii.gz")
+    return tmp_path
+
+
+def names(folder):
+    return [case.name for case in find_dataset(folder).cases]
+
+
+def label_names(folder):
+    return [(label.value, label.name) for label in find_labels(find_dataset(folder))]
+
+
+def test_a_decathlon_folder_is_understood():
+    dataset = find_dataset(HIPPOCAMPUS)
+    assert [case.name[-3:] for case in dataset.cases] == ["051", "225", "335", "340"]
+    assert label_names(HIPPOCAMPUS) == [(1, "Anterior"), (2, "Posterior")]
+    assert (dataset.modality, dataset.licence) == ("MRI", "CC-BY-SA 4.0")
+
+
+def test_without_a_description_labels_are_found(decathlon):
+    assert label_names(decathlon) == [(1, "Label 1"), (2, "Label 2")]
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "A": 1, "B": 2}, "file_ending": ".nii.gz"},
+        {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "A", "2": "B"}},
+        {"modality": "CT", "labels": {"0": "background", "1": "A", "2": "B"}},
+        {"modality": ["CT"], "labels": {"1": "A", "2": "B"}},
+    ],
+)
+def test_raw_data_of_nnunet_and_its_descriptions_are_read(tmp_path, description):
+    for name in ("case_001", "case_002"):
+        write_pair(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", tmp_path / "labelsTr" / f"{name}.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    assert names(tmp_path) == ["case_001", "case_002"]
+    assert label_names(tmp_path) == [(1, "A"), (2, "B")]
+    assert find_dataset(tmp_path).modality == "CT"
+
+
+def test_an_image_of_several_channels_is_refused(tmp_path):
+    for channel in ("0000", "0001"):
+        write_pair(tmp_path / "imagesTr" / f"case_{channel}.nii.gz", tmp_path / "labelsTr" / "case.nii.gz")
+    with pytest.raises(InputError, match="a model reads one channel"):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "is no JSON object"),
+        ('{"labels": {"whole": [1, 2], "core": 2}}', "labels that cannot be read"),
+        ('{"labels": 3}', "labels that cannot be read"),
+    ],
+)
+def test_a_description_that_cannot_be_read_is_named(decathlon, text, message):
+    (decathlon / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        find_dataset(decathlon)
+    assert "dataset.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["_label.nii.gz", "-label.nrrd", "_seg.nii.gz", "-segmentation.nrrd", "_mask.nii"])
+def test_pairs_in_one_folder_are_cases(tmp_path, ending):
+    for name in ("a", "b"):
+        write_pair(tmp_path / f"{name}.nii.gz", tmp_path / f"{name}{ending}")
+    assert names(tmp_path) == ["a", "b"]
+    assert find_dataset(tmp_path).notices == ()
+
+
+def test_a_folder_for_each_case(tmp_path):
+    for name in ("patient1", "patient2"):
+        write_pair(tmp_path / name / "t1.nrrd", tmp_path / name / "Segmentation-label.nrrd")
+    (tmp_path / "notes").mkdir()
+    write(tmp_path / "patient3" / "t1.nrrd", labels_array())
+    assert names(tmp_path) == ["patient1", "patient2"]
+    assert find_dataset(tmp_path).notices == ("patient3 has 1 images and 0 label maps, not one of each.",)
+
+
+def test_two_files_of_one_case_are_refused_naming_both(decathlon):
+    shutil.copy(decathlon / "imagesTr" / "a.nii.gz", decathlon / "imagesTr" / "a.nii.gz.bak")
+    write(decathlon / "imagesTr" / "a.nrrd", labels_array())
+    with pytest.raises(InputError, match=r"a\.nii\.gz' and .*a\.nrrd' are both of the case 'a'"):
+        find_dataset(decathlon)
+
+
+def test_files_without_a_partner_are_listed(decathlon):
+    write(decathlon / "imagesTr" / "lonely.nrrd", labels_array())
+    (decathlon / "labelsTr" / "b.nii.gz").rename(decathlon / "labelsTr" / "B-final.nii.gz")
+    dataset = find_dataset(decathlon)
+    assert [case.name for case in dataset.cases] == ["a", "c"]
+    assert dataset.notices == (
+        "2 images without a label map, left out: b.nii.gz, lonely.nrrd.",
+        "1 label map without an image, left out: B-final.nii.gz.",
+    )
+
+
+def test_too_few_cases_say_why(tmp_path):
+    with pytest.raises(InputError, match="0 labelled cases"):
+        find_dataset(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        find_dataset(tmp_path / "nowhere")
+    write(tmp_path / "imagesTr" / "a.nrrd", labels_array())
+    with pytest.raises(InputError, match="labelsTr"):
+        find_dataset(tmp_path)
+    write(tmp_path / "labelsTr" / "x.nrrd", labels_array())
+    with pytest.raises(InputError, match=r"1 image without a label map, left out: a\.nrrd"):
+        find_dataset(tmp_path)
+
+
+def test_label_maps_without_a_structure_are_named(tmp_path):
+    for name in ("a", "b"):
+        empty = np.zeros((6, 10, 12), np.uint8)
+        write_pair(tmp_path / f"{name}.nrrd", tmp_path / f"{name}_label.nrrd", labels=empty)
+    with pytest.raises(InputError, match=r"no label map has a structure: a_label\.nrrd, b_label\.nrrd"):
+        find_labels(find_dataset(tmp_path))
+
+
+def problem_of(folder, labels=AB, resample=False):
+    return next(case.problem for case in examine(find_dataset(folder), labels, resample) if case.problem)
+
+
+def test_values_without_a_name_and_values_that_are_no_labels_are_named(decathlon):
+    assert "values [2] without a name" in problem_of(decathlon, AB[:1])
+    write(decathlon / "labelsTr" / "b.nii.gz", labels_array() * np.float32(0.5))
+    assert "values such as 0.5; give a label map of whole numbers" in problem_of(decathlon)
+    write(decathlon / "labelsTr" / "b.nii.gz", labels_array().astype(np.int16) * 300)
+    assert "values from 0 to 600, outside 0..255" in problem_of(decathlon)
+
+
+def test_a_label_map_on_another_grid_is_refused_by_name_or_resampled_when_asked(decathlon):
+    """0.9 % more spacing is half a voxel at the border."""
+    write(decathlon / "labelsTr" / "b.nii.gz", labels_array(), spacing=(1.009, 1.009, 2.018))
+    problem = problem_of(decathlon)
+    assert "b.nii.gz' is not on the grid of its image" in problem
+    assert "--resample" in problem
+    facts = examine(find_dataset(decathlon), AB, resample=True)
+    assert not any(case.problem for case in facts)
+    case = find_dataset(decathlon).cases[1]
+    _, indices = read_case(case, AB, resample=True)
+    assert np.count_nonzero(indices != labels_array()) < 0.1 * np.count_nonzero(labels_array())
+
+
+def test_resampling_follows_the_labels_place_in_the_world(decathlon):
+    """A label map of twice the resolution, flipped in storage, comes back voxel by voxel."""
+    fine = labels_array().repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    image = image_of(fine, spacing=(0.5, 0.5, 1.0))
+    image.SetOrigin((-20.25, 4.75, 2.5))
+    flipped = sitk.Flip(image, (True, False, False))
+    sitk.WriteImage(flipped, str(decathlon / "labelsTr" / "b.nii.gz"))
+    _, indices = read_case(find_dataset(decathlon).cases[1], AB, resample=True)
+    assert np.array_equal(indices, labels_array())
+
+
+def test_grids_are_the_same_up_to_a_part_of_the_smallest_voxel():
+    grid = np.diag([1.0, 1.0, 2.0, 1.0])
+    assert is_same_grid((6, 10, 12), grid, (6, 10, 12), grid + 1e-4)
+    assert not is_same_grid((6, 10, 12), grid, (6, 10, 13), grid)
+    turned = grid.copy()
+    turned[0, 1] = 0.01  # 0.09 mm at the far corner
+    assert not is_same_grid((6, 10, 12), grid, (6, 10, 12), turned)
+
+
+def test_the_split_is_complete_disjoint_and_repeatable():
+    cases = [f"case{n}" for n in range(12)]
+    config = dataclasses.replace(CONFIG, test_cases=2)
+    (split,) = split_cases(cases, config)
+    assert (len(split.training), len(split.validation), len(split.test)) == (8, 2, 2)
+    assert sorted(split.training + split.validation + split.test) == sorted(cases)
+    assert (split,) == split_cases(reversed(cases), config)
+    assert (split,) != split_cases(cases, dataclasses.replace(config, seed=1))
+    with pytest.raises(InputError, match="leave none of 4"):
+        split_cases(cases[:4], dataclasses.replace(CONFIG, test_cases=3))
+
+
+def test_folds_hold_every_case_out_once():
+    cases = [f"case{n}" for n in range(11)]
+    splits = split_cases(cases, dataclasses.replace(CONFIG, folds=3, test_cases=1))
+    assert len({split.test for split in splits}) == 1
+    held_out = [name for split in splits for name in split.validation]
+    assert sorted(held_out + list(splits[0].test)) == sorted(cases)
+    for split in splits:
+        assert not set(split.training) & (set(split.validation) | set(split.test))
+        assert len(split.training) + len(split.validation) == 10
+
+
+def test_a_fingerprint_names_what_has_changed(decathlon):
+    before = fingerprint(find_dataset(decathlon).cases)
+    assert describe_difference(before, fingerprint(find_dataset(decathlon).cases)) == ""
+    write(decathlon / "labelsTr" / "b.nii.gz", labels_array(1))
+    write_pair(decathlon / "imagesTr" / "d.nrrd", decathlon / "labelsTr" / "d.nrrd")
+    (decathlon / "labelsTr" / "c.nii.gz").unlink()
+    now = fingerprint(find_dataset(decathlon).cases)
+    assert describe_difference(before, now) == "added: d; removed: c; changed: b"
+
+
+def test_a_detached_header_is_watched_with_its_voxels(tmp_path):
+    for name in ("a", "b"):
+        write_pair(tmp_path / f"{name}.mhd", tmp_path / f"{name}_label.mhd")
+    before = fingerprint(find_dataset(tmp_path).cases)
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(raw.read_bytes()[:-1] + b"x")
+    assert describe_difference(before, fingerprint(find_dataset(tmp_path).cases)) == "changed: a"
+
+
+def test_check_lists_cases_what_is_odd_time_and_disk(decathlon):
+    only_a = labels_array()
+    only_a[only_a == 2] = 0
+    write(decathlon / "labelsTr" / "b.nii.gz", only_a)
+    write(decathlon / "labelsTr" / "c.nii.gz", labels_array(), spacing=(1.0, 1.0, 2.2))
+    write(decathlon / "imagesTr" / "lonely.nrrd", only_a)
+    before = sorted(decathlon.rglob("*"))
+    lines, has_problems = check(decathlon, CONFIG, Options(device="cpu"))
+    text = "\n".join(lines)
+    assert has_problems
+    assert (
+        "a                            12 x 10 x 6        1 x 1 x 2               6  Label 1 0.07, Label 2 0.07" in text
+    )
+    assert "c.nii.gz' is not on the grid" in text
+    assert "odd: 1 image without a label map, left out: lonely.nrrd." in text
+    assert "odd: 'Label 2' is not in 1 of 2 cases: b." in text
+    assert "min of validation" in text
+    assert "GB while it runs" in text
+    assert sorted(decathlon.rglob("*")) == before
+
+
+def test_a_thin_case_among_thick_ones_is_odd(tmp_path):
+    for name, slices in (("a", 20), ("b", 18), ("c", 2)):
+        array = np.zeros((slices, 10, 12), np.uint8)
+        array[:, 3:6, 3:6] = 1
+        write(tmp_path / f"{name}.nrrd", array.astype(np.int16))
+        write(tmp_path / f"{name}_label.nrrd", array)
+    assert any("fewer slices than training_depth 16: c." in text for text in oddities(make_plan(tmp_path, CONFIG)))
