@@ -37,7 +37,7 @@ package: venv
 	  $(if $(SLICER_OS),--os $(SLICER_OS)) $(if $(SLICER_ARCH),--arch $(SLICER_ARCH))
 
 fuzz: venv
-	FUZZ_MINUTES=$${FUZZ_MINUTES:-30} $(BIN)/python -m pytest Testing/Python/test_fuzz.py --log-cli-level=INFO
+	FUZZ_MINUTES=$${FUZZ_MINUTES:-30} $(BIN)/python -m pytest Testing/Python/test_fuzz.py --log-cli-level=INFO --show-capture=no
 
 selftest: venv libraries
 	$(BIN)/python Testing/Host/selftest.py SAM3DSegment/SAM3DSegment.py

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop_at_end_of_input()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    for library in ("monai", "urllib3", "matplotlib", "lightning_fabric"):
+    for library in ("monai", "urllib3", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
     try:

@@ -21,15 +21,18 @@ from .weights import CHECKPOINTS
 # Module -> what pip installs; held to pyproject.toml by a test.
 _PACKAGES = {
     "numpy": "numpy>=1.24",
+    "scipy": "scipy>=1.11",
     "SimpleITK": "SimpleITK>=2.3",
+    "pydicom": "pydicom>=2.4",
     "torch": "torch>=2.2",
     "segment_anything": "segment-anything==1.0",
     "safetensors": "safetensors>=0.4",
     "psutil": "psutil>=5.9",
     "requests": "requests>=2.31",
     "packaging": "packaging>=22",
+    "tqdm": "tqdm>=4.66",
 }
-_TRAINING_PACKAGES = {"monai": "monai>=1.3", "scipy": "scipy>=1.11"}
+_TRAINING_PACKAGES = {"monai": "monai>=1.3"}
 # Only its encoder is used, and the package as a whole needs more.
 _PROOFS = {"segment_anything": f"{__package__}.encoder"}
 

@@ -17,9 +17,10 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 from .errors import Cancelled, InputError, Sam3dError
 from .files import last_line
-from .geometry import is_same_grid, spacing_and_directions
+from .geometry import grid_offset, is_same_grid, spacing_and_directions
 from .label_maps import LabelMap, read_label_map
 from .metrics import dice, mean_defined
+from .segmentation_header import BACKGROUND
 from .volume_io import volumes_by_name
 
 logger = logging.getLogger(__name__)
@@ -110,38 +111,65 @@ def _compare_case(
 ) -> dict[int, LabelMetrics]:
     """Metrics by label. `known` are the labels that segments of the cases before were named by."""
     theirs, ours = read_label_map(reference), read_label_map(prediction)
-    if not is_same_grid(theirs.labels_kji.shape, theirs.ijk_to_ras, ours.labels_kji.shape, ours.ijk_to_ras):
-        raise InputError(f"{str(prediction)!r} is not on the grid of {str(reference)!r}; resample it first.")
+    grid = _common_grid(ours, theirs)
     i, j, k = spacing_and_directions(theirs.ijk_to_ras)[0].tolist()
-    reference_values, values = _values_by_label(theirs, known), _values_by_label(ours, known)
+    reference_parts, parts = _parts_by_label(theirs, known), _parts_by_label(ours, known)
     return {
         label: compare_label(
-            np.isin(ours.labels_kji, values.get(label, [])),
-            np.isin(theirs.labels_kji, reference_values.get(label, [])),
+            _mask(ours, parts.get(label, []), grid[0]),
+            _mask(theirs, reference_parts.get(label, []), grid[1]),
             (k, j, i),
             tolerance_mm,
         )
-        for label in sorted({*reference_values, *values})
+        for label in sorted({*reference_parts, *parts})
     }
 
 
-def _values_by_label(label_map: LabelMap, known: dict[str, int]) -> dict[int, list[int]]:
-    """The values in a label map of each label: of named segments by their name, whatever their value in this file.
+def _common_grid(ours: LabelMap, theirs: LabelMap) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Voxels to be added before and after each axis (k, j, i) of both label maps, so that they lie on one grid.
+
+    Only a segmentation may be cropped. Raises InputError if the grids differ in anything else.
+    """
+    shape, other = ours.layers.shape[1:], theirs.layers.shape[1:]
+    if is_same_grid(shape, ours.ijk_to_ras, other, theirs.ijk_to_ras):
+        return [(0, 0)] * 3, [(0, 0)] * 3
+    offset = grid_offset(ours.ijk_to_ras, other, theirs.ijk_to_ras)
+    if offset is None or (ours.segments is None and theirs.segments is None):
+        raise InputError(f"{str(ours.path)!r} is not on the grid of {str(theirs.path)!r}; resample it first.")
+    ends = [max(n, o + m) for o, n, m in zip(offset, shape, other)]
+    return (
+        [(max(0, -o), end - n) for o, n, end in zip(offset, shape, ends)],
+        [(max(0, o), end - o - m) for o, m, end in zip(offset, other, ends)],
+    )
+
+
+def _mask(label_map: LabelMap, parts: list[tuple[int, int]], padding: list[tuple[int, int]]) -> np.ndarray:
+    """Where any of the (layer, value) is, boolean (K, J, I)."""
+    found = np.zeros(label_map.layers.shape[1:], bool)
+    for layer, value in parts:
+        found |= label_map.layers[layer] == value
+    return np.pad(found, padding)
+
+
+def _parts_by_label(label_map: LabelMap, known: dict[str, int]) -> dict[int, list[tuple[int, int]]]:
+    """Where each label is, as (layer, value): of segments by their name, whatever their value in this file.
 
     A name that is not yet `known` is added with its value. Raises InputError if that is the one of another name.
     """
-    found: dict[int, list[int]] = {}
-    for value in label_map.values:
-        label, name = value, label_map.names.get(value)
-        if name is not None:
-            label = known.setdefault(name.casefold(), value)
-            others = [other for other, taken in known.items() if taken == label and other != name.casefold()]
-            if others:
-                raise InputError(
-                    f"{str(label_map.path)!r} names the label {label} {name!r}, and another file {others[0]!r}; give "
-                    "segments of one structure one name, or save them as plain label maps."
-                )
-        found.setdefault(label, []).append(value)
+    if label_map.segments is None:
+        return {value: [(0, value)] for value in label_map.values()}
+    found: dict[int, list[tuple[int, int]]] = {}
+    for segment in label_map.present():
+        if segment.key == BACKGROUND:
+            continue
+        label = known.setdefault(segment.key, segment.value)
+        others = [other for other, taken in known.items() if taken == label and other != segment.key]
+        if others:
+            raise InputError(
+                f"{str(label_map.path)!r} names the label {label} {segment.name!r}, and another file {others[0]!r}; "
+                "give segments of one structure one name, or save them as plain label maps."
+            )
+        found.setdefault(label, []).append((segment.layer, segment.value))
     return found
 
 

@@ -99,6 +99,19 @@ def is_same_grid(
     return bool(apart <= GRID_TOLERANCE * spacing_and_directions(ijk_to_ras)[0].min())
 
 
+def grid_offset(
+    ijk_to_ras: np.ndarray, other_shape_kji: tuple[int, ...], other_ijk_to_ras: np.ndarray
+) -> tuple[int, int, int] | None:
+    """Where (k, j, i) on a grid the first voxel of another lies, or None if they differ in more than extent."""
+    offset = np.linalg.solve(ijk_to_ras, other_ijk_to_ras)[:3, 3].round()
+    moved = ijk_to_ras.copy()
+    moved[:3, 3] = (ijk_to_ras @ (*offset, 1))[:3]
+    if not is_same_grid(other_shape_kji, moved, other_shape_kji, other_ijk_to_ras):
+        return None
+    i, j, k = (int(o) for o in offset)
+    return k, j, i
+
+
 def plan_slicing(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
     """The slicing of a volume with this matrix under `rule`; any permuted, flipped, oblique or left-handed axes.
 

@@ -2,7 +2,7 @@
 
 SimpleITK takes a spacing that is missing for 1 mm, fills up voxels that are missing, and does not look at the checksum
 of compressed voxels. So the headers are checked here, and the voxels are read by `read_voxels`; SimpleITK gives the
-geometry. Sources: nifti1.h; https://teem.sourceforge.net/nrrd/format.html; MetaIO's documentation.
+geometry of NIfTI and NRRD. Sources: nifti1.h; https://teem.sourceforge.net/nrrd/format.html; MetaIO's documentation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import InputError
+from .geometry import matrix_from_lps
 
 NIFTI, NRRD, METAIMAGE, DICOM, GZIP = "NIfTI", "NRRD", "MetaImage", "DICOM", "gzip"
 _FORMAT_OF_SUFFIX = {
@@ -73,15 +74,19 @@ _META_TYPES = {
 class ImageHeader:
     """What a file says of its voxels.
 
-    shape: (K, J, I); dtype: of the file, in its byte order; data: the file that holds the voxels, from byte `start` on,
-    in a gzip or zlib stream if `deflated`, of which the first `skip` bytes are something else.
-    value = stored * slope + intercept. to_mm: what SimpleITK's spacing and origin are to be multiplied by.
-    ijk_to_ras: the matrix that the header states itself (NIfTI's sform), if so. fields: NRRD's own key/value pairs.
+    shape: (K, J, I), of `components` values each; dtype: of the file, in its byte order; data: the file that holds the
+    voxels, from byte `start` on, in a gzip or zlib stream if `deflated`, of which the first `skip` bytes are something
+    else.
+    value = stored * slope + intercept. to_mm: what spacing and origin are to be multiplied by.
+    ijk_to_ras: of a MetaImage, whose damaged headers SimpleITK does not survive; else SimpleITK knows it.
+    sform: the matrix that a NIfTI header states beside, or instead of (`has_qform`), the one that SimpleITK takes.
+    fields: NRRD's own key/value pairs.
     """
 
     shape: tuple[int, int, int]
     dtype: np.dtype
     data: Path
+    components: int = 1
     start: int = 0
     deflated: bool = False
     skip: int = 0
@@ -89,12 +94,14 @@ class ImageHeader:
     intercept: float = 0.0
     to_mm: float = 1.0
     ijk_to_ras: np.ndarray | None = None
+    sform: np.ndarray | None = None
+    has_qform: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     is_segmentation: bool = False
 
     @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.components * self.dtype.itemsize
 
 
 def image_suffix(path: Path) -> str | None:
@@ -132,11 +139,11 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def read_voxels(path: Path, header: ImageHeader) -> np.ndarray:
-    """Voxels (K, J, I) in this machine's byte order, scaled if the header says so.
+    """Voxels (K, J, I, components) in this machine's byte order, scaled if the header says so.
 
     Raises InputError if some are missing, or if their checksum is wrong.
     """
-    voxels = np.empty(header.shape, header.dtype)
+    voxels = np.empty((*header.shape, header.components), header.dtype)
     target = voxels.reshape(-1).view(np.uint8).data
     try:
         with open(header.data, "rb") as file:
@@ -247,6 +254,8 @@ def _inflated_head(path: Path) -> bytes:
 
 def _checked(path: Path, header: ImageHeader) -> ImageHeader:
     """The same header, unless the file is too short for the voxels that it claims: asked before memory is taken."""
+    if header.components < 1:
+        raise InputError(f"{str(path)!r} has {header.components} values per voxel; export it again.")
     if not header.data.is_file():
         raise InputError(f"{str(path)!r} has its voxels in {str(header.data)!r}, which does not exist; copy both.")
     there = header.data.stat().st_size - header.start
@@ -289,11 +298,6 @@ def _no_spacing(path: Path, names: str) -> InputError:
         f"{str(path)!r} does not say how large its voxels are (no {names}); set the spacing in mm, as in 3D Slicer's "
         "Volumes module."
     )
-
-
-def _refuse_components(path: Path, count: int) -> None:
-    if count != 1:
-        raise InputError(f"{str(path)!r} has {count} values per voxel (colour or vectors); give a scalar volume.")
 
 
 # ---- NIfTI
@@ -357,7 +361,8 @@ def _read_nifti(path: Path) -> ImageHeader:
             skip=int(offset) if deflated else 0,
             slope=slope,
             intercept=intercept,
-            ijk_to_ras=sform if has_sform else None,
+            sform=sform if has_sform else None,
+            has_qform=has_qform,
             is_segmentation=get("intent")[0] == _NIFTI_LABEL_INTENT,
         ),
     )
@@ -397,20 +402,24 @@ def _read_nrrd(path: Path) -> ImageHeader:
     if len(sizes) != dimension:
         raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {dimension} dimensions; export it again.")
     spatial = _nrrd_spatial_axes(path, fields, dimension)
+    components = 1
     if not spatial[0] and dimension == 4:
-        _refuse_components(path, sizes[0])
-        sizes = sizes[1:]
+        components, *sizes = sizes
     shape = _volume_shape(path, sizes)
     encoding = _needed(path, fields, "encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"{str(path)!r} has voxels in the encoding {encoding!r}; save it again as raw or gzip.")
     if np.dtype(code).itemsize > 1:
-        code = {"little": "<", "big": ">"}[_needed(path, fields, "endian").lower()] + code
+        endian = _needed(path, fields, "endian").lower()
+        if endian not in ("little", "big"):
+            raise InputError(f"{str(path)!r} has the byte order {endian!r}, not 'little' or 'big'; export it again.")
+        code = ("<" if endian == "little" else ">") + code
     data, start = _nrrd_data(path, fields, start)
     header = ImageHeader(
         shape,
         np.dtype(code),
         data,
+        components,
         start,
         deflated=encoding != "raw",
         to_mm=_nrrd_to_mm(path, fields),
@@ -489,17 +498,12 @@ def _read_metaimage(path: Path) -> ImageHeader:
     sizes = [int(size) for size in _needed(path, fields, "DimSize").split()]
     if len(sizes) != int(_needed(path, fields, "NDims")):
         raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {fields['NDims']} dimensions; export it again.")
-    _refuse_components(path, int(fields.get("ElementNumberOfChannels", "1")))
+    components = int(fields.get("ElementNumberOfChannels", "1"))
     shape = _volume_shape(path, sizes)
     kind = _needed(path, fields, "ElementType")
     if kind not in _META_TYPES:
         raise InputError(f"{str(path)!r} has voxels of type {kind!r}; give a scalar volume of numbers.")
-    spacing = fields.get("ElementSpacing") or fields.get("ElementSize")
-    if not spacing:
-        raise _no_spacing(path, "ElementSpacing")
-    _check_spacing(path, "ElementSpacing", [float(number) for number in spacing.split()])
-    for name in ("Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"):
-        _check_finite(path, name, [float(number) for number in fields.get(name, "").split()])
+    matrix = _metaimage_matrix(path, fields, len(sizes))
     if not _is_true(fields.get("BinaryData", "True")):
         raise InputError(f"{str(path)!r} has its voxels as text; save it again as binary.")
     big_endian = _is_true(fields.get("BinaryDataByteOrderMSB") or fields.get("ElementByteOrderMSB") or "False")
@@ -513,7 +517,7 @@ def _read_metaimage(path: Path) -> ImageHeader:
         data, start = path.parent / name, 0
     skipped = int(fields.get("HeaderSize", "0"))
     if skipped == -1:  # the voxels end the file
-        start = (data.stat().st_size if data.is_file() else 0) - math.prod(shape) * dtype.itemsize
+        start = (data.stat().st_size if data.is_file() else 0) - math.prod(shape) * components * dtype.itemsize
     elif skipped:
         start = skipped
     return _checked(
@@ -522,11 +526,36 @@ def _read_metaimage(path: Path) -> ImageHeader:
             shape,
             dtype,
             data,
+            components,
             max(0, start),
             deflated=deflated,
             to_mm=_mm_of(path, {fields.get("DistanceUnits", "").lower()}),
+            ijk_to_ras=matrix,
         ),
     )
+
+
+def _metaimage_matrix(path: Path, fields: dict[str, str], dimensions: int) -> np.ndarray:
+    """ijk_to_ras (4, 4) in the file's own unit. Each row of TransformMatrix is the direction of an axis."""
+
+    def numbers(count: int, default: np.ndarray | None, *names: str) -> np.ndarray:
+        name = next((name for name in names if fields.get(name)), None)
+        if name is None:
+            if default is None:
+                raise _no_spacing(path, names[0])
+            return default
+        found = np.array([float(number) for number in fields[name].split()])
+        if len(found) != count:
+            raise InputError(f"{str(path)!r} has {len(found)} numbers of {name} instead of {count}; export it again.")
+        if default is not None:
+            _check_finite(path, name, found)
+        return found
+
+    spacing = numbers(dimensions, None, "ElementSpacing", "ElementSize")[:3]  # there is no default for a size
+    _check_spacing(path, "ElementSpacing", spacing.tolist())
+    origin = numbers(dimensions, np.zeros(3), "Offset", "Position", "Origin")[:3]
+    axes = numbers(dimensions**2, np.eye(dimensions).ravel(), "TransformMatrix", "Rotation", "Orientation")
+    return matrix_from_lps(origin, spacing, axes.reshape(dimensions, dimensions)[:3, :3].T)
 
 
 def _is_true(text: str) -> bool:

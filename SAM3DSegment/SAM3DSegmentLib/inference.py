@@ -76,7 +76,7 @@ class Segmenter:
             encoder: SliceEncoder = model.load_encoder(device, precision, sam_checkpoint)
             if not model.card.encoder.carried:  # a large one, which takes longer to ask than its answers to read
                 encoder = CachedEncoder(encoder, EmbeddingCache())
-            return Network(encoder, [model.decoder])
+            return Network(encoder, model.decoders)
 
         return cls(model.card, load(device, precision), lambda: load("cpu", "auto"))
 

@@ -1,4 +1,7 @@
-"""Label maps: plain images of whole numbers, and Slicer's segmentations (`.seg.nrrd`), which name their segments."""
+"""Label maps: plain images of whole numbers, and Slicer's segmentations, which name their segments.
+
+A segmentation (`.seg.nrrd`) may spread its segments over layers that overlap, and is often cropped to what it shows.
+"""
 
 from __future__ import annotations
 
@@ -9,51 +12,52 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .card import Label, Terminology
+from .card import Label
 from .errors import InputError
 from .files import check_new_file, written_whole
 from .image_header import image_suffix, read_header
-from .volume_io import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, read_volume
+from .segmentation_header import Segment, read_segments, segmentation_fields
+from .volume_io import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, read_image
 
-LARGEST_COUNT = 255  # of different labels; an image or a map of probabilities has more
+SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Labels (K, J, I) of an integer type, ijk_to_ras (4, 4) in mm, and the names of values, if the file tells them."""
+    """Layers (L, K, J, I) of integers on a grid; `segments` names the values, and is None for a plain label map."""
 
-    labels_kji: np.ndarray
+    layers: np.ndarray
     ijk_to_ras: np.ndarray
-    names: dict[int, str]
+    segments: tuple[Segment, ...] | None
     path: Path
 
-    @property
-    def values(self) -> list[int]:
-        """The labels that are there, background (0) left out."""
-        return sorted(set(np.unique(self.labels_kji).tolist()) - {0})
+    def values(self) -> set[int]:
+        """Of a plain label map: all but 0."""
+        return {int(value) for value in np.unique(self.layers)} - {0}
+
+    def present(self) -> list[Segment]:
+        """The segments that have at least one voxel."""
+        return [s for s in self.segments or () if np.any(self.layers[s.layer] == s.value)]
 
 
 def read_label_map(path: str | Path) -> LabelMap:
-    """A label map of any volume format. Raises InputError for values that are no labels: fractions, or too many."""
+    """Raises InputError where `path` is no label map of whole numbers in 0..255 (or of a segmentation)."""
     path = Path(path)
-    volume = read_volume(path)
-    values = volume.array_kji
-    if np.issubdtype(values.dtype, np.floating):
-        broken = values[~(np.isfinite(values) & (values == np.round(values)))]
-        if broken.size:
-            raise InputError(
-                f"{str(path)!r} has values such as {broken.flat[0]:g}, and a label map holds whole numbers; "
-                "give the segmentation itself, not probabilities or an image."
-            )
-        values = values.astype(np.int64)
-    if (count := len(np.unique(values))) > LARGEST_COUNT + 1:
-        raise InputError(f"{str(path)!r} has {count} different values: it is an image; give a label map.")
-    return LabelMap(values, volume.ijk_to_ras, _segment_names(path), path)
+    voxels, matrix, header = read_image(path)
+    layers = np.moveaxis(voxels, -1, 0)
+    if not header.is_segmentation or not header.fields:
+        if len(layers) > 1:
+            raise InputError(f"{str(path)!r} has {len(layers)} values per voxel (colour or vectors); give a label map.")
+        return LabelMap(_as_integers(layers, path), matrix, None, path)
+    segments = read_segments(header.fields, path)
+    if any(not 0 <= segment.layer < len(layers) for segment in segments):
+        raise InputError(f"{str(path)!r} names a layer that it does not have; save the segmentation again in Slicer.")
+    return LabelMap(_as_integers(layers, path), matrix, segments, path)
 
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file says that it is a segmentation: by its ending, or in its header. False if it cannot be read."""
-    if path.name.lower().endswith(SEGMENTATION_SUFFIX):
+    if path.name.lower().endswith(SEGMENTATION_SUFFIXES):
         return True
     if image_suffix(path) is None or not path.is_file():
         return False
@@ -80,52 +84,19 @@ def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, label
     check_axes(path, source.ijk_to_ras)
     image = image_on_grid(labels_kji, source.ijk_to_ras)
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
-        for key, value in _segmentation_metadata(labels_kji, labels).items():
+        for key, value in segmentation_fields(labels_kji.shape, labels).items():
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
         sitk.WriteImage(image, str(partial), useCompression=True)
 
 
-def _segment_names(path: Path) -> dict[int, str]:
-    """Names by label value, from the fields of a segmentation of one layer."""
-    fields = {} if path.is_dir() else read_header(path).fields
-    names = {}
-    for key, value in fields.items():
-        if key.startswith("Segment") and key.endswith("_LabelValue") and value.strip().isdecimal():
-            names[int(value)] = fields.get(key.replace("_LabelValue", "_Name"), "").strip()
-    return {value: name for value, name in names.items() if name}
-
-
-def _segmentation_metadata(labels_kji: np.ndarray, labels: tuple[Label, ...]) -> dict[str, str]:
-    """The header fields by which Slicer reads a label map as a segmentation.
-
-    Source: Slicer's vtkMRMLSegmentationStorageNode, and its documentation of the `.seg.nrrd` format.
-    """
-    metadata = {
-        "Segmentation_MasterRepresentation": "Binary labelmap",
-        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
-        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
-    }
-    depth, height, width = labels_kji.shape
-    for index, label in enumerate(labels):
-        prefix = f"Segment{index}_"
-        metadata[prefix + "ID"] = f"Segment_{label.value}"
-        metadata[prefix + "Name"] = label.name
-        metadata[prefix + "NameAutoGenerated"] = "0"
-        metadata[prefix + "Color"] = " ".join(f"{c / 255:.6g}" for c in label.color)
-        metadata[prefix + "ColorAutoGenerated"] = "0"
-        metadata[prefix + "LabelValue"] = str(label.value)
-        metadata[prefix + "Layer"] = "0"
-        metadata[prefix + "Extent"] = f"0 {width - 1} 0 {height - 1} 0 {depth - 1}"
-        metadata[prefix + "Tags"] = f"TerminologyEntry:{terminology_entry(label)}|"
-    return metadata
-
-
-def terminology_entry(label: Label) -> str:
-    """A label's codes in the serialised form of Slicer's Terminologies module."""
-
-    def triple(concept: Terminology | None) -> str:
-        return f"{concept.scheme}^{concept.code}^{concept.meaning}" if concept else "^^"
-
-    codes = "~".join((triple(label.category), triple(label.type), triple(label.modifier)))
-    return f"Segmentation category and type - DICOM master list~{codes}~Anatomic codes - DICOM master list~^^~^^"
+def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
+    """uint8 of the same values."""
+    if np.issubdtype(values.dtype, np.floating):
+        broken = values[~np.isfinite(values) | (values != np.floor(values))]
+        if broken.size:
+            raise InputError(f"{str(path)!r} has values such as {broken[0]:.4g}; give a label map of whole numbers.")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 255:
+        raise InputError(f"label map {str(path)!r} has values from {low} to {high}, outside 0..255; renumber them.")
+    return values.astype(np.uint8)

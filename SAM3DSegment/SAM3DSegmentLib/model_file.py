@@ -28,13 +28,19 @@ _DECODER, _ENCODER = "decoder.", "encoder."
 class Sam3dModel:
     """A card, a decoder in eval mode on the CPU, and the tensors of the encoder if the model carries one.
 
-    sha256 is the hash of the file that it was read from, for records of provenance.
+    An ensemble has `more_decoders` of the same shape, and the mean of their logits is taken. sha256 is the hash of the
+    file that it was read from, for records of provenance.
     """
 
     card: ModelCard
     decoder: Sam3dDecoder
     encoder_tensors: dict[str, Tensor] = field(default_factory=dict)
     sha256: str = ""
+    more_decoders: tuple[Sam3dDecoder, ...] = ()
+
+    @property
+    def decoders(self) -> tuple[Sam3dDecoder, ...]:
+        return (self.decoder, *self.more_decoders)
 
     def load_encoder(
         self, device: str = "auto", precision: str = "auto", checkpoint: str | Path | None = None
@@ -48,7 +54,10 @@ class Sam3dModel:
 
 def save_model(model: Sam3dModel, path: str | Path) -> None:
     """Write `path` whole or not at all."""
-    tensors = {_DECODER + key: value for key, value in model.decoder.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    for number, decoder in enumerate(model.decoders):
+        prefix = f"{_DECODER}{number}." if model.more_decoders else _DECODER
+        tensors.update({prefix + key: value for key, value in decoder.state_dict().items()})
     tensors.update({_ENCODER + key: value for key, value in model.encoder_tensors.items()})
     header = {"format_version": FORMAT_VERSION, **to_json(model.card)}
     content = safetensors.torch.save(
@@ -71,8 +80,8 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{str(path)!r} is no model file, or it is damaged; copy it again.") from error
     _check_tensors(tensors, path)
-    decoder = _fill(card.decoder, _under(tensors, _DECODER), path).requires_grad_(False).eval()
-    return Sam3dModel(card, decoder, _under(tensors, _ENCODER), file_sha256(path))
+    decoder, *more = (_fill(card.decoder, part, path) for part in _decoders(tensors))
+    return Sam3dModel(card, decoder, _under(tensors, _ENCODER), file_sha256(path), tuple(more))
 
 
 def import_model(source: Path, overwrite: bool = False) -> Path:
@@ -121,7 +130,15 @@ def _fill(config: DecoderConfig, tensors: dict[str, Tensor], path: Path) -> Sam3
         raise misfit
     decoder = decoder.to_empty(device="cpu")
     decoder.load_state_dict(tensors)
-    return decoder
+    return decoder.requires_grad_(False).eval()
+
+
+def _decoders(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The tensors of each decoder: `decoder.*`, or of an ensemble `decoder.0.*`, `decoder.1.*` and so on."""
+    numbered = [_under(tensors, f"{_DECODER}0.")]
+    while numbered[-1]:
+        numbered.append(_under(tensors, f"{_DECODER}{len(numbered)}."))
+    return numbered[:-1] or [_under(tensors, _DECODER)]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

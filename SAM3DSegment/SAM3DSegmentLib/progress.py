@@ -53,8 +53,10 @@ class BarProgress(NoProgress):
         self._bar: Any = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
+        try:
+            from tqdm import tqdm
+        except ImportError:  # in a fresh Slicer; a bar is no reason not to work
+            return
         if self._bar is None or self._bar.desc != f"{stage}: " or self._bar.total != total or done < self._bar.n:
             self.close()
             self._bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False)

@@ -83,14 +83,30 @@ def read_volume(path: str | Path, series_uid: str | None = None) -> Volume:
     elif series_uid is not None:
         raise InputError(f"{str(path)!r} is no DICOM folder, from which series {series_uid!r} could be taken.")
     else:
-        header = read_header(path)
-        array = read_voxels(path, header)
-        matrix = read_matrix(path, header)
+        voxels, matrix, header = read_image(path)
+        if header.components != 1:
+            raise InputError(
+                f"{str(path)!r} has {header.components} values per voxel (colour or vectors); give a scalar volume."
+            )
+        array = voxels[..., 0]
+    return Volume(array, _checked_matrix(path, matrix), path)
+
+
+def read_image(path: Path) -> tuple[np.ndarray, np.ndarray, ImageHeader]:
+    """Voxels (K, J, I, components), ijk_to_ras (4, 4) in mm, and the header of an image file.
+
+    Raises InputError or GeometryError with one line that says what to do.
+    """
+    header = read_header(path)
+    return read_voxels(path, header), _checked_matrix(path, read_matrix(path, header)), header
+
+
+def _checked_matrix(path: Path, matrix: np.ndarray) -> np.ndarray:
     try:
         spacing_and_directions(matrix)
     except GeometryError as error:
         raise GeometryError(f"{str(path)!r}: {error}") from error
-    return Volume(array, matrix, path)
+    return matrix
 
 
 def write_volume(path: str | Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> None:
@@ -123,6 +139,22 @@ def check_axes(path: Path, ijk_to_ras: np.ndarray) -> None:
 
 def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
     """ijk_to_ras (4, 4) in mm of a volume file."""
+    matrix = _itk_matrix(path, header) if header.ijk_to_ras is None else header.ijk_to_ras.copy()
+    if header.to_mm != 1:
+        logger.info("%s has sizes in another unit than mm; they are converted.", path)
+        matrix[:3] *= header.to_mm
+    if header.sform is not None and not is_same_grid(header.shape, matrix, header.shape, header.sform):
+        if not header.has_qform:
+            raise InputError(
+                f"{str(path)!r} has tilted or otherwise scaled axes (sform), which 3D Slicer does not read from NIfTI; "
+                "resample it, or save it as .nrrd."
+            )
+        logger.warning("%s says in two ways where it lies; its qform is taken, as by 3D Slicer, not its sform.", path)
+    return matrix
+
+
+def _itk_matrix(path: Path, header: ImageHeader) -> np.ndarray:
+    """ijk_to_ras (4, 4), as SimpleITK reads it."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _quiet():
@@ -133,20 +165,10 @@ def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
                 f"{str(path)!r} cannot be read ({last_line(error)}); check that it is a whole image."
             ) from error
     count = reader.GetDimension()
-    sizes = list(reader.GetSize()[:3])
-    if count < 3 or sizes != list(header.shape[::-1]):
+    if count < 3 or reader.GetSize()[:3] != header.shape[::-1]:
         raise InputError(f"the header of {str(path)!r} contradicts itself about its size; export it again.")
     directions = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
-    origin, spacing = (np.array(values[:3]) * header.to_mm for values in (reader.GetOrigin(), reader.GetSpacing()))
-    if header.to_mm != 1:
-        logger.info("%s has sizes in another unit than mm; they are converted.", path)
-    matrix = matrix_from_lps(origin, spacing, directions)
-    if header.ijk_to_ras is not None and not is_same_grid(header.shape, matrix, header.shape, header.ijk_to_ras):
-        raise InputError(
-            f"{str(path)!r} says in two ways where it lies (sform and pixdim or qform), which do not agree, or has "
-            "tilted axes, which NIfTI's qform cannot hold; resample it, as with 3D Slicer's Resample modules."
-        )
-    return matrix
+    return matrix_from_lps(np.array(reader.GetOrigin()[:3]), np.array(reader.GetSpacing()[:3]), directions)
 
 
 @contextmanager

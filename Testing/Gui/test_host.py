@@ -249,7 +249,8 @@ def test_a_test_with_an_exception_in_a_slot_fails(tmp_path):
             pass
         """)
     )
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "Host")}
+    folders = [str(HERE), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "SLICER_HOST": str(HERE.parent / "Host")}
     command = [
         sys.executable,
         "-m",

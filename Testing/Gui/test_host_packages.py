@@ -55,7 +55,7 @@ def test_a_package_that_slicer_does_not_ship_is_hidden(name):
 
 
 def test_what_slicer_ships_stays_and_so_does_what_is_imported_already():
-    psutil = sys.modules["psutil"]
+    psutil = importlib.import_module("psutil")
     with host.hide_packages():
         assert [is_there(name) for name in SHIPPED] == [(True, True)] * len(SHIPPED)
         assert "psutil" not in sys.modules

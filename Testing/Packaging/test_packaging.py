@@ -24,7 +24,7 @@ MODULE = ROOT / "SAM3DSegment"
 HOST = ROOT / "Testing" / "Host"
 NOT_INSTALLED = {"CMakeLists.txt"}
 CATEGORIES = {"Segmentation"}
-SHIPPED_BY_SLICER = {"numpy", "simpleitk", "requests", "packaging"}
+SHIPPED_BY_SLICER = {"numpy", "scipy", "simpleitk", "pydicom", "requests", "packaging"}
 
 
 def run(*command, **environment):
@@ -125,10 +125,11 @@ def test_the_description_in_the_archive_names_its_commit(extension):
     assert shared.splitlines()[:3] == own.splitlines()[:3]
 
 
-def test_the_unpacked_module_loads_without_what_slicer_does_not_ship(installed, tmp_path):
-    load_bare(tmp_path / "hook", installed / "SAM3DSegment.py")
+def test_the_unpacked_module_loads_without_what_slicer_does_not_ship(installed):
+    assert "torch" in load_bare(installed / "SAM3DSegment.py", "torch", "safetensors", "pooch", "platformdirs", "tqdm")
 
 
+@pytest.mark.slow
 def test_the_unpacked_command_line_segments_the_bundled_mri(installed, tmp_path):
     samples = installed / "Resources" / "SampleData"
     out = tmp_path / "x.seg.nrrd"
@@ -154,6 +155,7 @@ def test_the_installed_tree_is_exactly_the_tracked_runtime_files(installed):
     assert {name for name in found if "__pycache__" not in name} == expected
 
 
+@pytest.mark.slow
 def test_the_panel_works_from_the_installed_tree(installed):
     output = run(
         *(sys.executable, "-m", "pytest", "-q", ROOT / "Testing" / "Gui" / "test_panel.py"),
@@ -163,26 +165,29 @@ def test_the_panel_works_from_the_installed_tree(installed):
     assert "3 passed" in output
 
 
+@pytest.mark.slow
 def test_the_self_test_is_registered_and_passes(build):
     output = run(Path(cmake.CMAKE_BIN_DIR) / "ctest", "--test-dir", build / "build", "--verbose")
     assert "py_SAM3DSegment" in output
-    assert "Ran 4 tests" in output
+    for name in ("test_segment", "test_cancel", "test_missing_model", "test_oblique"):
+        assert name in output
     assert "100% tests passed" in output
 
 
+@pytest.mark.slow
 def test_the_self_test_fails_when_the_logic_fails(installed, tmp_path):
     broken = tmp_path / "modules"
     run("cp", "-r", installed, broken)
     inference = broken / "SAM3DSegmentLib" / "inference.py"
     text = inference.read_text(encoding="utf-8")
-    line = "        return slicing.to_kji(labels), slicing.to_kji(confidence)\n"
+    line = "        return to_kji(labels), "
     assert line in text
     inference.write_text(text.replace(line, line.replace("(labels)", "(labels[::-1])")), encoding="utf-8")
     result = subprocess.run(
         [sys.executable, HOST / "selftest.py", broken / "SAM3DSegment.py"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert "FAIL: test_segment" in result.stderr
+    assert "AssertionError" in result.stderr
 
 
 def test_without_torch_the_self_test_says_skipped(tmp_path):

@@ -1,4 +1,4 @@
-"""What a fresh Slicer does not have, hidden from a child process: from the path finder and from the metadata."""
+"""Child processes that see only what a fresh Slicer has: Python, and the packages that Slicer ships."""
 
 from __future__ import annotations
 
@@ -8,58 +8,57 @@ import sys
 from pathlib import Path
 
 HOST = Path(__file__).resolve().parents[1] / "Host"
-NOT_IN_SLICER = (
-    *("platformdirs", "pooch", "psutil", "tqdm", "safetensors", "torch", "torchvision", "segment_anything", "monai"),
-    *("lightning", "lightning_fabric", "lightning_utilities", "torchmetrics", "tensorboard", "einops", "nibabel"),
-)
 
-_HOOK = """
-import importlib.metadata, importlib.machinery, os, sys
-hidden = set(os.environ["HIDDEN_PACKAGES"].split(","))
-find_spec = importlib.machinery.PathFinder.find_spec.__func__
-def find(cls, name, path=None, target=None):
-    return None if name.partition(".")[0] in hidden else find_spec(cls, name, path, target)
-importlib.machinery.PathFinder.find_spec = classmethod(find)
-from_name = importlib.metadata.Distribution.from_name.__func__
-def named(cls, name):
-    if name.replace("-", "_") in hidden:
-        raise importlib.metadata.PackageNotFoundError(name)
-    return from_name(cls, name)
-importlib.metadata.Distribution.from_name = classmethod(named)
+_LIST = """
+import pathlib, sys, packages
+file = pathlib.Path(sys.argv[1])
+with packages.Hiding(file).hide(packages.notShipped()):
+    content = file.read_text()
+file.write_text(content)
+"""
+_LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import host, packages
+host.install()
+with host.hide_packages():
+    host.load_module(sys.argv[2])
+    host.process_events()
+    host.assert_clean()
+    seen = sorted(name for name in sys.modules if name.partition(".")[0] in sys.argv[4:])
+    assert not seen, seen
+    from SAM3DSegmentLib.bridge import dependencies
+    assert dependencies.__file__.startswith(sys.argv[3]), dependencies.__file__
+    print(dependencies.missingPackages())
+    host.unload_all()
 """
 
 
-def run_python(folder: Path, *arguments, hidden=NOT_IN_SLICER, pythonpath="", **environment):
-    """Run Python with `hidden` out of its sight, by a sitecustomize.py in `folder` that its own children read too."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(_HOOK)
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(map(str, filter(None, (folder, pythonpath)))),
-            "HIDDEN_PACKAGES": ",".join(hidden),
-            **environment,
-        },
-    )
+def run_bare(folder: Path, *arguments, pythonpath=""):
+    """Run Python with all that Slicer does not ship out of its sight, by the stand-in host's own means.
+
+    The list of what is hidden is kept in `folder`.
+    """
+    listed = folder / "hidden.json"
+    if not listed.exists():
+        environment = {**os.environ, "PYTHONPATH": str(HOST)}
+        subprocess.run([sys.executable, "-c", _LIST, str(listed)], check=True, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (HOST / "child_site", pythonpath)))),
+        "SLICER_HOST_HIDDEN_PACKAGES": str(listed),
+    }
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def load_bare(folder: Path, module: Path) -> str:
-    """Load a module and open its panel on the stand-in host with nothing but what Slicer ships; what it misses."""
-    code = (
-        "import sys; sys.path[:0] = [sys.argv[1]]\n"
-        "import host; host.install()\n"
-        "python, module, widget = host.load_module(sys.argv[2])\n"
-        "host.process_events(); host.assert_clean()\n"
-        "seen = sorted(set(sys.modules) & set(sys.argv[3].split(',')))\n"
-        "assert not seen, seen\n"
-        "from SAM3DSegmentLib.bridge import dependencies\n"
-        "assert dependencies.__file__.startswith(sys.argv[4]), dependencies.__file__\n"
-        "print(dependencies.missingPackages()); host.unload_all()\n"
-    )
-    arguments = (HOST, module, ",".join(NOT_IN_SLICER), module.parent)
-    result = run_python(folder, "-c", code, *arguments, QT_QPA_PLATFORM="offscreen")
+def load_bare(module: Path, *unwanted: str) -> str:
+    """Load a module of Slicer's and open its panel with nothing but what Slicer ships; return what it misses.
+
+    None of the packages `unwanted` may have been imported for it.
+    """
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    command = [sys.executable, "-c", _LOAD, HOST, module, module.parent, *unwanted]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -89,7 +89,12 @@ def named_segments(path, array, names, **fields):
     nrrd(path, array, **fields)
     pairs = ["Segmentation_MasterRepresentation:=Binary labelmap"]
     for index, (value, name) in enumerate(names.items()):
-        pairs += [f"Segment{index}_Name:={name}", f"Segment{index}_LabelValue:={value}", f"Segment{index}_Layer:=0"]
+        pairs += [
+            f"Segment{index}_ID:=Segment_{value}",
+            f"Segment{index}_Name:={name}",
+            f"Segment{index}_LabelValue:={value}",
+            f"Segment{index}_Layer:=0",
+        ]
     head, _, rest = path.read_bytes().partition(b"\n\n")
     path.write_bytes(head + b"\n" + "\n".join(pairs).encode() + b"\n\n" + rest)
     return path

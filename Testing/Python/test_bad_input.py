@@ -284,13 +284,14 @@ VOLUMES = [
     case("sizes of other dimensions mha", mha(DimSize="12 60"), "has 2 sizes for 3 dimensions"),
     case("no sizes nrrd", nrrd(sizes=None), "has no 'sizes'"),
     case("no byte order nrrd", nrrd(endian=None), "has no 'endian'"),
+    case("unknown byte order nrrd", nrrd(endian="middle"), "byte order 'middle', not 'little' or 'big'"),
     case("text encoding nrrd", nrrd(encoding="ascii"), "encoding 'ascii'; save it again as raw or gzip"),
     case("bzip2 nrrd", nrrd(encoding="bzip2"), "encoding 'bzip2'"),
     case("many data files nrrd", nrrd(data_file="s%03d.raw 1 6 1"), "voxels in many files"),
     case("skipped lines nrrd", nrrd(line_skip="2"), "skips a part of its data"),
     case("text mha", mha(BinaryData="False"), "has its voxels as text"),
     case("many data files mha", mha(ElementDataFile="LIST"), "voxels in many files"),
-    case("channels mha", mha(ElementNumberOfChannels=3), "has 3 values per voxel"),
+    case("channels mha", mha(ElementNumberOfChannels=3, data=bytes(4320)), "has 3 values per voxel"),
     case("offset in front nii", nifti((108, "<f", -1)), "vox_offset -1, which is no place"),
     case("offset behind nii", nifti((108, "<f", 1e6)), "is cut short"),
     case("offset NaN nii", nifti((108, "<f", np.nan)), "vox_offset nan"),
@@ -312,6 +313,9 @@ VOLUMES = [
     case("spacings NaN nrrd", nrrd(space_directions=None, space=None, space_origin=None, spacings="1 nan 1"),
          "has spacings 1 nan 1"),
     case("two spacings nrrd", nrrd(space_directions="(1,0,0) (0,1,0)"), "has 2 spacings for 3 dimensions"),
+    case("two spacings mha", mha(ElementSpacing="1 2"), "has 2 numbers of ElementSpacing instead of 3"),
+    case("short matrix mha", mha(TransformMatrix="1 0 0 0 1 0"), "has 6 numbers of TransformMatrix instead of 9"),
+    case("long origin mha", mha(Offset="1 " * 500), "has 500 numbers of Offset instead of 3"),
     case("spacing 0 mha", mha(ElementSpacing="1 0 2"), "has ElementSpacing 1 0 2"),
     case("spacing NaN mha", mha(ElementSpacing="1 nan 2"), "has ElementSpacing 1 nan 2"),
     case("spacing negative mha", mha(ElementSpacing="1 -1 2"), "has ElementSpacing 1 -1 2"),
@@ -321,10 +325,10 @@ VOLUMES = [
     case("origin NaN nrrd", nrrd(space_origin="(nan,0,0)"), "space origin .nan, 0.0, 0.0., which is no place"),
     case("origin NaN mha", mha(Offset="nan 0 0"), "Offset .nan, 0.0, 0.0., which is no place"),
     case("origin NaN nii", nifti((292, "<f", np.nan)), "has sform .*nan.* which is no place"),
-    case("sheared sform", nifti((280, "<12f", -1, 0, 0, -5, 0, -1.5, -0.7, 6, 0, 0, 1.9, 7)),
-         "says in two ways where it lies|cannot be read"),
-    case("sform of other size", nifti((280, "<12f", -3, 0, 0, -5, 0, -1.5, 0, 6, 0, 0, 2, 7)),
-         "says in two ways where it lies"),
+    case("sheared sform", nifti((252, "<2h", 0, 1), (280, "<12f", -1, 0, 0, -5, 0, -1.5, -0.7, 6, 0, 0, 1.9, 7)),
+         "has tilted or otherwise scaled axes|cannot be read"),
+    case("sform of another size", nifti((252, "<2h", 0, 1), (280, "<12f", -3, 0, 0, -5, 0, -1.5, 0, 6, 0, 0, 2, 7)),
+         "has tilted or otherwise scaled axes"),
     case("unit furlong nrrd", nrrd(space_units='"furlong" "furlong" "furlong"'), "sizes in furlong; save it"),
     case("two units nrrd", nrrd(space_units='"mm" "um" "mm"'), "sizes in mm, um"),
     case("segmentation by its ending", lambda d: make.write(d / "a.seg.nrrd"), "is a segmentation; give the image"),
@@ -534,6 +538,7 @@ RIGHT = [
     right("scl_slope 2", nifti((112, "<2f", 2, 1)), voxels() * 2 + 1),
     right("NIfTI in micron", nifti_in(3, 1000)),
     right("NIfTI in metre", nifti_in(1, 0.001)),
+    right("sform other than qform", nifti((252, "<2h", 1, 2), (280, "<12f", -1, 0, 0, 9, 0, -1.5, 0, 9, 0, 0, 2, 9))),
     right("NIfTI without a unit", nifti((123, "b", 0))),
     *[right(f"NRRD in {unit}", in_unit(unit)) for unit in IN_A_UNIT],
     right("MetaImage in um", mha(ElementSpacing="1000 1500 2000", Offset="5000 -6000 7000", DistanceUnits="um")),
@@ -982,6 +987,19 @@ def conflicting_names(d):
     make.named_segments(d / "p" / "b.nrrd", labels(1), {1: "Posterior"})
 
 
+def broken_segments(d):
+    good_pair(d)
+    pair(d, "b", None, labels(1))
+    make.named_segments(d / "p" / "b.nrrd", labels(1), {"one": "Anterior"})
+
+
+def missing_layer(d):
+    good_pair(d)
+    pair(d, "b", None, labels(1))
+    path = make.named_segments(d / "p" / "b.nrrd", labels(1), {1: "Anterior"})
+    path.write_bytes(path.read_bytes().replace(b"_Layer:=0", b"_Layer:=7"))
+
+
 EVALUATE = [
     case("no folder", lambda d: None, "folder 'p' does not exist"),
     case("no common name", lambda d: (pair(d, "a", labels(1), None), pair(d, "b", None, labels(1))),
@@ -1012,13 +1030,15 @@ def test_an_evaluation_that_cannot_work_is_refused(d, command, make_input, messa
 
 FAILING_PAIRS = [
     case("probabilities", pairs(labels(1).astype(np.float32) * 0.37, labels(1)),
-         "b.nrrd' has values such as 0.37, and a label map holds whole numbers"),
+         "b.nrrd' has values such as 0.37; give a label map of whole numbers"),
     case("NaN", pairs(labels(1).astype(np.float32) * np.nan, labels(1)), "has values such as nan"),
     case("an image", pairs(np.arange(720, dtype=np.int16).reshape(make.SHAPE), labels(1)),
-         "has 720 different values: it is an image"),
+         "has values from 0 to 719, outside 0..255; renumber them"),
     case("another size", pairs(labels(1)[:5], labels(1)), "b.nrrd' is not on the grid of 'l/b.nrrd'"),
     case("a spacing 0.9 % larger", coarser, "is not on the grid of"),
     case("names that differ", conflicting_names, "names the label 1 'Posterior', and another file 'anterior'"),
+    case("broken fields of segments", broken_segments, "b.nrrd' has broken fields of segments .*save it again"),
+    case("a layer that is not there", missing_layer, "b.nrrd' names a layer that it does not have"),
     case("missing prediction", pairs(None, labels(1)), "1 references have no prediction, and are in no mean: b"),
 ]  # fmt: skip
 
@@ -1065,6 +1085,26 @@ def test_named_segments_are_compared_by_name(d, command):
     rows = rows_of(d, command)
     assert (rows["a", 1]["dice"], rows["a", 2]["dice"]) == (1, 1)
     assert (rows["b", 1]["dice"], rows["b", 2]["dice"]) == (1, 0)
+
+
+def test_a_cropped_segmentation_and_one_of_layers_are_compared_where_they_lie(d, command):
+    """3D Slicer saves a segmentation cropped to what it shows, and segments that overlap in layers."""
+    (d / "p").mkdir()
+    (d / "l").mkdir()
+    whole = labels(1, 2)
+    names = {1: "Anterior", 2: "Posterior"}
+    make.named_segments(d / "p" / "a.seg.nrrd", whole, names)
+    make.named_segments(d / "l" / "a.seg.nrrd", whole[1:5, 1:9, 1:7], names, space_origin="(6,-4.5,9)")
+    layers = np.stack([whole == 1, whole == 2], axis=-1).astype(np.uint8)
+    directions = "none (1,0,0) (0,1.5,0) (0,0,2)"
+    make.named_segments(
+        d / "l" / "b.seg.nrrd", layers, {1: "Anterior"}, dimension=4, space="left-posterior-superior",
+        space_directions=directions, space_origin="(5,-6,7)", kinds="list domain domain domain",
+    )  # fmt: skip
+    make.named_segments(d / "p" / "b.seg.nrrd", whole, names)
+    rows = rows_of(d, command)
+    assert (rows["a", 1]["dice"], rows["a", 2]["dice"], rows["b", 1]["dice"]) == (1, 1, 1)
+    assert rows["a", 2]["reference_ml"] == pytest.approx(rows["a", 2]["volume_ml"])
 
 
 def test_a_label_map_of_whole_numbers_as_floats_is_one(d, command):

@@ -176,6 +176,7 @@ def test_out_of_memory_is_told_from_other_errors(error, expected):
     assert devices.is_out_of_memory(error) is expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is set on Linux only")
 def test_freed_memory_is_kept_up_to_a_gibibyte():
     code = (

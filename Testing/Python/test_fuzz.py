@@ -14,7 +14,6 @@ import warnings
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,7 @@ import image_files as make
 from SAM3DSegmentLib.card import ModelCard
 from SAM3DSegmentLib.errors import Sam3dError
 from SAM3DSegmentLib.geometry import spacing_and_directions
-from SAM3DSegmentLib.label_maps import is_segmentation
+from SAM3DSegmentLib.label_maps import is_segmentation, read_label_map
 from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.model_store import read_card
 from SAM3DSegmentLib.volume_io import read_volume
@@ -173,6 +172,10 @@ def outcome(read, path):
 def check_volume(path):
     """A right volume, or one line that says why not. True if it was read."""
     is_segmentation(path)
+    label_map, refusal = outcome(read_label_map, path)
+    assert refusal is None or "\n" not in refusal
+    if label_map is not None and label_map.segments is not None:
+        assert all(segment.layer < len(label_map.layers) for segment in label_map.present())
     volume, refusal = outcome(read_volume, path)
     if refusal is not None:
         assert "\n" not in refusal
@@ -185,10 +188,6 @@ def check_volume(path):
     assert volume.array_kji.nbytes <= 8 * INFLATION * sum(p.stat().st_size for p in path.parent.iterdir())
     spacing, _ = spacing_and_directions(volume.ijk_to_ras)
     assert (spacing > 0).all()
-    info = sitk.ImageFileReader()
-    info.SetFileName(str(path))
-    info.ReadImageInformation()
-    assert list(info.GetSize()[:3]) == list(volume.array_kji.shape[::-1])
     return True
 
 
@@ -202,7 +201,8 @@ def check_model(path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, kind):
+def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, caplog, kind):
+    caplog.set_level(logging.ERROR, "SAM3DSegmentLib")  # warnings would fill the log of `make fuzz`
     path = right_file(tmp_path, kind)
     check = check_model if kind == "m.sam3d" else check_volume
     check(path)

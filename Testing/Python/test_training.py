@@ -1,8 +1,10 @@
 """Training on real MRIs, shortened: what is checked is that it works, not how far it gets."""
 
+import base64
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,24 +13,31 @@ import time
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from conftest import HIPPOCAMPUS, MODULE
-from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.card import IntensityRule, Label, SlicingRule
 from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.errors import Cancelled, InputError, TrainingError, WeightsError
+from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
 from SAM3DSegmentLib.model_file import load_model
+from SAM3DSegmentLib.network import Network
+from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.progress import NoProgress
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
+from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.report import draw_case
 from SAM3DSegmentLib.training.run import Options, train
 from SAM3DSegmentLib.training.samples import Sample
 from SAM3DSegmentLib.training.scoring import Scores
+from SAM3DSegmentLib.volume_io import read_volume
 
 COMPACT = TrainingConfig(
     encoder="compact_vit",
@@ -89,7 +98,7 @@ def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
     assert model.card.spacing_mm == (1, 1, 1)
     steps = model.card.training.steps
     assert told.stages[-1] == ("train", steps, steps)
-    assert [event["event"] for event in told.events] == ["validation", "validation"]
+    assert [event["event"] for event in told.events] == ["validation", "validation", "report"]
     assert set(told.events[0]["dice"]) == {"Anterior", "Posterior"}
     assert sorted(path.name for path in tmp_path.iterdir() if "user-" not in path.name) == ["m.sam3d", "m.training"]
     kept = sorted(path.name for path in (tmp_path / "m.training" / "fold-1").iterdir())
@@ -101,12 +110,42 @@ def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
     assert set(record["result"]["validation"]) == set(split["validation"])
 
 
+def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
+    config = dataclasses.replace(COMPACT, name="<Left & right>", test_cases=1)
+    told = Recorded()
+    start(tmp_path / "m.sam3d", config, progress=told)
+    page = (tmp_path / "m.training" / "report.html").read_text(encoding="utf-8")
+    assert told.events[-1] == {"event": "report", "file": str(tmp_path / "m.training" / "report.html")}
+    assert "<title>Training of &lt;Left &amp; right&gt;</title>" in page
+    assert not re.search(r"https?://|<script|<link", page)
+    record = json.loads((tmp_path / "m.training" / "run.json").read_text())
+    for case, sha256 in record["fingerprint"].items():
+        assert case in page
+        assert sha256[:16] in page
+    assert page.count("<polyline") == 1 + 2
+    assert "Test cases: Dice" in page
+    assert "Validation cases: Dice" in page
+    png = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
+    (tmp_path / "worst.png").write_bytes(png)
+    width, height = sitk.ReadImage(str(tmp_path / "worst.png")).GetSize()
+    assert (width, height) == (3 * 320, 320)
+
+
+def test_the_picture_shows_the_slice_that_differs_most():
+    volume = read_volume(HIPPOCAMPUS / "imagesTr" / "hippocampus_051.nii.gz")
+    prepared = Preparation(SlicingRule("coronal"), IntensityRule(), 64).prepare(volume.array_kji, volume.ijk_to_ras)
+    reference = read_volume(HIPPOCAMPUS / "labelsTr" / "hippocampus_051.nii.gz").array_kji
+    dhw = prepared.slicing.to_dhw(reference).copy()
+    dhw[11] = 0
+    labels = (Label(1, "A", (255, 0, 0)), Label(2, "B", (0, 255, 0)))
+    assert (prepared.slicing.to_dhw(reference)[11] > 0).any()
+    assert draw_case(prepared, reference, prepared.slicing.to_kji(dhw), labels)[1] == 11
+
+
 def test_an_epoch_is_a_pass_over_the_cases(tmp_path):
     """A case of d slices is covered by ceil(d / 12) windows."""
     model = start(tmp_path / "m.sam3d")
     split = json.loads((tmp_path / "m.training" / "run.json").read_text())["splits"][0]
-    import SimpleITK as sitk
-
     paths = [HIPPOCAMPUS / "imagesTr" / f"{name}.nii.gz" for name in split["training"]]
     windows = sum(-(-sitk.ReadImage(str(path)).GetSize()[1] // 12) for path in paths)
     assert model.card.training.steps == windows
@@ -333,6 +372,34 @@ def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weig
     assert not (tmp_path / "m.sam3d").exists()
 
 
+def test_folds_become_one_ensemble_with_its_out_of_fold_dice(tmp_path, frozen):
+    config = dataclasses.replace(frozen, folds=2, validation_cases=0, validations=1, test_cases=1)
+    told = Recorded()
+    model = start(tmp_path / "m.sam3d", config, progress=told)
+    loaded = load_model(tmp_path / "m.sam3d")
+    assert len(loaded.decoders) == 2
+    for ours, read in zip(model.decoders, loaded.decoders):
+        assert all(torch.equal(value, read.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert not torch.equal(loaded.decoders[0].heads[0].weight, loaded.decoders[1].heads[0].weight)
+    record = json.loads((tmp_path / "m.training" / "run.json").read_text())
+    test = record["splits"][0]["test"]
+    assert sorted([*record["result"]["validation"], *test]) == sorted(record["fingerprint"])
+    assert model.card.training.cases == 3
+    assert [event["fold"] for event in told.events if event["event"] == "validation"] == [1, 2]
+
+    image = read_volume(HIPPOCAMPUS / "imagesTr" / f"{test[0]}.nii.gz")
+    prepared = Preparation(loaded.card.slicing, loaded.card.intensity, 32).prepare(image.array_kji, image.ijk_to_ras)
+    encoder = loaded.load_encoder("cpu", "fp32")
+    alone = [Network(encoder, [decoder]) for decoder in loaded.decoders]
+    embeddings = alone[0].encode(prepared.grey(0, 4))
+    mean = sum(network.decode(embeddings) for network in alone) / 2
+    torch.testing.assert_close(Segmenter.load(loaded, "cpu", "fp32").network.decode(embeddings), mean)
+    with pytest.raises(InputError, match="need one encoder for all"):
+        start(tmp_path / "n.sam3d", dataclasses.replace(COMPACT, folds=2, validation_cases=0))
+    with pytest.raises(InputError, match="exclude each other"):
+        dataclasses.replace(frozen, folds=2)
+
+
 class DecoderAlone:
     """A learner of a decoder on given embeddings: all that a loop asks for."""
 
@@ -522,6 +589,4 @@ def test_training_on_sam_without_its_weights_says_how_to_get_them(tmp_path):
 def test_the_number_of_levels_follows_the_cases(tmp_path):
     """Hippocampus slices have about 35 x 50 pixels: two levels of size 256 give 64 cells, of size 128 three give 64."""
     for size, levels in ((256, 2), (128, 3)):
-        from SAM3DSegmentLib.training.plan import make_plan
-
         assert make_plan(HIPPOCAMPUS, dataclasses.replace(COMPACT, image_size=size)).decoder.levels == levels

@@ -72,7 +72,7 @@ def writeSegments(
     Without a segmentation node a new one is made. In an existing one segments of other names are left as they are,
     and so is its transform, which they depend on; the new voxels are brought into its frame.
     """
-    from ..label_maps import terminology_entry  # brings SimpleITK, which takes a quarter of a second
+    from ..segmentation_header import terminology_entry  # brings SimpleITK, which takes a quarter of a second
 
     keepsFrame = segmentationNode is not None and segmentationNode.GetSegmentation().GetNumberOfSegments() > 0
     ijkToSegmentation = _toArray(_ijkToRasMatrix(volumeNode))

@@ -20,17 +20,11 @@ from ..card import Label, SlicingRule
 from ..errors import InputError, Sam3dError, require
 from ..geometry import plan_slicing
 from ..image_header import read_header
+from ..label_maps import LabelMap, is_segmentation, read_label_map
+from ..segmentation_header import name_key
 from ..settings import TrainingConfig
 from ..volume_io import Volume, is_volume_file, read_matrix, read_volume, volume_name
-from .label_maps import (
-    LabelMap,
-    class_indices,
-    is_segmentation,
-    labels_of_segments,
-    name_key,
-    on_grid_of,
-    read_label_map,
-)
+from .label_maps import class_indices, labels_of_segments, on_grid_of
 
 # Distinct colours for labels that come without one (Okabe & Ito's palette, safe for colour-blind readers).
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))

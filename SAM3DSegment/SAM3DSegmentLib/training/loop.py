@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -52,6 +53,7 @@ class TrainingState:
 
 def make_fabric(device: torch.device) -> Fabric:
     """The handle on this process's device; under torchrun or `fabric run` on all that take part."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     half = resolve_precision("auto", device)
     mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}.get(half, "32-true")
     precision: Any = mixed
@@ -159,7 +161,7 @@ class Loop:
         module, optimiser = self._module, self._fabric_optimiser
         module.train()
         optimiser.zero_grad()
-        groups = _by_depth(samples)
+        groups = _by_shape(samples)
         loss = torch.zeros((), device=self.fabric.device)
         for number, group in enumerate(groups):
             with self.fabric.no_backward_sync(module, enabled=number + 1 < len(groups)):
@@ -211,11 +213,11 @@ class Loop:
         return self.config.learning_rate * warmup * (1 + math.cos(math.pi * min(1.0, self.fraction))) / 2
 
 
-def _by_depth(samples: list[Sample]) -> list[list[Sample]]:
+def _by_shape(samples: list[Sample]) -> list[list[Sample]]:
     """Samples of thin cases have fewer slices; padding them would change what instance norms measure."""
-    groups: dict[int, list[Sample]] = {}
+    groups: dict[torch.Size, list[Sample]] = {}
     for sample in samples:
-        groups.setdefault(len(sample.classes), []).append(sample)
+        groups.setdefault(sample.classes.shape, []).append(sample)
     return list(groups.values())
 
 

@@ -86,6 +86,11 @@ def make_plan(data: str | Path, config: TrainingConfig, most_training: int | Non
         raise InputError(
             f"{most_training} training cases are too few; use at least 1, or leave the option out for all."
         )
+    if config.folds > 1 and config.encoder == COMPACT_ENCODER:
+        raise InputError(
+            f"folds {config.folds} need one encoder for all of them, and {COMPACT_ENCODER!r} would be trained anew in "
+            "each; give another encoder."
+        )
     image_size = resolve_image_size(config)
     dataset = find_dataset(data)
     labels = config.labels or find_labels(dataset)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -29,7 +30,7 @@ from ..decoder import Sam3dDecoder
 from ..devices import resolve_device
 from ..encoder import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, SliceEncoder, build_vit, load_encoder, load_vit_state
 from ..errors import Cancelled, InputError, TrainingError
-from ..files import check_new_file, write_json
+from ..files import check_new_file, write_json, write_text
 from ..inference import Segmenter
 from ..model_file import Sam3dModel, load_model, save_model
 from ..model_store import SUFFIX
@@ -38,12 +39,13 @@ from ..preparation import Preparation
 from ..progress import NoProgress
 from ..settings import TrainingConfig
 from .callbacks import Checkpoint, EncodeMore, ReportProgress, TensorBoardLog, Validation, read_checkpoint
-from .dataset import Split
+from .dataset import Split, read_case
 from .embeddings import StoredViews, ViewEncoder
 from .learner import CompactLearner, DecoderLearner, Learner
 from .loop import Budget, Loop, TrainingState, make_fabric
 from .plan import Plan, describe_changes, make_plan, oddities
 from .prepared import PreparedCase, prepare_case
+from .report import Picture, draw_case, make_report
 from .samples import FreshViews, Samples, StepNumbers, Views, make_loader
 from .scoring import Scores, score_cases
 
@@ -108,6 +110,8 @@ def train(
         more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
         raise InputError(plan.problems[0].problem + more)
     fabric = make_fabric(resolve_device(options.device))
+    if not fabric.is_global_zero:
+        logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)  # one process tells
     run = Run(plan, output, folder, fabric, progress or NoProgress(), should_cancel or (lambda: False), options)
     return run.execute()
 
@@ -190,6 +194,7 @@ class Run:
         self.begin = load_model(self.config.start_from) if self.config.start_from else None
         self.encoder: CachedEncoder | None = None  # None where it is trained
         self.carried: dict[str, Tensor] = {}
+        self._preparation = Preparation(self.config.slicing, self.config.intensity, plan.image_size)
         self.label_names = tuple(label.name for label in plan.labels)
         if self.config.encoder != COMPACT_ENCODER:
             encoder, self.carried = self._load_encoder(options)
@@ -251,7 +256,7 @@ class Run:
     def _prepare(self) -> dict[str, PreparedCase]:
         """All training cases by name; each device prepares its share."""
         plan, fabric = self.plan, self.fabric
-        preparation = Preparation(self.config.slicing, self.config.intensity, plan.image_size)
+        preparation = self._preparation
         files = plan.files(plan.training_names())
         share = files[fabric.global_rank :: fabric.world_size]
         for number, case in enumerate(share):
@@ -387,12 +392,35 @@ class Run:
                 "note": note,
                 "validation": held_out.by_case(),
                 "test": scores.by_case() if test_names else {},
+                "cases": model.card.training.cases,
+                "steps": model.card.training.steps,
+                "minutes": model.card.training.minutes,
                 "history": [state.history for state in states],
                 "versions": model.card.training.versions,
             }
             write_json(self.folder.record, self.record)
+            picture = self._picture(scores, trained if test_names else self._validated(results, scores.worst()))
+            write_text(self.folder.report, make_report(model.card.name, self.record, self.plan.labels, picture))
+            self.progress.event("report", file=str(self.folder.report))
             self.folder.remove_work()
         return model
+
+    def _validated(self, results: list[FoldResult], case: str) -> list[Trained]:
+        """The decoder that was not trained on the case."""
+        return [result.trained for result in results if case in result.scores.cases]
+
+    def _picture(self, scores: Scores, trained: list[Trained]) -> Picture:
+        plan, worst = self.plan, scores.worst()
+        (files,) = plan.files((worst,))
+        image, reference = read_case(files, plan.labels, self.config.resample)
+        found = self._segmenter(trained).segment(image.array_kji, image.ijk_to_ras)
+        indices = np.zeros(256, np.uint8)
+        indices[[label.value for label in plan.labels]] = range(1, len(plan.labels) + 1)
+        prepared = self._preparation.prepare(image.array_kji, image.ijk_to_ras)
+        png, index = draw_case(prepared, reference, indices[found], plan.labels)
+        dice = ", ".join(f"{name} {value:.3f}" for name, value in scores.by_case()[worst].items())
+        where = f"Slice {index + 1} of {prepared.depth} ({prepared.slicing.plane}), where the two differ most"
+        return Picture(png, f"{worst}: Dice {dice}. {where}: the image, the reference, the model.")
 
     def _model(self, trained: list[Trained], summary: TrainingSummary) -> Sam3dModel:
         plan, config = self.plan, self.config
@@ -415,7 +443,8 @@ class Run:
             author=config.author,
             date=datetime.date.today().isoformat(),
         )
-        return Sam3dModel(card, trained[0].decoder, trained[0].carried)
+        decoder, *more = (part.decoder for part in trained)
+        return Sam3dModel(card, decoder, trained[0].carried, more_decoders=tuple(more))
 
     def _summary(self, states: list[TrainingState], scores: Scores, note: str) -> TrainingSummary:
         return TrainingSummary(

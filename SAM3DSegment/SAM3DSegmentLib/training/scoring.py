@@ -45,6 +45,11 @@ class Scores:
         rows = [[row.get(label, np.nan) for label in labels] for row in by_case.values()]
         return cls(tuple(by_case), labels, np.array(rows))
 
+    def worst(self) -> str:
+        """The case with the lowest mean over its labels."""
+        by_case = {case: np.mean(list(dice.values())) for case, dice in self.by_case().items() if dice}
+        return min(by_case, key=lambda case: by_case[case]) if by_case else self.cases[0]
+
     def joined(self, other: Scores) -> Scores:
         return Scores(self.cases + other.cases, self.labels, np.concatenate([self.dice, other.dice]))
 
