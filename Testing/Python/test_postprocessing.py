@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conftest import MRI
+from conftest import CT
 from SAM3DSegmentLib import postprocessing
 from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.inference import Segmenter
@@ -80,8 +80,8 @@ def test_nothing_and_everything_stay_as_they_are(value):
 
 
 def test_a_model_says_whether_islands_are_removed(bundled_model):
-    """The sample has an island in the fluid above the hippocampus; without the rule it is in the mask."""
-    volume = read_volume(MRI)
+    """In a CT, of which it knows nothing, the model finds pieces here and there."""
+    volume = read_volume(CT)
 
     def segment(share):
         card = dataclasses.replace(bundled_model.card, island_share=share)
@@ -91,7 +91,7 @@ def test_a_model_says_whether_islands_are_removed(bundled_model):
     with_islands, confidence = segment(0.0)
     labels, confidence_after = segment(0.1)
     removed = with_islands != labels
-    assert 0 < np.count_nonzero(removed) < 100
+    assert 0 < np.count_nonzero(removed) < np.count_nonzero(labels)
     np.testing.assert_array_equal(labels, remove_islands(with_islands, 0.1))
     assert not confidence_after[removed].any()
     np.testing.assert_array_equal(confidence_after[~removed], confidence[~removed])
