@@ -177,7 +177,9 @@ def test_train_and_evaluate_and_segment_with_the_new_model(run_cli, tmp_path):
         [str(c) for c in command] + ["--progress", "none"], capture_output=True, text=True, timeout=300
     )
     assert trained.returncode == 0, trained.stderr
-    assert json.loads(run_cli("models", "show", model).stdout)["training"]["steps"] == 6  # three cases of four windows, two a step
+    assert (
+        json.loads(run_cli("models", "show", model).stdout)["training"]["steps"] == 6
+    )  # three cases of four windows, two a step
     out = tmp_path / "out"
     segmented = run_cli("segment", HIPPOCAMPUS / "imagesTr", "-o", out, "--model", model, "--progress", "none")
     assert segmented.returncode == 0, segmented.stderr
