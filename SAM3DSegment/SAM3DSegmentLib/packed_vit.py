@@ -48,7 +48,7 @@ class AttentionPlan:
 
     @classmethod
     def best(cls, device: torch.device, dtype: torch.dtype) -> AttentionPlan:
-        """The fastest on this device, as measured (docs/benchmarks.md)."""
+        """The fastest on this device, as far as it was measured; `bench encoder` measures it."""
         fused = device.type != "cpu" or (dtype != torch.float32 and cpu_has_amx())
         packed = device.type == "cpu" and has_packed_linear()
         return cls(kernel="fused" if fused else "chunked", fold_global=fused, packed_linear=packed)

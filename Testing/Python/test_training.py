@@ -348,6 +348,20 @@ def test_a_model_to_begin_with_must_read_the_same_encoder(tmp_path, frozen, lend
     assert refined.card.encoder.image_size == 48
 
 
+def test_a_model_of_fewer_levels_begins_with_the_coarse_ones_of_another(tmp_path):
+    whole = start(tmp_path / "whole.sam3d", dataclasses.replace(COMPACT, levels=4))
+    fewer = dataclasses.replace(COMPACT, levels=2, start_from=str(tmp_path / "whole.sam3d"), learning_rate=1e-12)
+    short = start(tmp_path / "short.sam3d", fewer)
+    before = whole.decoders[0].state_dict()
+    for key, value in short.decoders[0].state_dict().items():
+        torch.testing.assert_close(value, before[key], atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match="at most its levels"):
+        start(
+            tmp_path / "more.sam3d",
+            dataclasses.replace(COMPACT, levels=4, start_from=str(tmp_path / "short.sam3d")),
+        )
+
+
 def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weights(tmp_path):
     """Real arithmetic: with a case whose grey values are not finite after preparation nothing could be trained."""
     config = dataclasses.replace(COMPACT, epochs=40, validations=40)
