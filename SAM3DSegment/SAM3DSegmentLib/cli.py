@@ -16,7 +16,7 @@ from typing import Any
 from . import __version__
 from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
-from .stop import CANCELLED, Stop, clean_up, stop_at_end_of_input
+from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except (Cancelled, KeyboardInterrupt) as error:
-        logger.warning("%s", error or "cancelled.")
+        logger.warning("%s", str(error) or "cancelled.")
+        leave_if_input_ended()
         return CANCELLED
     except Sam3dError as error:
         logger.error("%s", error)

@@ -73,6 +73,24 @@ def clean_up() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def leave_if_input_ended() -> None:
+    """If the input has ended, end this process as cancelled, with all that belongs to it.
+
+    Not by the usual way out: an interrupt that came while Python compiled a text, as modules do when they are imported,
+    makes it end by a signal although the interrupt was caught.
+    """
+    if not _input_ended.is_set():
+        return
+    for child in multiprocessing.active_children():
+        child.kill()
+    remove_partial_files()
+    clean_up()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader has gone
+            stream.flush()
+    os._exit(CANCELLED)
+
+
 def _watch(source: int) -> None:
     with contextlib.suppress(OSError):
         while os.read(source, 2**16):
@@ -81,11 +99,7 @@ def _watch(source: int) -> None:
     time.sleep(_POLITE_S)
     _interrupt()
     time.sleep(_PATIENCE_S - _POLITE_S)
-    for child in multiprocessing.active_children():
-        child.kill()
-    remove_partial_files()
-    clean_up()
-    os._exit(CANCELLED)
+    leave_if_input_ended()
 
 
 def _interrupt() -> None:
