@@ -34,10 +34,11 @@ class Halving:
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
             except (RuntimeError, MemoryError) as error:
                 most = min(self._most, len(batch))
-                if most // 2 < self._least or not is_out_of_memory(error):
+                half = -(-most // 2)
+                if not self._least <= half < most or not is_out_of_memory(error):
                     raise
             # Outside of the handler, where the error no longer holds the tensors of the failed attempt.
-            self._most = most // 2
+            self._most = half
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             logger.warning("memory ran out; %s", self._consequence.format(count=self._most))

@@ -141,8 +141,11 @@ class Segmenter:
         preparation = Preparation(card.slicing, card.intensity, card.encoder.image_size)
         prepared = preparation.prepare(array_kji, ijk_to_ras)
         mirror = prepared.slicing.left_right_axis if card.mirror else None
-        labels = np.zeros(prepared.volume_dhw.shape, np.uint8)
-        confidence = np.zeros_like(labels) if with_confidence else None
+        # Written slice by slice through views, so that neither is copied at the end.
+        labels_kji = np.zeros(array_kji.shape, np.uint8)
+        confidence_kji = np.zeros_like(labels_kji) if with_confidence else None
+        labels = prepared.slicing.to_dhw(labels_kji)
+        confidence = prepared.slicing.to_dhw(confidence_kji) if confidence_kji is not None else None
         slices = stream_logits(prepared, self.network, card.window, mirror, on_progress, should_cancel)
         for index, logits in enumerate(slices):
             probability, classes = prepared.fit.restore(logits).softmax(0).max(0)
@@ -156,8 +159,7 @@ class Segmenter:
                     confidence[slab][island] = 0
         if on_progress:
             on_progress("segment", prepared.depth, prepared.depth)
-        to_kji = prepared.slicing.to_kji
-        return to_kji(labels), to_kji(confidence) if confidence is not None else None
+        return labels_kji, confidence_kji
 
 
 def stream_logits(

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-SLAB = 32  # slices whose pieces are found at once, so that memory does not grow with the volume
+SLAB = 8  # slices whose pieces are found at once, so that memory does not grow with the volume
 
 
 def find_islands(labels: np.ndarray, share: float) -> Iterator[tuple[slice, np.ndarray]]:

@@ -179,9 +179,9 @@ def test_the_self_test_fails_when_the_logic_fails(installed, tmp_path):
     run("cp", "-r", installed, broken)
     inference = broken / "SAM3DSegmentLib" / "inference.py"
     text = inference.read_text(encoding="utf-8")
-    line = "        return to_kji(labels), "
+    line = "        return labels_kji, "
     assert line in text
-    inference.write_text(text.replace(line, line.replace("(labels)", "(labels[::-1])")), encoding="utf-8")
+    inference.write_text(text.replace(line, line.replace("labels_kji", "labels_kji[::-1]")), encoding="utf-8")
     result = subprocess.run(
         [sys.executable, HOST / "selftest.py", broken / "SAM3DSegment.py"], capture_output=True, text=True, check=False
     )
