@@ -43,14 +43,14 @@ class ResDualConv3d(nn.Module):
                 f"an identity shortcut cannot turn {in_channels} channels into {out_channels}; use 'projection'."
             )
         self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.norm1 = nn.InstanceNorm3d(out_channels, affine=True)
+        self.norm1 = _instance_norm(out_channels)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = nn.InstanceNorm3d(out_channels, affine=True)
+        self.norm2 = _instance_norm(out_channels)
         self.projection: nn.Module | None = None
         if shortcut == "projection":
             self.projection = nn.Sequential(
                 nn.Conv3d(in_channels, out_channels, projection_kernel, padding=projection_kernel // 2, bias=False),
-                nn.InstanceNorm3d(out_channels, affine=True),
+                _instance_norm(out_channels),
             )
 
     def forward(self, g: Tensor) -> Tensor:
@@ -58,6 +58,11 @@ class ResDualConv3d(nn.Module):
         if self.projection is None:
             return g + phi
         return F.leaky_relu(phi + self.projection(g), NEGATIVE_SLOPE)
+
+
+def _instance_norm(channels: int) -> nn.Module:
+    """Instance norm as a group norm of one channel a group, which unlike torch's own copies no channels_last tensor."""
+    return nn.GroupNorm(channels, channels)
 
 
 class Sam3dDecoder(nn.Module):
@@ -86,8 +91,6 @@ class Sam3dDecoder(nn.Module):
             for before, after in zip(widths, widths[1:])
         )
         self.heads = nn.ModuleList(nn.Conv3d(width, num_classes, 1) for width in widths[1 + self._first_head :])
-        # oneDNN's and cuDNN's kernels for few channels are up to twice as fast in this layout.
-        self.to(memory_format=torch.channels_last_3d)
 
     @classmethod
     def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:
@@ -107,7 +110,9 @@ class Sam3dDecoder(nn.Module):
                 f"embeddings of shape {tuple(embeddings.shape)} do not fit; "
                 f"the decoder takes (N, {self.config.channels[0]}, D, h, w)."
             )
-        g = embeddings.contiguous(memory_format=torch.channels_last_3d)
+        # channels_last is faster at inference (1.1 to 1.3 times on a CPU), but slower in training (0.6 to 0.8 times).
+        layout = torch.contiguous_format if self.training else torch.channels_last_3d
+        g = embeddings.contiguous(memory_format=layout)
         finest = len(self.layers) - 1
         first_wanted = finest if only_finest else self._first_head
         logits = []

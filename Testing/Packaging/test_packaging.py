@@ -17,7 +17,7 @@ import pytest
 import SimpleITK as sitk
 
 from hidden import load_bare
-from SAM3DSegmentLib import doctor
+from SAM3DSegmentLib import __version__, doctor
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment"
@@ -217,6 +217,17 @@ def test_the_catalog_files_say_the_same_as_cmake():
     assert set(entry) <= {
         *("$schema", "build_dependencies", "build_subdirectory", "category", "scm_revision", "scm_url", "tier")
     }
+
+
+def test_the_description_says_what_people_would_ask():
+    """What it is not, how it is trained, and the licence of what is bundled: the catalog shows nothing else."""
+    text = metadata()["DESCRIPTION"]
+    assert all(part in text for part in ("arXiv:2309.03493", "Meta", "command line", "Apache-2.0", "CC BY-SA 4.0"))
+
+
+def test_the_citation_names_the_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", text, re.MULTILINE)[1] == __version__
 
 
 def test_the_pictures_that_the_catalog_shows_are_in_the_repository():

@@ -61,7 +61,7 @@ def layer(block, g):
 def randomise_norms(module, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for part in module.modules():
-        if isinstance(part, torch.nn.InstanceNorm3d):
+        if isinstance(part, torch.nn.GroupNorm):
             part.weight.data = torch.rand(part.weight.shape, generator=generator) + 0.5
             part.bias.data = torch.randn(part.bias.shape, generator=generator)
 
@@ -165,3 +165,22 @@ def test_only_the_finest_level_is_that_of_all():
     embeddings = torch.randn(1, 16, 3, 2, 2)
     (finest,) = decoder(embeddings, only_finest=True)
     torch.testing.assert_close(finest, decoder(embeddings)[-1])
+
+
+def test_norms_are_instance_norms():
+    """One group a channel: statistics of each channel and sample alone, under the names that model files have."""
+    torch.manual_seed(0)
+    block = ResDualConv3d(4, 6)
+    x = torch.randn(2, 6, 3, 4, 5)
+    reference = torch.nn.InstanceNorm3d(6, affine=True)
+    reference.load_state_dict(block.norm1.state_dict(), strict=True)
+    torch.testing.assert_close(block.norm1(x), reference(x), atol=1e-5, rtol=1e-5)
+
+
+def test_training_and_inference_give_the_same_in_their_own_layouts():
+    torch.manual_seed(0)
+    decoder = Sam3dDecoder(3, (16, 8, 8, 4, 4))
+    embeddings = torch.randn(1, 16, 3, 2, 2)
+    learned = decoder.train()(embeddings)
+    for at_rest, in_training in zip(decoder.eval()(embeddings), learned, strict=True):
+        torch.testing.assert_close(at_rest, in_training, atol=1e-4, rtol=1e-4)
