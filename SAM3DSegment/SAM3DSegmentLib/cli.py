@@ -21,6 +21,7 @@ from .stop import CANCELLED, Stop, clean_up, stop_at_end_of_input
 logger = logging.getLogger(__name__)
 
 DONE, FAILED = 0, 1
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--model", default="hippocampus-mri", metavar="NAME|FILE", help="default: %(default)s")
     _add_computing(segment)
-    segment.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default: %(default)s"
-    )
+    segment.add_argument("--precision", default="auto", choices=PRECISIONS, help="default: %(default)s")
     segment.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     segment.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
@@ -123,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(cache, "info", _cache_info, "where they are and how much they take")
     _command(cache, "clear", _cache_clear, "remove them")
 
-    bench = _group(commands, "bench", "measure on this computer")
+    bench = _group(commands, "bench", "how fast and how good this is on your computer, beside others")
+    _add_bench(bench)
     _add_fewshot(bench)
 
     doctor = _command(commands, "doctor", _doctor, "check this computer")
@@ -197,6 +197,25 @@ def _minutes(text: str) -> tuple[float, ...]:
 
 def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
+
+
+def _add_bench(bench: Any) -> None:
+    encoder = _command(bench, "encoder", _bench_encoder, "SAM's encoder beside segment_anything's")
+    encoder.add_argument("--sam-checkpoint", type=Path, metavar="FILE", help="SAM's weights, if not in `weights path`")
+    decoder = _command(bench, "decoder", _bench_decoder, "the decoder beside torch's plain modules")
+    volume = _command(bench, "volume", _bench_volume, "whole volumes: seconds and memory")
+    volume.add_argument("--slices", type=_count, nargs="+", default=[100, 300], metavar="N", help="default: 100 300")
+    startup = _command(bench, "startup", _bench_startup, "from the start of a process to a mask")
+    for command in (encoder, decoder):
+        command.add_argument("--image-size", type=_count, default=512, metavar="S", help="default: %(default)s pixels")
+    for command in (encoder, decoder, startup):
+        command.add_argument("--rounds", type=_count, default=3, metavar="N", help="default: %(default)s")
+    for command in (encoder, decoder, volume):
+        command.add_argument("--device", default="auto", help="default: %(default)s")
+        command.add_argument("--precision", default="auto", choices=PRECISIONS, help="default: %(default)s")
+        command.add_argument("--threads", type=_count, metavar="N", help="of the CPU; default: torch's choice")
+    for command in (encoder, decoder, volume, startup):
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the figures, too")
 
 
 def _group(commands: Any, name: str, text: str) -> Any:
@@ -440,6 +459,57 @@ def _cache_clear(options: argparse.Namespace) -> int:
 
     info = clear_cache()
     _say(f"removed {info.files} files, {info.bytes / 1e6:.1f} MB from {info.folder}")
+    return DONE
+
+
+def _bench_encoder(options: argparse.Namespace) -> int:
+    from .bench.networks import bench_encoder
+
+    return _bench(
+        options,
+        lambda: bench_encoder(
+            options.image_size,
+            options.device,
+            options.precision,
+            options.rounds,
+            options.threads,
+            options.sam_checkpoint,
+        ),
+    )
+
+
+def _bench_decoder(options: argparse.Namespace) -> int:
+    from .bench.networks import bench_decoder
+
+    return _bench(
+        options,
+        lambda: bench_decoder(options.image_size, options.device, options.precision, options.rounds, options.threads),
+    )
+
+
+def _bench_volume(options: argparse.Namespace) -> int:
+    from .bench.processes import bench_volume
+
+    return _bench(options, lambda: bench_volume(options.slices, options.device, options.precision, options.threads))
+
+
+def _bench_startup(options: argparse.Namespace) -> int:
+    from .bench.processes import bench_startup
+
+    return _bench(options, lambda: bench_startup(options.rounds))
+
+
+def _bench(options: argparse.Namespace, measure: Callable[[], Any]) -> int:
+    from .bench.measuring import as_table
+    from .files import check_new_file, write_json
+    from .jsonable import to_json
+
+    if options.json:
+        check_new_file(options.json, overwrite=True)
+    result = measure()
+    _say(as_table(result))
+    if options.json:
+        write_json(options.json, to_json(result))
     return DONE
 
 

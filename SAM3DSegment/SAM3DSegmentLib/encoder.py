@@ -159,7 +159,7 @@ def load_encoder(
     config = EncoderConfig(name, image_size, sha256)
     target = resolve_device(str(device))
     vit = build_vit(SAM_ENCODERS[name], image_size)
-    load_vit_state(vit, _read_checkpoint(path), path)
+    load_vit_state(vit, read_checkpoint(path), path)
     return FrozenEncoder(vit, config, target, resolve_precision(precision, target))
 
 
@@ -185,7 +185,8 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of SAM's image encoder in a checkpoint, under the encoder's own names. Raises WeightsError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint can raise anything

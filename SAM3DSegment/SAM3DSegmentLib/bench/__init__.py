@@ -1,0 +1,1 @@
+"""How fast this computer segments, beside others' programs and its own limit; see `sam3dsegment bench`."""

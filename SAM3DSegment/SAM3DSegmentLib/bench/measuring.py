@@ -1,0 +1,171 @@
+"""Timing programs that take turns, the processor's own limit, and results as a table or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+_PEAK_SECONDS = 0.5  # of matrix products by which a peak is measured
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to be timed. The first of several is the baseline of their ratios and the truth of their outputs."""
+
+    name: str
+    run: Callable[[], Tensor]
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a result; None where something was not measured. Differences are from the baseline's output."""
+
+    name: str
+    seconds: float
+    ratio: float | None = None  # of the baseline's time to this one, the median over the rounds
+    share_of_peak: float | None = None  # useful operations a second, over the processor's measured peak
+    largest_difference: float | None = None
+    relative_rms: float | None = None
+    peak_mib: float | None = None  # resident memory of the process
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What was measured, where. peak_gflops: of a matrix product, by type; useful_gflop: of one run of a row."""
+
+    bench: str
+    conditions: dict[str, str]
+    rows: list[Row]
+    peak_gflops: dict[str, float] = field(default_factory=dict)
+    useful_gflop: float | None = None
+
+
+def conditions(device: torch.device, **more: object) -> dict[str, str]:
+    """Where the figures come from."""
+    found = {
+        "processor": _processor() if device.type != "cuda" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **more,
+    }
+    return {name: str(value) for name, value in found.items()}
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads; None: as many as torch takes by itself."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def compare(candidates: list[Candidate], rounds: int, device: torch.device, useful_gflop: float) -> BenchResult:
+    """Run all in turn, `rounds` times after one to warm up, and the matrix products of the peak beside them."""
+    if rounds < 1:
+        raise InputError(f"{rounds} rounds measure nothing; use at least 1.")
+    truth = candidates[0].run().float()
+    rows = [_accuracy(candidate, truth) for candidate in candidates]
+    taken: list[list[float]] = [[] for _ in candidates]
+    peaks: dict[torch.dtype, float] = {}
+    for _ in range(rounds):
+        for dtype in {candidate.dtype for candidate in candidates}:
+            peaks[dtype] = max(peaks.get(dtype, 0), _matmul_gflops(device, dtype))
+        for seconds, candidate in zip(taken, candidates):
+            seconds.append(_seconds(candidate.run, device))
+    rows = [
+        replace(
+            row,
+            seconds=statistics.median(seconds),
+            ratio=statistics.median(first / own for first, own in zip(taken[0], seconds)),
+            share_of_peak=useful_gflop / statistics.median(seconds) / peaks[candidate.dtype],
+        )
+        for row, seconds, candidate in zip(rows, taken, candidates)
+    ]
+    named = {str(dtype).removeprefix("torch."): round(peak, 1) for dtype, peak in peaks.items()}
+    return BenchResult("", {}, rows, named, round(useful_gflop, 1))
+
+
+def as_table(result: BenchResult) -> str:
+    """For people, in columns."""
+    lines = [f"{name}: {value}" for name, value in result.conditions.items()]
+    lines += [f"peak of {name}: {value} GFLOP/s" for name, value in result.peak_gflops.items()]
+    if result.useful_gflop is not None:
+        lines.append(f"useful work: {result.useful_gflop} GFLOP")
+    columns = ("seconds", "ratio", "of peak", "max. diff.", "rel. rms", "MiB")
+    lines.append("")
+    lines.append(f"{result.bench:<34}" + "".join(f"{column:>11}" for column in columns))
+    for row in result.rows:
+        cells = (
+            f"{row.seconds:.4f}",
+            _cell(row.ratio, "{:.2f}"),
+            _cell(row.share_of_peak, "{:.2f}"),
+            _cell(row.largest_difference, "{:.1e}"),
+            _cell(row.relative_rms, "{:.2e}"),
+            _cell(row.peak_mib, "{:.0f}"),
+        )
+        lines.append(
+            f"{row.name:<34}" + "".join(f"{cell:>11}" for cell in cells) + (f"  {row.note}" if row.note else "")
+        )
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _accuracy(candidate: Candidate, truth: Tensor) -> Row:
+    difference = candidate.run().float() - truth
+    rms = (difference.square().mean() / truth.square().mean()).sqrt()
+    return Row(candidate.name, 0, largest_difference=difference.abs().max().item(), relative_rms=rms.item())
+
+
+def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:
+    """The best of some products of random matrices; values of zero would be multiplied faster."""
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    fastest, until = float("inf"), time.perf_counter() + _PEAK_SECONDS
+    while time.perf_counter() < until:
+        fastest = min(fastest, _seconds(lambda: torch.mm(a, b), device))
+    return 2 * size**3 / fastest / 1e9
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,103 @@
+"""What a user waits for: whole volumes and start-up, each measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..devices import keep_freed_memory, resolve_device
+from ..errors import Sam3dError
+from ..files import last_line
+from .measuring import BenchResult, Row, conditions
+
+SIDE = 512  # voxels of a slice of the synthetic volumes, in both directions
+SPACING_MM = (0.8, 0.8, 2.0)  # along i, j and k
+MODEL = "hippocampus-mri"
+_PACKAGE = Path(__file__).parents[2]
+_SAMPLE = _PACKAGE / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
+
+
+def bench_volume(slice_counts: list[int], device: str, precision: str, thread_count: int | None = None) -> BenchResult:
+    """Volumes of so many slices of 512 x 512 voxels (int16 noise) with the bundled model: seconds and peak memory."""
+    rows = [_volume_row(slices, device, precision, thread_count) for slices in slice_counts]
+    where = conditions(resolve_device(device), model=MODEL, spacing_mm=SPACING_MM)
+    if thread_count is not None:
+        where["threads"] = str(thread_count)
+    return BenchResult("volume", where, rows)
+
+
+def bench_startup(rounds: int) -> BenchResult:
+    """Processor seconds from the start of a process, importing torch and everything of ours included."""
+    steps = {"Python and torch": "import torch", "and the engine": "import SAM3DSegmentLib.inference"}
+    if _SAMPLE.is_file():
+        steps["segment the sample volume to a file"] = (
+            "from SAM3DSegmentLib.cli import main\n"
+            f"assert main(['segment', {str(_SAMPLE)!r}, '-o', FOLDER + '/out.nii.gz', '--progress', 'none']) == 0"
+        )
+    rows = []
+    for name, code in steps.items():
+        with tempfile.TemporaryDirectory() as folder:
+            ending = "\nimport json, sys, time; sys.stdout.write('\\n' + json.dumps(time.process_time()))"
+            seconds = [
+                _child(f"FOLDER = {str(Path(folder, str(number)))!r}\nimport os; os.mkdir(FOLDER)\n{code}{ending}")
+                for number in range(rounds)
+            ]
+        rows.append(Row(name, float(np.median(seconds)), note="processor seconds"))
+    return BenchResult("startup", conditions(torch.device("cpu"), rounds=rounds), rows)
+
+
+def measure_volume(slices: int, device: str, precision: str, thread_count: int | None) -> dict[str, float]:
+    """Segment one synthetic volume in this process: seconds, and the most memory that the process ever had (MiB)."""
+    from ..inference import Segmenter
+    from ..model_file import load_model
+
+    if thread_count is not None:
+        torch.set_num_threads(thread_count)
+    keep_freed_memory()
+    array = np.random.default_rng(0).integers(0, 600, (slices, SIDE, SIDE), np.int16)
+    segmenter = Segmenter.load(load_model(MODEL), device, precision)
+    began = time.perf_counter()
+    segmenter.segment(array, np.diag([*SPACING_MM, 1]))
+    return {"seconds": time.perf_counter() - began, "peak_mib": _peak_mib()}
+
+
+def _volume_row(slices: int, device: str, precision: str, thread_count: int | None) -> Row:
+    arguments = f"{slices}, {device!r}, {precision!r}, {thread_count}"
+    found = _child(
+        "import json, sys\nfrom SAM3DSegmentLib.bench.processes import measure_volume\n"
+        f"sys.stdout.write('\\n' + json.dumps(measure_volume({arguments})))"
+    )
+    input_mib = slices * SIDE * SIDE * np.dtype(np.int16).itemsize / 2**20
+    note = f"{found['peak_mib'] - input_mib:.0f} MiB beyond the volume"
+    return Row(f"{slices} x {SIDE} x {SIDE}", found["seconds"], peak_mib=found["peak_mib"], note=note)
+
+
+def _child(code: str) -> Any:
+    """Run Python code that writes one line of JSON last, with this package on its path."""
+    path = os.pathsep.join(filter(None, (str(_PACKAGE), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    if done.returncode != 0:
+        raise Sam3dError(f"the measured process failed: {last_line(RuntimeError(done.stderr))}.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peak_mib() -> float:
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
