@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,9 @@ from packaging.requirements import Requirement
 import host
 import qt
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment" / "SAM3DSegment.py"
 SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
-BROUGHT_OTHERWISE = {
-    "numpy",
-    "packaging",
-    "pydicom",
-    "requests",
-    "scipy",
-    "simpleitk",
-    "torch",
-}  # by Slicer and the PyTorch extension
 
 
 @pytest.fixture
@@ -75,15 +60,6 @@ def assert_the_panel_works(widget):
     assert widget.ui.segmentButton.enabled
     assert widget.ui.installButton.enabled
     assert qt.QApplication.overrideCursor() is None
-
-
-def test_the_lists_of_packages_agree(dependencies):
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    headless = {Requirement(line).name.lower(): Requirement(line) for line in project["dependencies"]}
-    panel = {requirement.name.lower(): requirement for requirement in dependencies.requirements()}
-    assert set(panel) == set(headless) - BROUGHT_OTHERWISE
-    for name, requirement in panel.items():
-        assert requirement.specifier == headless[name].specifier, name
 
 
 def test_a_version_that_is_too_old_is_missing(dependencies, monkeypatch):
