@@ -336,6 +336,15 @@ def test_overwrite_starts_anew_and_leaves_what_is_not_ours(tmp_path, stopped):
     assert (tmp_path / "copy" / "m.training" / "notes.txt").read_text() == "mine"
 
 
+def test_a_replacing_training_that_was_stopped_goes_on(tmp_path, lender):
+    shutil.copy(lender, tmp_path / "m.sam3d")
+    with pytest.raises(Cancelled):
+        start(tmp_path / "m.sam3d", overwrite=True, should_cancel=cancel_after(6))
+    assert (tmp_path / "m.sam3d").read_bytes() == lender.read_bytes()
+    start(tmp_path / "m.sam3d", resume=True)
+    assert (tmp_path / "m.sam3d").read_bytes() != lender.read_bytes()
+
+
 def test_a_model_to_begin_with_must_read_the_same_encoder(tmp_path, frozen, lender):
     start(tmp_path / "other.sam3d", dataclasses.replace(COMPACT, seed=1))
     begun = dataclasses.replace(frozen, start_from=str(lender))

@@ -87,7 +87,10 @@ def run_benchmark(benchmark: Benchmark, output: Path, should_cancel: Callable[[]
                         continue
                     began = time.monotonic()
                     config = replace(benchmark.config, minutes=minutes, epochs=0, seed=seed)
-                    found = measure(benchmark, config, cases or None, should_cancel)
+                    try:
+                        found = measure(benchmark, config, cases or None, should_cancel)
+                    except Cancelled as error:
+                        raise Cancelled("cancelled; the rows so far are kept, and the same command goes on.") from error
                     rows.append({**key, **found, "wall_minutes": round((time.monotonic() - began) / 60, 2)})
                     logger.info(
                         "%s, %s cases, %g min, seed %d: Dice %.4f", network, cases, minutes, seed, found["dice"]
@@ -176,7 +179,7 @@ def _measure_unet(
         )
         loader = make_loader(samples, StepNumbers(0, config.batch_size, 0, 1), 0, False)
         if not loop.fit(loader, [validation], should_cancel):
-            raise Cancelled("cancelled; what was measured so far is kept.")
+            raise Cancelled("cancelled while the U-Net was trained.")
         scores = score(split.test, checkpoint.best)
     return {
         "dice": scores.mean(),

@@ -103,9 +103,9 @@ def train(
     output = Path(output)
     if output.suffix != SUFFIX:
         raise InputError(f"model {str(output)!r} has an unknown ending; use {SUFFIX}.")
-    check_new_file(output, options.overwrite)
     folder = RunFolder(output.with_suffix(".training"))
     folder.check(options)
+    check_new_file(output, options.overwrite or options.resume)  # a training that goes on was allowed to before
     plan = make_plan(data, config, options.cases)
     if plan.problems:
         more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
