@@ -11,7 +11,7 @@ SLICER_REVISION ?= 0
 SLICER_OS ?=
 SLICER_ARCH ?=
 
-.PHONY: venv demo test test-gpu fuzz package selftest screenshots libraries lint format clean
+.PHONY: venv demo test test-slow test-gpu fuzz package selftest screenshots libraries lint format clean
 .DEFAULT_GOAL := demo
 
 venv: $(VENV)/.done
@@ -25,8 +25,13 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/python Utilities/demo.py
 
+# The panel's tests have a process of their own: the stand-in host changes Qt and hides packages for all that follows.
 test: venv libraries lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" Testing/Gui
+	$(BIN)/python -m pytest -m "not slow" Testing/Mrml Testing/Packaging Testing/Python
+
+test-slow: venv libraries
+	$(BIN)/python -m pytest -m slow Testing/Mrml Testing/Packaging Testing/Python
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu -rs Testing/Python

@@ -1,9 +1,7 @@
 """SAM3DSegment in Slicer: Module, Widget, Logic and Test. Wiring only; the work is done in SAM3DSegmentLib."""
 
-import hashlib
 import sys
 import unittest
-from pathlib import Path
 
 import numpy as np
 import slicer
@@ -20,11 +18,9 @@ from slicer.util import VTKObservationMixin
 from SAM3DSegmentLib.bridge import logic as bridgeLogic
 from SAM3DSegmentLib.bridge.dependencies import missingPackages
 from SAM3DSegmentLib.bridge.parameters import SegmentParameters
+from SAM3DSegmentLib.bridge.sample_data import REFERENCE, SAMPLE, registerSampleData
 from SAM3DSegmentLib.bridge.widget import Panel
 from SAM3DSegmentLib.errors import Cancelled, InputError
-
-SAMPLES = Path(__file__).parent / "Resources" / "SampleData"
-SAMPLE = "hippocampus_015"
 
 
 class SAM3DSegment(ScriptedLoadableModule):
@@ -45,22 +41,6 @@ class SAM3DSegment(ScriptedLoadableModule):
             "(Antonelli et al., Nature Communications 2022), CC-BY-SA 4.0."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
-
-
-def registerSampleData():
-    """The bundled MRI in Slicer's Sample Data module; it is copied from disk, not downloaded."""
-    import SampleData
-
-    file = SAMPLES / f"{SAMPLE}.nii.gz"
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="SAM3DSegment",
-        sampleName="HippocampusMRI",
-        uris=file.as_uri(),
-        fileNames=file.name,
-        checksums=f"SHA256:{hashlib.sha256(file.read_bytes()).hexdigest()}",  # else a cached file of this name is taken
-        nodeNames="HippocampusMRI",
-        thumbnailFileName=str(SAMPLES.parent / "Icons" / "SAM3DSegment.png"),
-    )
 
 
 class SAM3DSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -114,10 +94,8 @@ class SAM3DSegmentTest(ScriptedLoadableModuleTest):
         if missing:
             self.skipTest(f"not installed: {', '.join(missing)}; install them in the panel's Setup")
         slicer.mrmlScene.Clear()
-        self.volume = slicer.util.loadVolume(str(SAMPLES / f"{SAMPLE}.nii.gz"))
-        self.reference = slicer.util.arrayFromVolume(
-            slicer.util.loadVolume(str(SAMPLES / f"{SAMPLE}_label.nii.gz"))
-        ).copy()
+        self.volume = slicer.util.loadVolume(str(SAMPLE))
+        self.reference = slicer.util.arrayFromVolume(slicer.util.loadVolume(str(REFERENCE))).copy()
         self.logic = SAM3DSegmentLogic()
 
     def runTest(self):

@@ -42,7 +42,7 @@ def main() -> None:
     scores = label_dice(mask, reference, [label.value for label in labels])
     draw_overview(OUTPUT / "overview.png", volume, mask, reference, model.card, scores)
 
-    print(f"hippocampus_015, an MRI that the model has never seen, on {segmenter.encoder.device}:")
+    print(f"hippocampus_015, an MRI that the model has never seen, on {segmenter.network.encoder.device}:")
     for label, score in zip(labels, scores):
         print(f"  Dice {label.name:<10} {score:.4f}")
     print(f"  Dice mean       {np.mean(scores):.4f}")

@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("model", metavar="NAME|FILE")
     importing = _command(models, "import", _models_import, "take a model file among your own, after checking it")
     importing.add_argument("file", type=Path, metavar="FILE")
+    importing.add_argument(
+        "--from", dest="source", choices=("sam3d",), help="FILE is a checkpoint of the paper's code, UARK-AICV/SAM3D"
+    )
+    importing.add_argument("-o", "--output", type=Path, metavar="MODEL.sam3d", help="where to write it, with --from")
     importing.add_argument("--overwrite", action="store_true", help="replace a model of the same name")
 
     weights = _group(commands, "weights", "SAM's own checkpoints")
@@ -122,12 +126,28 @@ def _parser() -> argparse.ArgumentParser:
     _command(cache, "info", _cache_info, "where they are and how much they take")
     _command(cache, "clear", _cache_clear, "remove them")
 
-    _add_bench(_group(commands, "bench", "how fast this computer is, beside others' programs and its own limit"))
+    bench = _group(commands, "bench", "how fast and how good this is on your computer, beside others")
+    _add_bench(bench)
+    _add_fewshot(bench)
 
     doctor = _command(commands, "doctor", _doctor, "check this computer")
     doctor.add_argument("--model", metavar="NAME|FILE", help="measure how fast this model is, too")
     doctor.add_argument("--json", action="store_true", help="write the findings as JSON")
     return parser
+
+
+def _add_fewshot(bench: Any) -> None:
+    fewshot = _command(bench, "fewshot", _bench_fewshot, "Dice against training cases and minutes, beside a 3-D U-Net")
+    fewshot.add_argument("--data", type=Path, required=True, metavar="DIR", help="as for train")
+    fewshot.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for JSON, table and plot")
+    fewshot.add_argument("--config", type=Path, metavar="FILE", help="settings of the training, with test_cases")
+    fewshot.add_argument(
+        "--cases", type=_case_counts, default="5,10,20,50,all", metavar="N,N", help="default: %(default)s"
+    )
+    fewshot.add_argument("--minutes", type=_minutes, default="5", metavar="M,M", help="default: %(default)s")
+    fewshot.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="S,S", help="default: %(default)s")
+    fewshot.add_argument("--encoder", metavar="NAME", help="as for train")
+    _add_computing(fewshot)
 
 
 def _add_train(commands: Any) -> None:
@@ -168,6 +188,19 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _case_counts(text: str) -> tuple[int, ...]:
+    """0 stands for all."""
+    return tuple(0 if part == "all" else _count(part) for part in text.split(","))
+
+
+def _minutes(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _add_bench(bench: Any) -> None:
@@ -287,6 +320,31 @@ def _train(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _bench_fewshot(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from .devices import keep_freed_memory
+    from .jsonable import from_json
+    from .settings import TrainingConfig
+    from .training.fewshot import Benchmark, make_table, run_benchmark
+
+    keep_freed_memory()
+    config = from_json(TrainingConfig, _read_json(options.config) if options.config else {})
+    if options.encoder:
+        config = dataclasses.replace(config, encoder=options.encoder)
+    benchmark = Benchmark(
+        options.data,
+        config,
+        options.cases,
+        options.minutes,
+        options.seeds,
+        options.sam_checkpoint,
+        options.device,
+    )
+    _say(make_table(run_benchmark(benchmark, options.output, Stop())))
+    return DONE
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation import as_csv, as_dicts, as_table, evaluate_folders
     from .files import check_new_file, write_json, write_text
@@ -338,8 +396,26 @@ def _models_show(options: argparse.Namespace) -> int:
 def _models_import(options: argparse.Namespace) -> int:
     from .model_file import import_model
 
+    if bool(options.source) != bool(options.output):
+        raise InputError("--from and -o belong together: a checkpoint, and the model file to write.")
+    if options.source:
+        return _import_paper_checkpoint(options.file, options.output, options.overwrite)
     path = import_model(options.file, options.overwrite)
     logger.info("%s is now among your models.", path.stem)
+    return DONE
+
+
+def _import_paper_checkpoint(source: Path, output: Path, overwrite: bool) -> int:
+    from .files import check_new_file
+    from .model_file import save_model
+    from .model_store import SUFFIX
+    from .paper_checkpoint import NOT_IMPORTED, read_paper_checkpoint
+
+    if output.suffix != SUFFIX:
+        raise InputError(f"model {str(output)!r} has an unknown ending; use {SUFFIX}.")
+    check_new_file(output, overwrite, [source])
+    save_model(read_paper_checkpoint(source), output)
+    logger.warning("%s gives other masks than their code, without %s.", output, NOT_IMPORTED)
     return DONE
 
 

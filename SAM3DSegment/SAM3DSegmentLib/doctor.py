@@ -32,7 +32,12 @@ _PACKAGES = {
     "packaging": "packaging>=22",
     "tqdm": "tqdm>=4.66",
 }
-_TRAINING_PACKAGES = {"monai": "monai>=1.3"}
+_TRAINING_PACKAGES = {
+    "monai": "monai>=1.3",
+    "lightning_fabric": "lightning-fabric>=2.4",
+    "tensorboard": "tensorboard>=2.14",
+    "matplotlib": "matplotlib>=3.8",
+}
 # Only its encoder is used, and the package as a whole needs more.
 _PROOFS = {"segment_anything": f"{__package__}.encoder"}
 

@@ -193,12 +193,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); get it anew.") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # some fine-tuned copies of SAM wrap their weights
-    entries = state if isinstance(state, dict) else {}
-    encoder = {
-        key[len(_PREFIX) :]: value
-        for key, value in entries.items()
-        if str(key).startswith(_PREFIX) and isinstance(value, Tensor)
-    }
+    named = state.items() if isinstance(state, dict) else ()
+    encoder = {key[len(_PREFIX) :]: value for key, value in named if str(key).startswith(_PREFIX)}
     if not encoder:
         raise WeightsError(f"checkpoint {str(path)!r} holds no {_PREFIX}* weights; it is not a SAM checkpoint.")
     return encoder

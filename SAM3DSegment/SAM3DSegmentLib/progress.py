@@ -51,14 +51,16 @@ class BarProgress(NoProgress):
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._stage = ""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         try:
             from tqdm import tqdm
         except ImportError:  # in a fresh Slicer; a bar is no reason not to work
             return
-        if self._bar is None or self._bar.desc != f"{stage}: " or self._bar.total != total or done < self._bar.n:
+        if self._bar is None or self._stage != stage or self._bar.total != total or done < self._bar.n:
             self.close()
+            self._stage = stage
             self._bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False)
         self._bar.update(done - self._bar.n)
 

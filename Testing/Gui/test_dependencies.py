@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,9 @@ from packaging.requirements import Requirement
 import host
 import qt
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment" / "SAM3DSegment.py"
 SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
-BROUGHT_OTHERWISE = {
-    "numpy",
-    "packaging",
-    "requests",
-    "scipy",
-    "simpleitk",
-    "torch",
-}  # by Slicer and the PyTorch extension
 
 
 @pytest.fixture
@@ -76,15 +62,6 @@ def assert_the_panel_works(widget):
     assert qt.QApplication.overrideCursor() is None
 
 
-def test_the_lists_of_packages_agree(dependencies):
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    headless = {Requirement(line).name.lower(): Requirement(line) for line in project["dependencies"]}
-    panel = {requirement.name.lower(): requirement for requirement in dependencies.requirements()}
-    assert set(panel) == set(headless) - BROUGHT_OTHERWISE
-    for name, requirement in panel.items():
-        assert requirement.specifier == headless[name].specifier, name
-
-
 def test_a_version_that_is_too_old_is_missing(dependencies, monkeypatch):
     wanted = ["packaging>=1", "packaging>=9999", "surely-not-installed"]
     monkeypatch.setattr(dependencies, "requirements", lambda: [Requirement(line) for line in wanted])
@@ -124,6 +101,17 @@ def test_what_the_user_agrees_to_is_installed_and_the_panel_knows(widget):
     [[installed]] = host.pipInstalls
     assert Requirement(installed).name == "safetensors"
     assert not [message for message in host.messages if message.kind == "error"]
+
+
+def test_segment_anything_is_installed_by_its_hash_and_without_others(widget):
+    hashed = MODULE.parent / "Resources" / "requirements-hashed.txt"
+    with host.hide_packages("segment-anything", "tqdm"):
+        widget.panel.enter()
+        widget.ui.installButton.click()
+        assert widget.ui.packagesLabel.text == "All packages are installed."
+    assert host.pipInstalls[0] == ["--no-deps", "-r", str(hashed)]
+    [[other]] = host.pipInstalls[1:]
+    assert Requirement(other).name == "tqdm"
 
 
 def test_without_the_pytorch_extension_it_is_asked_for(widget):

@@ -525,7 +525,17 @@ def test_the_sample_is_registered():
     assert Path(source["thumbnailFileName"]).is_file()
 
 
-def test_reloading_reads_the_package_again(widget):
+@pytest.fixture
+def package_kept():
+    """Other tests go on with the package as they have imported it."""
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "SAM3DSegmentLib"}
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "SAM3DSegmentLib"]:
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+def test_reloading_reads_the_package_again(package_kept, widget):
     from SAM3DSegmentLib.bridge import widget as before
 
     widget.onReload()

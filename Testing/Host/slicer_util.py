@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -42,7 +43,11 @@ def _selectModule(module) -> None:
 
 def _names(requirements: str | list[str]) -> set[str]:
     """The distributions that pip would be asked for."""
-    words = requirements.split() if isinstance(requirements, str) else requirements
+    words = requirements.split() if isinstance(requirements, str) else list(requirements)
+    if "-r" in words:
+        at = words.index("-r")
+        lines = Path(words[at + 1]).read_text(encoding="utf-8").splitlines()
+        words[at : at + 2] = [line for line in lines if not line.startswith("#")]
     return {re.split(r"[\s\[<>=!~;@]", word, maxsplit=1)[0] for word in words if not word.startswith("-")}
 
 

@@ -92,8 +92,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run_cli, tmp_path, monkeypatch
         (["train", "--data", HIPPOCAMPUS, "-o", "nowhere/m.sam3d"], "make it first"),
         (["train", "--data", HIPPOCAMPUS, "-o", "m.txt"], "unknown ending; use .sam3d"),
         (["train", "--data", HIPPOCAMPUS, "-o", "folder.sam3d"], "is a folder"),
-        (["train", "--data", HIPPOCAMPUS, "-o", "m.sam3d", "--minutes", "-1"], "minutes -1.0 is not positive"),
-        (["train", "--data", "nowhere", "-o", "m.sam3d"], "imagesTr"),
+        (["train", "--data", HIPPOCAMPUS, "-o", "m.sam3d", "--minutes", "-1"], "minutes -1.0 is no length of time"),
+        (["train", "--data", "nowhere", "-o", "m.sam3d"], "check the path"),
         (["segment", MRI, "-o", "x.nii.gz", "--report", "nowhere/r.json"], "make it first"),
         (["segment", MRI, "-o", "x.nii.gz", "--confidence", "nowhere/c.nrrd"], "make it first"),
         (["evaluate", "--predictions", LABELS, "--labels", LABELS, "--csv", "nowhere/e.csv"], "make it first"),
@@ -177,7 +177,9 @@ def test_train_and_evaluate_and_segment_with_the_new_model(run_cli, tmp_path):
         [str(c) for c in command] + ["--progress", "none"], capture_output=True, text=True, timeout=300
     )
     assert trained.returncode == 0, trained.stderr
-    assert json.loads(run_cli("models", "show", model).stdout)["training"]["steps"] == 2  # three cases, two a step
+    assert (
+        json.loads(run_cli("models", "show", model).stdout)["training"]["steps"] == 6
+    )  # three cases of four windows, two a step
     out = tmp_path / "out"
     segmented = run_cli("segment", HIPPOCAMPUS / "imagesTr", "-o", out, "--model", model, "--progress", "none")
     assert segmented.returncode == 0, segmented.stderr

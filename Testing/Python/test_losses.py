@@ -86,3 +86,41 @@ def test_bad_levels_are_refused():
         DeepSupervisionLoss()([], labels)
     with pytest.raises(InputError, match="differ in depth"):
         DeepSupervisionLoss()([logits[:, :, :-1]], labels)
+
+
+def absent_class_example(margin):
+    """A voxel-perfect output of classes 0 and 1, of logit margin `margin`; class 2 is absent."""
+    labels = torch.zeros(1, 2, 8, 8, dtype=torch.int64)
+    labels[:, :, 2:6, 2:6] = 1
+    one_hot = torch.nn.functional.one_hot(labels, CLASSES).movedim(-1, 1).double()
+    return margin * one_hot, labels
+
+
+@pytest.mark.parametrize("margin", [5, 10, 15])
+def test_a_class_that_is_rightly_absent_costs_nothing(margin):
+    logits, labels = absent_class_example(margin)
+    without = DiceLoss(True)(logits[:, :2], labels)
+    assert DiceLoss(True)(logits, labels).item() == pytest.approx(without.item(), abs=0.02)
+
+
+def test_a_class_that_is_found_where_it_is_absent_costs_and_is_corrected():
+    logits, labels = absent_class_example(5.0)
+    wrong = logits.clone()
+    wrong[:, 2, :, :2, :2] = 9  # found in a corner of the background
+    wrong.requires_grad_()
+    assert DiceLoss(True)(wrong, labels) > DiceLoss(True)(logits, labels) + 0.01
+    DiceCrossEntropyLoss(True)(wrong, labels).backward()
+    assert (wrong.grad[:, 2, :, :2, :2] > 0).all()
+
+
+def test_every_sample_counts_its_own_classes():
+    logits, labels = example((2, 2, 6, 6))
+    labels[0][labels[0] == 2] = 0
+    both = DiceLoss(True)(logits, labels)
+    alone = [DiceLoss(True)(logits[n : n + 1], labels[n : n + 1]) for n in (0, 1)]
+    torch.testing.assert_close(both, sum(alone) / 2)
+
+
+@pytest.mark.parametrize(("levels", "weights"), [(2, [1 / 3, 2 / 3]), (3, [1 / 7, 2 / 7, 4 / 7])])
+def test_fewer_levels_weigh_twice_the_coarser_one_too(levels, weights):
+    assert DeepSupervisionLoss.weights(levels) == pytest.approx(weights)

@@ -65,7 +65,14 @@ def test_the_aspect_is_kept_in_millimetres():
 
 @pytest.mark.parametrize(
     ("height", "width", "size", "level"),
-    [(35, 50, 320, 2), (35, 50, 192, 3), (81, 80, 320, 3), (512, 512, 1024, 4), (512, 512, 2048, 3), (600, 9, 256, 4)],
+    [
+        (35, 50, 320, 2),
+        (35, 50, 192, 3),
+        (81, 80, 320, 3),
+        (512, 512, 1024, 3),
+        (1024, 900, 1024, 4),
+        (512, 512, 2048, 2),
+    ],
 )
 def test_a_level_is_as_fine_as_the_volume(height, width, size, level):
     assert SquareFit.plan(height, width, (1.0, 1.0), size).level() == level

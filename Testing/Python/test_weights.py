@@ -258,6 +258,16 @@ def test_two_downloads_of_one_file_do_not_meet(server, checkpoint):
     assert here() == [checkpoint.file_name]
 
 
+def test_a_file_that_was_not_downloaded_is_described(run_cli, checkpoint):
+    """Also by the command, whose idea of the published file is the real one."""
+    weights.weights_folder().mkdir(parents=True)
+    checkpoint.path.write_bytes(b"fine-tuned here")
+    result = run_cli("weights", "clear")
+    assert result.returncode == 0
+    assert "is not the published file, so it was left" in result.stderr
+    assert checkpoint.path.exists()
+
+
 def test_a_users_own_file_is_neither_replaced_nor_removed(server, checkpoint):
     weights.weights_folder().mkdir(parents=True)
     checkpoint.path.write_bytes(b"fine-tuned here")

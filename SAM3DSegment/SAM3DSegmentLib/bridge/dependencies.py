@@ -19,17 +19,23 @@ from ..errors import DependencyError
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-REQUIREMENTS_FILE = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
+RESOURCES = Path(__file__).resolve().parents[2] / "Resources"
+REQUIREMENTS_FILE = RESOURCES / "requirements.txt"
+HASHED_REQUIREMENTS_FILE = RESOURCES / "requirements-hashed.txt"  # of which pip takes one very file only
 TORCH = "torch"  # is not pip's business: the PyTorch extension chooses the one for this computer's GPU
 INSTALLATION_ERRORS = (RuntimeError, OSError, ImportError, subprocess.CalledProcessError)
 
 
 def requirements() -> list[Requirement]:
-    """Resources/requirements.txt: all that segmentation needs besides torch."""
+    """All that segmentation needs besides torch and what Slicer ships."""
+    return _read(HASHED_REQUIREMENTS_FILE) + _read(REQUIREMENTS_FILE)
+
+
+def _read(file: Path) -> list[Requirement]:
     from packaging.requirements import Requirement
 
-    lines = [line.partition("#")[0].strip() for line in REQUIREMENTS_FILE.read_text(encoding="utf-8").splitlines()]
-    return [Requirement(line) for line in lines if line]
+    lines = [line.partition("#")[0].partition("--hash")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Requirement(line.strip()) for line in lines if line.strip()]
 
 
 def missingPackages() -> list[str]:
@@ -108,15 +114,25 @@ def _installTorch() -> None:
 
 
 def _pipInstall(wanted: list[Requirement]) -> None:
+    hashed = _read(HASHED_REQUIREMENTS_FILE)
+    rest = [requirement for requirement in wanted if requirement not in hashed]
     try:
-        try:
-            from slicer.packaging import pip_ensure  # since Slicer 5.12
-        except ImportError:
-            slicer.util.pip_install([str(requirement) for requirement in wanted])
-        else:
-            pip_ensure(wanted, prompt_install=False, requester="SAM3DSegment")
+        if rest != wanted:
+            # pip knows hashes in files only, and asks one of everything that it then installs.
+            slicer.util.pip_install(["--no-deps", "-r", str(HASHED_REQUIREMENTS_FILE)])
+        if rest:
+            _ensure(rest)
     except INSTALLATION_ERRORS as error:
         raise _failed(", ".join(map(str, wanted)), error) from error
+
+
+def _ensure(wanted: list[Requirement]) -> None:
+    try:
+        from slicer.packaging import pip_ensure  # since Slicer 5.12
+    except ImportError:
+        slicer.util.pip_install([str(requirement) for requirement in wanted])
+    else:
+        pip_ensure(wanted, prompt_install=False, requester="SAM3DSegment")
 
 
 def _failed(names: str, error: Exception) -> DependencyError:

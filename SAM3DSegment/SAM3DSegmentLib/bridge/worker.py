@@ -135,6 +135,7 @@ class CommandProcess:
         self._ended = False
         self._failure = ""  # of our own code, when it read a line
         self._childId = 0
+        self._childIsKilled = False
         self._partialLine = b""
         self._partialLog = b""
         self._log: list[str] = []
@@ -176,10 +177,10 @@ class CommandProcess:
             return
         self._onLine = self._onFinished = self._onFailed = self._onCancelled = ignore
         if self._isRunning():
-            self._process.closeWriteChannel()
-            if not self._process.waitForFinished(PATIENCE_MS):
-                self._kill()
-                self._process.waitForFinished(PATIENCE_MS)
+            for stopIt in (self._process.closeWriteChannel, self._kill, self._kill):
+                stopIt()
+                if self._process.waitForFinished(PATIENCE_MS):
+                    break
         self._end()
 
     def childId(self) -> int:
@@ -190,10 +191,14 @@ class CommandProcess:
         return not self._ended and self._process.state() != qt.QProcess.NotRunning
 
     def _kill(self) -> None:
-        if self._childId:
+        """Kill the child, with which its launcher ends; the launcher itself where that is not known, or of no use."""
+        if self._childId and not self._childIsKilled:
+            self._childIsKilled = True
             with contextlib.suppress(OSError):  # it has just ended
                 os.kill(self._childId, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows knows one kind of killing
-        self._process.kill()
+            self._killTimer.start(PATIENCE_MS)
+        else:
+            self._process.kill()
 
     def _readOutput(self) -> None:
         self._partialLine += self._process.readAllStandardOutput().data()

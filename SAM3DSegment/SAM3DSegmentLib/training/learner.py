@@ -16,14 +16,18 @@ from .embeddings import ViewEncoder
 from .samples import Sample
 
 
-class Learner(Protocol):
-    """The module that learns, the input that it takes, and what it becomes in a model."""
+class Trainee(Protocol):
+    """The module that learns, and the input that it takes."""
 
     module: nn.Module
 
     def inputs(self, samples: list[Sample]) -> Tensor:
         """Of samples of one depth: (N, C, D, h, w), for the module."""
         ...
+
+
+class Learner(Trainee, Protocol):
+    """What learns, and what it becomes in a model."""
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
         """With these weights: the decoder, the encoder, and the tensors of an encoder that the model carries."""

@@ -19,7 +19,7 @@ from ..devices import resolve_precision
 from ..errors import TrainingError
 from ..losses import DeepSupervisionLoss
 from ..settings import TrainingConfig
-from .learner import Learner
+from .learner import Trainee
 from .samples import Sample
 
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
@@ -98,7 +98,7 @@ class Loop:
     def __init__(
         self,
         fabric: Fabric,
-        learner: Learner,
+        learner: Trainee,
         config: TrainingConfig,
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,

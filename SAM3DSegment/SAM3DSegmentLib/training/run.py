@@ -7,6 +7,7 @@ checkpoint and prepared cases.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import logging
@@ -223,10 +224,11 @@ class Run:
         if self.begin is None:
             return
         name, card = self.config.start_from, self.begin.card
-        if card.decoder != self.plan.decoder:
+        levels = self.plan.decoder.levels
+        if dataclasses.replace(card.decoder, levels=levels) != self.plan.decoder or card.decoder.levels < levels:
             raise InputError(
                 f"the decoder of {name!r}, {card.decoder}, is not the one to train, {self.plan.decoder}; use its "
-                "labels, channels and levels, or do not start from it."
+                "labels, channels and at most its levels, or do not start from it."
             )
         if self.encoder is None:
             if card.encoder.vit != COMPACT_VIT:
@@ -275,7 +277,7 @@ class Run:
         torch.manual_seed(config.seed + number)
         decoder = Sam3dDecoder.from_config(self.plan.decoder)
         if self.begin is not None:
-            decoder.load_state_dict(self.begin.decoder.state_dict())
+            decoder.load_state_dict(self.begin.decoder.first_levels(self.plan.decoder.levels).state_dict())
         learner, views, view_encoder = self._make_learner(decoder, cases)
         samples = Samples(cases, views, config, config.batch_size * fabric.world_size)
         steps = -(-config.epochs * samples.per_pass // (config.batch_size * fabric.world_size))

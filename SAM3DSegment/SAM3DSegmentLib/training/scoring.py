@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from ..card import Label
-from ..inference import Segmenter
 from ..metrics import label_dice
 from .dataset import CaseFiles, read_case
 
@@ -54,8 +54,20 @@ class Scores:
         return Scores(self.cases + other.cases, self.labels, np.concatenate([self.dice, other.dice]))
 
 
+class Segments(Protocol):
+    """A `Segmenter`, or what is measured as one."""
+
+    def segment(
+        self,
+        array_kji: np.ndarray,
+        ijk_to_ras: np.ndarray,
+        on_progress: Callable[[str, int, int], None] | None = None,
+        should_cancel: Callable[[], bool] | None = None,
+    ) -> np.ndarray: ...
+
+
 def score_cases(
-    segmenter: Segmenter,
+    segmenter: Segments,
     cases: list[CaseFiles],
     labels: tuple[Label, ...],
     resample: bool,

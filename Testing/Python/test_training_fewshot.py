@@ -1,0 +1,93 @@
+"""The few-case benchmark, on few cases and for seconds: that it measures both networks alike, and keeps its rows."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import HIPPOCAMPUS
+from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.errors import Cancelled, InputError
+from SAM3DSegmentLib.settings import TrainingConfig
+from SAM3DSegmentLib.training.fewshot import (
+    OURS,
+    UNET,
+    Benchmark,
+    PaddedUnet,
+    UnetSegmenter,
+    make_table,
+    run_benchmark,
+)
+from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.volume_io import read_volume
+
+CONFIG = TrainingConfig(
+    encoder="compact_vit",
+    image_size=32,
+    channels=(256, 16, 16, 8, 8),
+    slicing=SlicingRule("coronal"),
+    batch_size=1,
+    training_depth=12,
+    validation_cases=1,
+    test_cases=1,
+    validations=1,
+)
+
+
+def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
+    benchmark = Benchmark(HIPPOCAMPUS, CONFIG, (1, 0), (0.01,), (0,), device="cpu")
+    rows = run_benchmark(benchmark, tmp_path / "out", lambda: False)
+    assert [(row["network"], row["cases"]) for row in rows] == [(OURS, 1), (UNET, 1), (OURS, 0), (UNET, 0)]
+    assert all(row["steps"] > 0 and 0 <= row["dice"] <= 1 and set(row["dice_by_label"]) for row in rows)
+    assert json.loads((tmp_path / "out" / "fewshot.json").read_text())["rows"] == rows
+    assert (tmp_path / "out" / "fewshot.md").read_text() == make_table(rows)
+    assert (tmp_path / "out" / "fewshot.png").read_bytes()[:4] == b"\x89PNG"
+
+    again = dataclasses.replace(benchmark, cases=(1,))
+    assert run_benchmark(again, tmp_path / "out", lambda: pytest.fail("nothing is left to train")) == rows
+    other = dataclasses.replace(benchmark, config=dataclasses.replace(CONFIG, batch_size=2))
+    with pytest.raises(InputError, match="is of other settings"):
+        run_benchmark(other, tmp_path / "out", lambda: False)
+    with pytest.raises(Cancelled):
+        run_benchmark(dataclasses.replace(benchmark, seeds=(1,)), tmp_path / "out", lambda: True)
+    assert json.loads((tmp_path / "out" / "fewshot.json").read_text())["rows"] == rows
+
+
+def test_the_table_has_mean_and_range_over_the_seeds():
+    rows = [
+        {"network": UNET, "cases": cases, "minutes": 5.0, "seed": seed, "dice": dice, "steps": 10}
+        for cases, seed, dice in ((0, 0, 0.9), (5, 0, 0.7), (5, 1, 0.8))
+    ]
+    lines = make_table(rows).splitlines()
+    assert lines[2:] == [
+        "| 5 | 5 | 3-D U-Net | 0.7500 | 0.7000 to 0.8000 | 2 | 10 |",
+        "| all | 5 | 3-D U-Net | 0.9000 | 0.9000 to 0.9000 | 1 | 10 |",
+    ]
+
+
+def test_the_unet_sees_and_answers_on_the_volumes_own_grid():
+    """A "network" that calls every bright voxel a structure gives back just these, whatever the axes."""
+    plan = make_plan(HIPPOCAMPUS, CONFIG)
+    image = read_volume(plan.dataset.cases[0].image)
+
+    class Threshold(PaddedUnet):
+        def forward(self, grey):
+            return [torch.cat([-grey, grey, torch.full_like(grey, -9)], dim=1)]
+
+    found = UnetSegmenter(plan, Threshold(3), torch.device("cpu")).segment(image.array_kji, image.ijk_to_ras)
+    low, high = np.percentile(image.array_kji, (CONFIG.intensity.low, CONFIG.intensity.high))
+    assert found.shape == image.array_kji.shape
+    assert ((found == 1) == (image.array_kji > (low + high) / 2)).mean() > 0.999
+
+
+def test_the_unet_takes_any_size():
+    assert PaddedUnet(3)(torch.zeros(1, 1, 5, 13, 17))[0].shape == (1, 3, 5, 13, 17)
+
+
+def test_a_benchmark_without_held_out_cases_is_refused():
+    with pytest.raises(InputError, match="test_cases is 0"):
+        Benchmark(HIPPOCAMPUS, dataclasses.replace(CONFIG, test_cases=0), (5,), (1.0,), (0,))
+    with pytest.raises(InputError, match="must be above 0"):
+        Benchmark(HIPPOCAMPUS, CONFIG, (5,), (0.0,), (0,))
