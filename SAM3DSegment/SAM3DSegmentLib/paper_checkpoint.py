@@ -36,17 +36,17 @@ _HEAD_KEYS = {"conv_pred.0": "0", "segmentation_head": "3"}
 def read_paper_checkpoint(path: Path) -> Sam3dModel:
     """Raises ModelFileError for a file that is no such checkpoint, or one of several modalities."""
     theirs = _read_state(path)
-    try:
-        classes = len(theirs["out1.segmentation_head.weight"])
-        widths = tuple(theirs[f"{block}.conv1.0.weight"].shape[0] for block in _BLOCKS)
-        inputs = theirs["decoder5.conv1.0.weight"].shape[1]
-    except KeyError as error:
-        raise ModelFileError(f"{str(path)!r} has no {error}; it is no checkpoint of UARK-AICV/SAM3D.") from error
+    missing = [key for key in _required_keys() if key not in theirs]
+    if missing:
+        raise ModelFileError(f"{str(path)!r} has no {missing[0]!r}; it is no checkpoint of UARK-AICV/SAM3D.")
+    classes = len(theirs["out1.segmentation_head.weight"])
+    widths = tuple(theirs[f"{block}.conv1.0.weight"].shape[0] for block in _BLOCKS)
+    inputs = theirs["decoder5.conv1.0.weight"].shape[1]
     if inputs != EMBEDDING_CHANNELS:
         raise ModelFileError(
             f"{str(path)!r} takes {inputs / EMBEDDING_CHANNELS:g} modalities at once; only models of one can be used."
         )
-    heads = [name for name in _HEADS if f"{name}.segmentation_head.weight" in theirs]
+    heads = [name for name in _HEADS if all(key in theirs for key in _head_keys(name))]
     config = DecoderConfig(
         classes,
         (inputs, *widths),
@@ -69,6 +69,14 @@ def read_paper_checkpoint(path: Path) -> Sam3dModel:
     except RuntimeError as error:
         raise ModelFileError(f"the weights of {str(path)!r} do not fit their own decoder; get it anew.") from error
     return Sam3dModel(_card(path, config), decoder.requires_grad_(False).eval())
+
+
+def _required_keys() -> list[str]:
+    return [f"{block}.{key}.weight" for block in _BLOCKS for key in _LAYER_KEYS] + _head_keys("out1")
+
+
+def _head_keys(head: str) -> list[str]:
+    return [f"{head}.{key}.weight" for key in _HEAD_KEYS] + [f"{head}.segmentation_head.bias"]
 
 
 def _card(path: Path, config: DecoderConfig) -> ModelCard:
