@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from conftest import MRI
 from SAM3DSegmentLib import postprocessing
 from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.postprocessing import find_islands
+from SAM3DSegmentLib.volume_io import read_volume
 
 
 def remove_islands(labels, share):
@@ -78,19 +80,20 @@ def test_nothing_and_everything_stay_as_they_are(value):
 
 
 def test_a_model_says_whether_islands_are_removed(bundled_model):
-    """In noise the model finds pieces here and there."""
-    noise = np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32)
+    """Of two hippocampi one behind the other, the second cut off, one is smaller."""
+    mri = read_volume(MRI)
+    two = np.concatenate([mri.array_kji, mri.array_kji[:, :, :22]], axis=2)
 
     def segment(share):
         card = dataclasses.replace(bundled_model.card, island_share=share)
         segmenter = Segmenter.load(dataclasses.replace(bundled_model, card=card), "cpu", "fp32")
-        return segmenter.segment_with_confidence(noise, np.eye(4))
+        return segmenter.segment_with_confidence(two, mri.ijk_to_ras)
 
     with_islands, confidence = segment(0.0)
-    labels, confidence_after = segment(0.1)
+    labels, confidence_after = segment(1.0)
     removed = with_islands != labels
     assert 0 < np.count_nonzero(removed) < np.count_nonzero(labels)
-    np.testing.assert_array_equal(labels, remove_islands(with_islands, 0.1))
+    np.testing.assert_array_equal(labels, remove_islands(with_islands, 1.0))
     assert not confidence_after[removed].any()
     np.testing.assert_array_equal(confidence_after[~removed], confidence[~removed])
 
