@@ -123,6 +123,7 @@ def test_what_fails_says_nothing_of_the_patient(run_cli, places, series):
     assert_clean(places, result.stdout, result.stderr)
 
 
+@pytest.mark.slow
 def test_train(run_cli, places, series):
     """On images whose files carry the fields as ITK keeps them, in their metadata."""
     data = places / "input" / "data"

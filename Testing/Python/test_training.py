@@ -240,6 +240,7 @@ def run_child(*arguments, until, environment=None):
         child.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["encode", "train"])
 def test_a_killed_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen, stage, monkeypatch):
     torch.set_num_threads(1)

@@ -185,7 +185,7 @@ def problem_of(folder, labels=AB, resample=False):
 def test_values_without_a_name_and_values_that_are_no_labels_are_named(decathlon):
     assert "values [2] without a name" in problem_of(decathlon, AB[:1])
     write(decathlon / "labelsTr" / "b.nii.gz", labels_array() * np.float32(0.5))
-    assert "values such as 0.5, and a label map holds whole numbers" in problem_of(decathlon)
+    assert "values such as 0.5; give a label map of whole numbers" in problem_of(decathlon)
     write(decathlon / "labelsTr" / "b.nii.gz", labels_array().astype(np.int16) * 300)
     assert "values from 0 to 600, outside 0..255" in problem_of(decathlon)
 
