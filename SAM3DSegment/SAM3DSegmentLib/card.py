@@ -68,9 +68,9 @@ class DecoderConfig:
     `levels`: so many of its four layers and heads are built, from the coarsest; each doubles the in-plane grid, so
     that 4 undo SAM's patch size, and fewer suit volumes whose own grid is coarser. `channels` are five numbers anyway.
 
-    The other defaults are this project's method. `projection_kernel` and `upsampling` exist because the paper's public
-    code (UARK-AICV/SAM3D, sam3d.py) projects with 1x1x1 and upsamples with "nearest"; `heads`, of which only the finest
-    levels have one, because it has three.
+    The other defaults are this project's method. The rest exists because the paper's public code (UARK-AICV/SAM3D,
+    sam3d.py) projects with 1x1x1, upsamples with "nearest", and has three heads, on the finest levels, that are
+    "convolutional": a 3x3x3 convolution to half the channels, an instance norm, LeakyReLU and a 1x1x1 convolution.
     """
 
     num_classes: int
@@ -79,6 +79,7 @@ class DecoderConfig:
     upsampling: str = "trilinear"
     heads: int = 4
     levels: int = 4
+    head: str = "linear"
 
     def __post_init__(self) -> None:
         require(
@@ -99,6 +100,10 @@ class DecoderConfig:
         )
         require(
             1 <= self.heads <= 4, f"heads {self.heads} is outside 1..4; the default of 4 gives every level its own."
+        )
+        require(
+            self.head in ("linear", "convolutional"),
+            f"head {self.head!r} is unknown; use 'linear', or 'convolutional' for the paper's public code.",
         )
         require(
             2 <= self.levels <= 4,

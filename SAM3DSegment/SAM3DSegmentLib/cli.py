@@ -101,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("model", metavar="NAME|FILE")
     importing = _command(models, "import", _models_import, "take a model file among your own, after checking it")
     importing.add_argument("file", type=Path, metavar="FILE")
+    importing.add_argument(
+        "--from", dest="source", choices=("sam3d",), help="FILE is a checkpoint of the paper's code, UARK-AICV/SAM3D"
+    )
+    importing.add_argument("-o", "--output", type=Path, metavar="MODEL.sam3d", help="where to write it, with --from")
     importing.add_argument("--overwrite", action="store_true", help="replace a model of the same name")
 
     weights = _group(commands, "weights", "SAM's own checkpoints")
@@ -393,8 +397,26 @@ def _models_show(options: argparse.Namespace) -> int:
 def _models_import(options: argparse.Namespace) -> int:
     from .model_file import import_model
 
+    if bool(options.source) != bool(options.output):
+        raise InputError("--from and -o belong together: a checkpoint, and the model file to write.")
+    if options.source:
+        return _import_paper_checkpoint(options.file, options.output, options.overwrite)
     path = import_model(options.file, options.overwrite)
     logger.info("%s is now among your models.", path.stem)
+    return DONE
+
+
+def _import_paper_checkpoint(source: Path, output: Path, overwrite: bool) -> int:
+    from .files import check_new_file
+    from .model_file import save_model
+    from .model_store import SUFFIX
+    from .paper_checkpoint import NOT_IMPORTED, read_paper_checkpoint
+
+    if output.suffix != SUFFIX:
+        raise InputError(f"model {str(output)!r} has an unknown ending; use {SUFFIX}.")
+    check_new_file(output, overwrite, [source])
+    save_model(read_paper_checkpoint(source), output)
+    logger.warning("%s gives other masks than their code, without %s.", output, NOT_IMPORTED)
     return DONE
 
 

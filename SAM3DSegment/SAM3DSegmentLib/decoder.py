@@ -2,7 +2,7 @@
 
 Source of the formulas: docs/loss_and_decoder.md; the paper behind them is Bui et al., "SAM3D: Segment Anything Model
 in Volumetric Medical Images", ISBI 2024, arXiv:2309.03493. The paper's public code projects with 1x1x1, upsamples with
-"nearest" and has three heads; `DecoderConfig` names these differences.
+"nearest" and has three heads of two convolutions; `DecoderConfig` names these differences.
 """
 
 from __future__ import annotations
@@ -65,6 +65,18 @@ def _instance_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(channels, channels)
 
 
+def _head(kind: str, channels: int, num_classes: int) -> nn.Module:
+    if kind == "linear":
+        return nn.Conv3d(channels, num_classes, 1)
+    half = channels // 2
+    return nn.Sequential(
+        nn.Conv3d(channels, half, 3, padding=1, bias=False),
+        _instance_norm(half),
+        nn.LeakyReLU(NEGATIVE_SLOPE),
+        nn.Conv3d(half, num_classes, 1),
+    )
+
+
 class Sam3dDecoder(nn.Module):
     """Stacked slice embeddings to class logits.
 
@@ -81,16 +93,17 @@ class Sam3dDecoder(nn.Module):
         upsampling: str = "trilinear",
         heads: int = 4,
         levels: int = 4,
+        head: str = "linear",
     ) -> None:
         super().__init__()
-        self.config = DecoderConfig(num_classes, tuple(channels), projection_kernel, upsampling, heads, levels)
+        self.config = DecoderConfig(num_classes, tuple(channels), projection_kernel, upsampling, heads, levels, head)
         self._first_head = max(0, levels - heads)
         widths = self.config.channels[: levels + 1]
         self.layers = nn.ModuleList(
             ResDualConv3d(before, after, projection_kernel=projection_kernel)
             for before, after in zip(widths, widths[1:])
         )
-        self.heads = nn.ModuleList(nn.Conv3d(width, num_classes, 1) for width in widths[1 + self._first_head :])
+        self.heads = nn.ModuleList(_head(head, width, num_classes) for width in widths[1 + self._first_head :])
 
     @classmethod
     def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:
@@ -120,13 +133,18 @@ class Sam3dDecoder(nn.Module):
         for level, layer in enumerate(self.layers):
             g = layer(g)
             if level >= first_wanted:
-                # A head mixes channels only and U2's weights sum to 1, so head(U2(g)) = U2(head(g)): the widest
-                # feature map, at the output's own size, need not be made.
-                # Planes of a few classes are resized faster when each class is contiguous.
-                logits.append(self._upsample(self.heads[level - self._first_head](g).contiguous()))
+                logits.append(self._logits(g, self.heads[level - self._first_head]))
             if level < finest:
                 g = self._upsample(g)
         return logits
+
+    def _logits(self, g: Tensor, head: nn.Module) -> Tensor:
+        if self.config.head == "convolutional":
+            return head(self._upsample(g))
+        # A linear head mixes channels only and U2's weights sum to 1, so head(U2(g)) = U2(head(g)): the widest feature
+        # map, at the output's own size, need not be made.
+        # Planes of a few classes are resized faster when each class is contiguous.
+        return self._upsample(head(g).contiguous())
 
     def _upsample(self, g: Tensor) -> Tensor:
         """U2: double H and W and leave D alone.

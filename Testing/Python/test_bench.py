@@ -1,23 +1,107 @@
-"""The benchmark commands run and say what they measured; how fast anything is, is no matter for a test."""
+"""The benchmarks: what they count, how they compare, and that each runs to its table and file."""
 
 import json
+import time
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from SAM3DSegmentLib.bench.measuring import Candidate, as_table, compare
+from SAM3DSegmentLib.bench.networks import DEPTH, bench_encoder, decoder_gflop, vit_gflop
+from SAM3DSegmentLib.card import VitConfig
+from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.encoder import build_vit
+from SAM3DSegmentLib.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+def counted_gflop(run):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def test_the_encoders_work_is_what_torch_counts_where_no_window_is_padded():
+    config = VitConfig(192, 3, 3, (1,))
+    vit = build_vit(config, 224).eval()
+    counted = counted_gflop(lambda: vit(torch.zeros(1, 3, 224, 224)))
+    assert vit_gflop(config, 224) == pytest.approx(counted, rel=0.03)  # torch counts the positions, too
+
+
+def test_the_decoders_work_is_what_torch_counts():
+    decoder = Sam3dDecoder(3).eval()
+    embeddings = torch.zeros(1, 256, DEPTH, 2, 2)
+    counted = counted_gflop(lambda: decoder(embeddings, only_finest=True))
+    assert decoder_gflop(decoder, 2) == pytest.approx(counted, rel=1e-6)
+
+
+def test_candidates_are_compared_with_the_first():
+    def slow():
+        time.sleep(0.02)
+        return torch.tensor([3.0, 4.0])
+
+    result = compare([Candidate("slow", slow), Candidate("fast", lambda: torch.tensor([3.0, 4.5]))], 2, CPU, 1.0)
+    first, second = result.rows
+    assert (first.ratio, first.largest_difference, first.relative_rms) == (1, 0, 0)
+    assert second.ratio > 10
+    assert second.largest_difference == 0.5
+    assert second.relative_rms == pytest.approx(0.1)
+    assert result.peak_gflops["float32"] > 0
+    assert "fast" in as_table(result)
+
+
+def test_no_rounds_are_refused():
+    with pytest.raises(InputError, match="0 rounds"):
+        compare([Candidate("one", lambda: torch.zeros(1))], 0, CPU, 1.0)
+
+
+def run_bench(run_cli, tmp_path, *arguments):
+    done = run_cli("bench", *arguments, "--json", tmp_path / "bench.json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert all(row["seconds"] > 0 and row["name"] in done.stdout for row in result["rows"])
+    return result
+
+
+def test_bench_decoder(run_cli, tmp_path):
+    result = run_bench(run_cli, tmp_path, "decoder", "--image-size", 32, "--rounds", 1, "--precision", "fp32")
+    assert [row["name"] for row in result["rows"]] == ["plain modules float32", "ours float32"]
+    assert result["rows"][1]["relative_rms"] < 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("decoder", "--image-size", "64", "--rounds", "1"),
-        ("encoder", "--image-size", "64", "--rounds", "1"),
-        ("startup", "--rounds", "1"),
-        ("volume", "--slices", "2", "4"),
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_a_benchmark_prints_a_table_and_writes_its_figures(run_cli, tmp_path, arguments):
-    result = run_cli("bench", *arguments, "--json", tmp_path / "figures.json")
-    assert result.returncode == 0, result.stderr
-    assert len(result.stdout.splitlines()) > 2
-    assert json.loads((tmp_path / "figures.json").read_text())
+def test_bench_encoder(run_cli, tmp_path):
+    result = run_bench(run_cli, tmp_path, "encoder", "--image-size", 64, "--rounds", 1, "--precision", "bf16")
+    errors = {row["name"]: row["relative_rms"] for row in result["rows"]}
+    assert errors["ours float32"] < 1e-4
+    assert 1e-4 < errors["ours bfloat16"] < 0.012
+    assert "untrained" in result["conditions"]["weights"]
+
+
+@pytest.mark.slow
+def test_bench_volume(run_cli, tmp_path):
+    (row,) = run_bench(run_cli, tmp_path, "volume", "--slices", 3)["rows"]
+    assert row["peak_mib"] > 100
+
+
+@pytest.mark.slow
+def test_bench_startup(run_cli, tmp_path):
+    rows = run_bench(run_cli, tmp_path, "startup", "--rounds", 1)["rows"]
+    assert len(rows) == 3
+    assert rows[0]["seconds"] < rows[2]["seconds"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_bench_encoder_on_a_gpu():
+    result = bench_encoder(256, "cuda", "auto", rounds=3)
+    assert result.rows[-1].relative_rms < 0.012
+
+
+def test_a_place_where_the_figures_cannot_go_is_refused_before_the_work(run_cli, tmp_path):
+    done = run_cli("bench", "decoder", "--json", tmp_path / "nowhere" / "bench.json")
+    assert done.returncode == 1
+    assert "does not exist" in done.stderr
+    assert "GFLOP" not in done.stdout

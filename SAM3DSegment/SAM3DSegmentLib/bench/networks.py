@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +124,9 @@ def _openvino(vit: nn.Module, slices: Tensor, dtype: torch.dtype) -> Callable[[]
         "INFERENCE_PRECISION_HINT": "f32" if dtype == torch.float32 else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    model = openvino.convert_model(vit, example_input=slices)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, that sizes are taken as constants: they are
+        model = openvino.convert_model(vit, example_input=slices)
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     return lambda: torch.from_numpy(compiled(slices.numpy())[0])
 
