@@ -172,6 +172,7 @@ def segment_array(
             "model_sha256": model.sha256,
             "encoder": asdict(model.card.encoder),
             "device": str(segmenter.network.encoder.device),
+            "quality": segmenter.level,
             "precision": str(segmenter.network.encoder.dtype).removeprefix("torch."),
             "seconds": round(seconds, 2),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

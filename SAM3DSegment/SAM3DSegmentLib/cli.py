@@ -16,6 +16,7 @@ from typing import Any
 from . import __version__
 from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
+from .quality import AUTO, BEST, QUALITIES, Choice
 from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--model", default="hippocampus-mri", metavar="NAME|FILE", help="default: %(default)s")
     _add_computing(segment)
     segment.add_argument("--precision", default="auto", choices=PRECISIONS, help="default: %(default)s")
+    segment.add_argument(
+        "--quality",
+        default=BEST,
+        choices=(*QUALITIES, AUTO),
+        help="less is faster; auto takes the best that needs at most a minute; default: %(default)s",
+    )
     segment.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     segment.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
@@ -261,7 +268,12 @@ def _segment(options: argparse.Namespace) -> int:
     model = load_model(options.model)
 
     def load() -> Segmenter:
-        return Segmenter.load(model, options.device, options.precision, options.sam_checkpoint)
+        return Segmenter.load(
+            model, options.device, options.precision, options.sam_checkpoint, options.quality, tell_choice
+        )
+
+    def tell_choice(choice: Choice) -> None:
+        progress.event("quality", quality=choice.quality, seconds=choice.seconds[choice.quality])
 
     try:
         summary = segment_files(

@@ -2,8 +2,8 @@
 
 What differs from `segment_anything` changes nothing but rounding:
 
-- Linear layers and norms see real tokens only. Where windows stick out of the image, q, k and v of the empty places are
-  the layer's bias, because upstream pads with zeros.
+- Linear layers and norms see real tokens only, and only those are queries. Where windows stick out of the image, k and v
+  of the empty places are the layer's bias, because upstream pads with zeros.
 - Positions: the logits are q.k * scale + q.R_row + q.R_column. "Folded", they are one product of longer vectors,
   [q * scale, q.R_row, q.R_column] and [k, onehot(row), onehot(column)], that any attention kernel can take. "Added",
   they are written into the logits before q.k is added to them, which spares two thirds of the multiplications of
@@ -221,9 +221,9 @@ class _Attention:
         return [(place, length) for place, length in bands if place.start < place.stop]
 
     def _attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
-        """Windows of height x width tokens, (B, rows, columns, 3, heads, head_dim) -> (items, height * width, head_dim).
+        """(B, rows, columns, 3, heads, head_dim) -> (items, height * width, head_dim), one item for a head of a window.
 
-        An item is one head of one window; queries are the window's tokens, keys also its empty places.
+        A window's queries are its height x width tokens; its keys are those and its empty places.
         """
         grid = qkv.unflatten(2, (-1, width)).unflatten(1, (-1, height)).permute(5, 0, 1, 3, 6, 2, 4, 7)
         buffers = self._buffers(grid[0].numel() // (height * width * self._head_dim), height, width)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..devices import wait_for
 from ..errors import InputError
 from ..packed_vit import has_packed_linear
 
@@ -139,18 +140,11 @@ def _accuracy(candidate: Candidate, truth: Tensor) -> Row:
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    _wait(device)
+    wait_for(device)
     began = time.perf_counter()
     run()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:
