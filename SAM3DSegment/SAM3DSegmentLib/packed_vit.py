@@ -2,8 +2,8 @@
 
 What differs from `segment_anything` changes nothing but rounding:
 
-- Linear layers and norms see real tokens only, and only those are queries. Where windows stick out of the image, k and v
-  of the empty places are the layer's bias, because upstream pads with zeros.
+- Linear layers and norms see real tokens only, and only those are queries. Where windows stick out of the image, k
+  and v of the empty places are the layer's bias, because upstream pads with zeros.
 - Positions: the logits are q.k * scale + q.R_row + q.R_column. "Folded", they are one product of longer vectors,
   [q * scale, q.R_row, q.R_column] and [k, onehot(row), onehot(column)], that any attention kernel can take. "Added",
   they are written into the logits before q.k is added to them, which spares two thirds of the multiplications of
