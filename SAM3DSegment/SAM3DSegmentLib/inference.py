@@ -150,13 +150,22 @@ class Segmenter:
         self.network, self._load_on_cpu = self._load_on_cpu(), None
         return self._segment(*arguments)
 
-    def _plan(self, prepared: Prepared, should_cancel: ShouldCancel | None) -> Work:
+    def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
+        """The volume on the model's terms."""
+        card = self.card
+        return Preparation(card.slicing, card.intensity, card.encoder.image_size).prepare(array_kji, ijk_to_ras)
+
+    @torch.no_grad()
+    def choose(self, prepared: Prepared) -> Choice:
+        """What "auto" chooses for this volume, by the time that a few of its slices take."""
+        speed = measure_speed(prepared, self.network)
+        plans = {name: quality.plan(self.card, prepared) for name, quality in QUALITIES.items()}
+        return choose_quality({name: work.seconds(speed) for name, work in plans.items()})
+
+    def _plan(self, prepared: Prepared) -> Work:
         self.level = self._quality
         if self._quality == AUTO:
-            _raise_if(should_cancel)
-            speed = measure_speed(prepared, self.network)
-            plans = {name: quality.plan(self.card, prepared) for name, quality in QUALITIES.items()}
-            choice = choose_quality({name: work.seconds(speed) for name, work in plans.items()})
+            choice = self.choose(prepared)
             logger.info("%s.", choice)
             if self._on_choice:
                 self._on_choice(choice)
@@ -172,10 +181,8 @@ class Segmenter:
         should_cancel: ShouldCancel | None,
         with_confidence: bool,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        card = self.card
-        preparation = Preparation(card.slicing, card.intensity, card.encoder.image_size)
-        prepared = preparation.prepare(array_kji, ijk_to_ras)
-        work = self._plan(prepared, should_cancel)
+        prepared = self.prepare(array_kji, ijk_to_ras)
+        work = self._plan(prepared)
         # Written slice by slice through views, so that neither is copied at the end.
         labels_kji = np.zeros(array_kji.shape, np.uint8)
         confidence_kji = np.zeros_like(labels_kji) if with_confidence else None
@@ -186,8 +193,8 @@ class Segmenter:
             labels[index] = self._label_values[classes.cpu()].numpy()
             if confidence is not None:
                 confidence[index] = (probability * 100).round().to(torch.uint8).cpu().numpy()
-        if card.island_share:
-            for slab, island in find_islands(labels, card.island_share):
+        if self.card.island_share:
+            for slab, island in find_islands(labels, self.card.island_share):
                 labels[slab][island] = 0
                 if confidence is not None:
                     confidence[slab][island] = 0

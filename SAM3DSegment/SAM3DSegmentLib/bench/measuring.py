@@ -41,6 +41,7 @@ class Row:
     largest_difference: float | None = None
     relative_rms: float | None = None
     peak_mib: float | None = None  # resident memory of the process
+    dice: float | None = None  # mean over cases and labels
     note: str = ""
 
 
@@ -111,26 +112,31 @@ def as_table(result: BenchResult) -> str:
     lines += [f"peak of {name}: {value} GFLOP/s" for name, value in result.peak_gflops.items()]
     if result.useful_gflop is not None:
         lines.append(f"useful work: {result.useful_gflop} GFLOP")
-    columns = ("seconds", "ratio", "of peak", "max. diff.", "rel. rms", "MiB")
     lines.append("")
-    lines.append(f"{result.bench:<34}" + "".join(f"{column:>11}" for column in columns))
-    for row in result.rows:
-        cells = (
-            f"{row.seconds:.4f}",
-            _cell(row.ratio, "{:.2f}"),
-            _cell(row.share_of_peak, "{:.2f}"),
-            _cell(row.largest_difference, "{:.1e}"),
-            _cell(row.relative_rms, "{:.2e}"),
-            _cell(row.peak_mib, "{:.0f}"),
-        )
-        lines.append(
-            f"{row.name:<34}" + "".join(f"{cell:>11}" for cell in cells) + (f"  {row.note}" if row.note else "")
-        )
+    columns = _columns(result.rows)
+    lines.append(f"{result.bench:<34}" + "".join(f"{title:>11}" for title in columns))
+    for number, row in enumerate(result.rows):
+        cells = "".join(f"{column[number]:>11}" for column in columns.values())
+        lines.append(f"{row.name:<34}{cells}" + (f"  {row.note}" if row.note else ""))
     return "\n".join(lines)
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _columns(rows: list[Row]) -> dict[str, list[str]]:
+    """Titles and cells of what was measured of any row."""
+    kinds: list[tuple[str, str, list[float | None]]] = [
+        ("seconds", "{:.4f}", [row.seconds for row in rows]),
+        ("ratio", "{:.2f}", [row.ratio for row in rows]),
+        ("of peak", "{:.2f}", [row.share_of_peak for row in rows]),
+        ("max. diff.", "{:.1e}", [row.largest_difference for row in rows]),
+        ("rel. rms", "{:.2e}", [row.relative_rms for row in rows]),
+        ("MiB", "{:.0f}", [row.peak_mib for row in rows]),
+        ("Dice", "{:.4f}", [row.dice for row in rows]),
+    ]
+    return {
+        title: ["" if value is None else form.format(value) for value in values]
+        for title, form, values in kinds
+        if any(value is not None for value in values)
+    }
 
 
 def _accuracy(candidate: Candidate, truth: Tensor) -> Row:
