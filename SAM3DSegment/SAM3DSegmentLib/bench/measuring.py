@@ -37,7 +37,7 @@ class Row:
     name: str
     seconds: float
     ratio: float | None = None  # of the baseline's time to this one, the median over the rounds
-    share_of_peak: float | None = None  # useful operations a second, over the processor's measured peak
+    share_of_peak: float | None = None  # of the fastest round: useful operations a second, over the fastest products'
     largest_difference: float | None = None
     relative_rms: float | None = None
     peak_mib: float | None = None  # resident memory of the process
@@ -65,6 +65,16 @@ def conditions(device: torch.device, **more: object) -> dict[str, str]:
         **more,
     }
     return {name: str(value) for name, value in found.items()}
+
+
+def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
+    """Whose seconds are counted, in words, and the function that gives them.
+
+    Of one thread those of the processor, which other programs on the computer change less.
+    """
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        return "of the processor", time.process_time
+    return "of a clock", time.perf_counter
 
 
 @contextmanager
@@ -98,7 +108,7 @@ def compare(candidates: list[Candidate], rounds: int, device: torch.device, usef
             row,
             seconds=statistics.median(seconds),
             ratio=statistics.median(first / own for first, own in zip(taken[0], seconds)),
-            share_of_peak=useful_gflop / statistics.median(seconds) / peaks[candidate.dtype],
+            share_of_peak=useful_gflop / min(seconds) / peaks[candidate.dtype],
         )
         for row, seconds, candidate in zip(rows, taken, candidates)
     ]
@@ -146,11 +156,12 @@ def _accuracy(candidate: Candidate, truth: Tensor) -> Row:
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
+    _, now = clock(device)
     wait_for(device)
-    began = time.perf_counter()
+    began = now()
     run()
     wait_for(device)
-    return time.perf_counter() - began
+    return now() - began
 
 
 def _matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +25,7 @@ from ..inference import Segmenter
 from ..network import Network
 from ..packed_vit import AttentionPlan, PackedVit
 from ..weights import published
-from .measuring import BenchResult, Candidate, Row, compare, conditions, threads
+from .measuring import BenchResult, Candidate, Row, clock, compare, conditions, threads
 
 ENCODER = "sam_vit_b"
 CLASSES, DEPTH = 3, 16  # of the decoder's logits; slices in its window
@@ -56,7 +55,9 @@ def bench_encoder(
             candidates.append(Candidate(f"ours {_name(own)}", _packed(vit, slices, target, own), own))
         result = compare(candidates, rounds, target, vit_gflop(SAM_ENCODERS[ENCODER], image_size))
         plan = AttentionPlan.best(target, dtype)
-        where = conditions(target, weights=weights, image_size=image_size, encoder=plan, rounds=rounds)
+        where = conditions(
+            target, weights=weights, image_size=image_size, encoder=plan, rounds=rounds, seconds=clock(target)[0]
+        )
     return replace(result, bench="encoder", conditions=where)
 
 
@@ -77,7 +78,14 @@ def bench_decoder(
         for own in dict.fromkeys((torch.float32, dtype)):
             candidates.append(Candidate(f"ours {_name(own)}", _decoding(decoder, embeddings, own), own))
         result = compare(candidates, rounds, target, decoder_gflop(decoder, side))
-        where = conditions(target, weights="untrained", image_size=image_size, slices=DEPTH, rounds=rounds)
+        where = conditions(
+            target,
+            weights="untrained",
+            image_size=image_size,
+            slices=DEPTH,
+            rounds=rounds,
+            seconds=clock(target)[0],
+        )
     return replace(result, bench="decoder", conditions=where)
 
 
@@ -92,17 +100,19 @@ def bench_reuse(
     volume = np.random.default_rng(0).integers(0, 600, (slices, image_size, image_size), np.int16)
     rows: list[Row] = []
     with threads(thread_count), tempfile.TemporaryDirectory() as folder:
+        kind, now = clock(target)
         encoder = FrozenEncoder(vit, config, target, resolve_precision(precision, target))
         for name in ("first decoder", "second decoder"):
             decoder = Sam3dDecoder(CLASSES)
             labels = tuple(Label(value, f"structure {value}", (255, 0, 0)) for value in range(1, CLASSES))
             card = ModelCard(name, "", "", labels, config, decoder.config)
             network = Network(CachedEncoder(encoder, EmbeddingCache(Path(folder))), [decoder])
-            began = time.perf_counter()
+            began = now()
             Segmenter(card, network).segment(volume, np.eye(4))
-            seconds = time.perf_counter() - began
+            seconds = now() - began
             rows.append(Row(name, seconds, ratio=rows[0].seconds / seconds if rows else 1.0))
-        where = conditions(target, weights=weights, volume=f"{slices} slices of {image_size} x {image_size} voxels")
+        size = f"{slices} slices of {image_size} x {image_size} voxels"
+        where = conditions(target, weights=weights, volume=size, seconds=kind)
     return BenchResult("reuse", where, rows)
 
 

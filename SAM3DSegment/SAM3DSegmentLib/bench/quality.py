@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..model_file import load_model
 from ..quality import BEST, QUALITIES
 from ..settings import TrainingConfig
 from ..training.dataset import find_dataset, read_case, split_cases
-from .measuring import BenchResult, Row, conditions, threads
+from .measuring import BenchResult, Row, clock, conditions, threads
 
 
 def bench_quality(
@@ -34,14 +33,17 @@ def bench_quality(
     dice = {name: np.zeros((len(names), len(labels))) for name in levels}
     seconds = dict.fromkeys(levels, 0.0)
     with threads(thread_count):
+        kind, now = clock(first.network.encoder.device)
         for number, case in enumerate(names):
             image, classes = read_case(cases[case], labels, config.resample)
             for name, segmenter in levels.items():
-                began = time.perf_counter()
+                began = now()
                 found = segmenter.segment(image.array_kji, image.ijk_to_ras)
-                seconds[name] += (time.perf_counter() - began) / len(names)
+                seconds[name] += (now() - began) / len(names)
                 dice[name][number] = label_dice(found, values[classes], values[1:].tolist())
-        where = conditions(first.network.encoder.device, model=model, precision=precision, cases=len(names))
+        where = conditions(
+            first.network.encoder.device, model=model, precision=precision, cases=len(names), seconds=kind
+        )
     rows = [
         Row(name, seconds[name], ratio=seconds[BEST] / seconds[name], dice=float(np.nanmean(dice[name], 0).mean()))
         for name in levels
