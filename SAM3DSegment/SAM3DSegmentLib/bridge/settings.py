@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import qt
 
 _SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"
+_CASES_FOLDER = "SAM3DSegment/CasesFolder"
 
 
 def samCheckpoint() -> str | None:
@@ -17,3 +20,13 @@ def setSamCheckpoint(path: str | None) -> None:
         qt.QSettings().setValue(_SAM_CHECKPOINT, path)
     else:
         qt.QSettings().remove(_SAM_CHECKPOINT)
+
+
+def casesFolder() -> Path | None:
+    """The folder of training cases that the user chose last; None before."""
+    path = qt.QSettings().value(_CASES_FOLDER)
+    return Path(path) if path else None
+
+
+def setCasesFolder(folder: Path) -> None:
+    qt.QSettings().setValue(_CASES_FOLDER, str(folder))

@@ -49,12 +49,24 @@ def pythonExecutable() -> str:
     return shutil.which("PythonSlicer") or "PythonSlicer"
 
 
-def progressReader(onProgress: Callable[[str, int, int, float | None], None]) -> Callable[[str], None]:
-    """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go)."""
+def ignore(*_arguments: Any) -> None:
+    """In place of a callback that must not come any more, nor keep its object alive."""
+
+
+def progressReader(
+    onProgress: Callable[[str, int, int, float | None], None], onEvent: Callable[[dict[str, Any]], None] = ignore
+) -> Callable[[str], None]:
+    """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go).
+
+    onEvent gets the object of a line that names an event instead.
+    """
 
     def read(line: str) -> None:
         try:
             progress = json.loads(line)
+            if "event" in progress:
+                onEvent(progress)
+                return
             values = progress["stage"], progress["done"], progress["total"], progress["eta_s"]
         except (ValueError, KeyError, TypeError):
             logger.info("%s", line)  # a library's own words
@@ -67,10 +79,6 @@ def progressReader(onProgress: Callable[[str, int, int, float | None], None]) ->
 def removeFolder(folder: Path) -> None:
     """Remove a folder once no BackgroundCall writes into it any more."""
     _threads.submit(shutil.rmtree, folder, ignore_errors=True).result()
-
-
-def ignore(*_arguments: Any) -> None:
-    """In place of a callback that must not come any more, nor keep its object alive."""
 
 
 class BackgroundCall:
@@ -163,6 +171,11 @@ class CommandProcess:
         logger.info("Running %s %s", pythonExecutable(), " ".join(command))
         _running.add(self)
         self._process.start(pythonExecutable(), command)
+
+    def finish(self) -> None:
+        """Ask the child, which trains, to end early with what it has reached; then comes onFinished()."""
+        if self._isRunning():
+            self._process.write(stop.FINISH)
 
     def cancel(self) -> None:
         """Ask the child to stop, and stop it if it does not."""

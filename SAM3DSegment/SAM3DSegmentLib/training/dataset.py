@@ -108,7 +108,7 @@ def new_case_files(folder: str | Path, name: str) -> CaseFiles:
     folder = Path(folder)
     if not re.fullmatch(r"\w[\w .-]*", name) or name != name.strip(" .") or _LABEL_ENDING.search(name):
         raise InputError(
-            f"{name!r} is no name for a case; use letters, digits, blanks, - and _, and no ending such as _label or _seg."
+            f"{name!r} is no name for a case; use letters, digits, blanks, - and _, and no ending such as _label."
         )
     if (folder / "imagesTr").is_dir() or (folder / "labelsTr").is_dir():
         name = _CHANNEL_ENDING.sub("", name)

@@ -128,8 +128,8 @@ class Loop:
     ) -> bool:
         """Train on one batch a step, and call back after each, until the budget is spent or a callback stops it.
 
-        When it should finish, the budget counts as spent after this step. False if it was cancelled. Raises TrainingError if the loss or a gradient is no number; the weights are then
-        those of the step before.
+        When it should finish, the budget counts as spent after this step. False if it was cancelled. Raises
+        TrainingError if the loss or a gradient is no number; the weights are then those of the step before.
         """
         source = iter(batches)
         while self.fraction < 1 and not self.state.is_stopped:
