@@ -419,6 +419,8 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     assert [box.itemText(i) for i in range(box.count)][0] == "SAM ViT-B"
     box.currentIndex = 0
     assert "Slow without a GPU" in widget.ui.encoderLabel.text
+    widget.ui.removeWeightsButton.click()
+    assert box.findText("SAM ViT-B") < 0
 
 
 def test_a_model_is_trained_shown_chosen_and_segments(patients, folders):
@@ -432,6 +434,10 @@ def test_a_model_is_trained_shown_chosen_and_segments(patients, folders):
     assert not ui.segmentButton.enabled
     assert "being trained" in ui.segmentButton.toolTip
     assert view.GetPlotChartNodeID() == chart().GetID()
+    ui.outputSelector.setCurrentNode(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0])
+    ui.useAsCaseButton.click()
+    assert "being trained" in the_error()
+    ui.outputSelector.setCurrentNode(None)
     wait_for_steps(patients)
     assert ui.trainingProgressBar.maximum == 6
     wait_for_end(patients)

@@ -31,8 +31,8 @@ class CasesBox:
         self._call: BackgroundCall | None = None
         header = ui.casesTable.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(1, qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(2, qt.QHeaderView.Stretch)
+        for column in (1, 2):
+            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
         ui.chooseCasesButton.connect("clicked(bool)", self._choose)
         ui.openCasesButton.connect("clicked(bool)", self._open)
         ui.removeCaseButton.connect("clicked(bool)", self._remove)
@@ -54,7 +54,7 @@ class CasesBox:
         self._listSegments()
         folder = self.folder
         if folder is not None:
-            self._call = BackgroundCall(lambda: surveyCases(folder), self._surveyed, self._surveyFailed)
+            self._call = BackgroundCall(lambda: surveyCases(folder), self._surveyed, self._surveyFailed, onlyReads=True)
         self._showFolder()
         self._onChanged()
 
@@ -125,6 +125,7 @@ class CasesBox:
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)  # which may be too long for its column
                 table.setItem(row, column, item)
+        table.resizeRowsToContents()
         self._showButtons()
 
     def _showButtons(self) -> None:

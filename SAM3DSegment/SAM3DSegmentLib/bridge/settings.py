@@ -6,6 +6,8 @@ from pathlib import Path
 
 import qt
 
+from ..weights import CHECKPOINTS
+
 _SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"
 _CASES_FOLDER = "SAM3DSegment/CasesFolder"
 
@@ -13,6 +15,11 @@ _CASES_FOLDER = "SAM3DSegment/CasesFolder"
 def samCheckpoint() -> str | None:
     """The file that the user chose as SAM's weights; None for the one in the weights folder."""
     return qt.QSettings().value(_SAM_CHECKPOINT) or None
+
+
+def samWeights() -> Path:
+    """Where SAM's weights are, or would be."""
+    return Path(samCheckpoint() or CHECKPOINTS["sam_vit_b"].path)
 
 
 def setSamCheckpoint(path: str | None) -> None:

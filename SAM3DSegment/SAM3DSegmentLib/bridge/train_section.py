@@ -18,7 +18,6 @@ import qt
 from ..errors import Sam3dError
 from ..folders import models_folder
 from ..model_store import SUFFIX, bundled_folder, list_models, read_card
-from ..weights import CHECKPOINTS
 from . import nodes, settings
 from .cases_box import CasesBox, caseName
 from .dependencies import Installer
@@ -119,8 +118,13 @@ class TrainSection:
     ) -> None:
         """Take a segmentation, which the user has corrected, among the cases, with the volume that it was drawn on."""
         volumeNode = nodes.referenceVolume(segmentationNode) or volumeNode
-        if volumeNode is None:
-            slicer.util.errorDisplay(_("Choose the volume of this segmentation first."), _("The case was not added"))
+        if volumeNode is None or self.isRunning:  # a training reads its cases again and again
+            problem = (
+                _("Choose the volume of this segmentation first.")
+                if volumeNode is None
+                else _("A model is being trained; wait for it, or stop it.")
+            )
+            slicer.util.errorDisplay(problem, _("The case was not added"))
             return
         self._ui.trainSection.collapsed = False
         segmentIds = list(segmentationNode.GetSegmentation().GetSegmentIDs())
@@ -131,7 +135,7 @@ class TrainSection:
         box, chosen, seen = self._ui.encoderBox, self._encoder(), set[str]()
         wasBlocked = box.blockSignals(True)
         box.clear()
-        if _hasSamWeights():
+        if settings.samWeights().is_file():
             box.addItem(_("SAM ViT-B"), SAM)
         for path in list_models():
             try:
@@ -190,6 +194,7 @@ class TrainSection:
         if self._process is not None:
             self._stop(self._process)
             return
+        self._request = None
         try:
             request = self._ask()
             if request is not None:
@@ -353,11 +358,6 @@ def _hasStoppedTraining(model: Path) -> bool:
     except (OSError, ValueError):
         return False
     return "result" not in record
-
-
-def _hasSamWeights() -> bool:
-    chosen = settings.samCheckpoint()
-    return Path(chosen).is_file() if chosen else CHECKPOINTS[SAM].path.is_file()
 
 
 def _describeSeconds(seconds: float) -> str:

@@ -49,7 +49,7 @@ class Panel:
             lambda: _("A model is being trained; wait for it, or stop it.") if self._train.isRunning else "",
         )
         self._results = ResultsSection(ui, addObserver, removeObserver, self._train.addResult)
-        self._setup = SetupSection(ui, installer, self._segment.listDevices)
+        self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
         scene = slicer.mrmlScene
         addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
         # While a scene is imported, the node selectors are empty for a moment; that is nobody's choice.

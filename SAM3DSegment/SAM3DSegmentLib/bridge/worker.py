@@ -36,7 +36,8 @@ KEPT_LINES = 40  # of the child's log, for an error message
 POLLING_MS = 20
 LAUNCHER_SAYS_CRASH = "exit abnormally"  # and ends with 1, where the real process was killed or crashed
 
-_threads = ThreadPoolExecutor(1, "SAM3DSegment")
+_threads = ThreadPoolExecutor(1, "SAM3DSegment")  # one: what it does comes one after the other
+_readers = ThreadPoolExecutor(1, "SAM3DSegment reader")
 _running: set[BackgroundCall | CommandProcess] = set()  # kept until their end, if their makers forget them
 
 
@@ -82,14 +83,21 @@ def removeFolder(folder: Path) -> None:
 
 
 class BackgroundCall:
-    """A function without Qt and MRML in a thread; then onDone(its result) or onFailed(its exception)."""
+    """A function without Qt and MRML in a thread; then onDone(its result) or onFailed(its exception).
+
+    With `onlyReads` it may take long without holding up calls that write, and whoever waits for these.
+    """
 
     def __init__(
-        self, function: Callable[[], Any], onDone: Callable[[Any], None], onFailed: Callable[[BaseException], None]
+        self,
+        function: Callable[[], Any],
+        onDone: Callable[[Any], None],
+        onFailed: Callable[[BaseException], None],
+        onlyReads: bool = False,
     ) -> None:
         self._onDone = onDone
         self._onFailed = onFailed
-        self._future: Future | None = _threads.submit(function)
+        self._future: Future | None = (_readers if onlyReads else _threads).submit(function)
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._poll)
         self._timer.start(POLLING_MS)
@@ -100,6 +108,7 @@ class BackgroundCall:
         if self._future is None:
             return
         _running.discard(self)
+        self._future.cancel()  # if it has not begun
         self._future = None
         self._onDone = self._onFailed = ignore
         self._timer.stop()
