@@ -17,7 +17,7 @@ from . import __version__
 from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
 from .quality import AUTO, BEST, QUALITIES, Choice
-from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, stop_at_end_of_input
+from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, should_finish, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
@@ -335,7 +335,7 @@ def _train(options: argparse.Namespace) -> int:
     stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
-        model = train(options.data, options.output, config, how, progress, stop)
+        model = train(options.data, options.output, config, how, progress, stop, should_finish)
     finally:
         progress.close()
     summary = model.card.training
