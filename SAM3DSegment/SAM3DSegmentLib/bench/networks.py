@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, VitConfig
+from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, VitConfig, require_image_size
 from ..decoder import NEGATIVE_SLOPE, Sam3dDecoder
 from ..devices import keep_freed_memory, resolve_device, resolve_precision
 from ..encoder import SAM_ENCODERS, build_vit, load_vit_state, read_checkpoint
@@ -34,6 +34,7 @@ def bench_encoder(
     checkpoint: Path | None = None,
 ) -> BenchResult:
     """One slice through SAM ViT-B: segment_anything's own module in float32, OpenVINO where installed, and ours."""
+    require_image_size(image_size)
     keep_freed_memory()
     target = resolve_device(device)
     dtype = resolve_precision(precision, target)
@@ -57,6 +58,7 @@ def bench_decoder(
     image_size: int, device: str, precision: str, rounds: int, thread_count: int | None = None
 ) -> BenchResult:
     """One window of embeddings to the finest level's logits: the formulas in torch's plain modules, and ours."""
+    require_image_size(image_size)
     keep_freed_memory()
     target = resolve_device(device)
     dtype = resolve_precision(precision, target)
