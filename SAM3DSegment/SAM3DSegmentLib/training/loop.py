@@ -57,9 +57,9 @@ def make_fabric(device: torch.device) -> Fabric:
     half = resolve_precision("auto", device)
     mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}.get(half, "32-true")
     precision: Any = mixed
-    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest
-        fabric = Fabric(precision=None if "LT_PRECISION" in os.environ else precision)
-    elif torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest, and started the processes
+        return Fabric(precision=None if "LT_PRECISION" in os.environ else precision)
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         fabric = Fabric(
             accelerator=device.type,
             strategy="ddp",
