@@ -10,8 +10,19 @@ from dataclasses import dataclass, field
 from .errors import require
 
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
+# One cell in each direction would leave the decoder's norms a single value of a volume of one slice.
+LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
+
+
+def require_image_size(pixels: int) -> None:
+    """Raises InputError unless an encoder can take slices of pixels x pixels, and a decoder what it makes of them."""
+    require(
+        LEAST_IMAGE_SIZE <= pixels <= LARGEST_IMAGE_SIZE and pixels % PATCH_SIZE == 0,
+        f"image_size {pixels} is no multiple of {PATCH_SIZE} in {LEAST_IMAGE_SIZE}..{LARGEST_IMAGE_SIZE}; use for "
+        "example 256 or 1024.",
+    )
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,7 @@ class EncoderConfig:
     vit: VitConfig | None = None
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.image_size <= 4096 and self.image_size % PATCH_SIZE == 0,
-            f"image_size {self.image_size} is no multiple of {PATCH_SIZE} in 16..4096; use for example 256 or 1024.",
-        )
+        require_image_size(self.image_size)
 
     @property
     def carried(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     stop_at_end_of_input()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt, also where a command makes no Stop
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     for library in ("monai", "urllib3", "matplotlib"):

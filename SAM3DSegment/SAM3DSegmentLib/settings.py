@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from .card import (
     EMBEDDING_CHANNELS,
-    PATCH_SIZE,
     DecoderConfig,
     IntensityRule,
     Label,
     SlicingRule,
     WindowRule,
+    require_image_size,
 )
 from .errors import InputError, require
 
@@ -123,11 +123,8 @@ class TrainingConfig:
             self.epochs > 0 or 0 < self.minutes < math.inf,
             f"minutes {self.minutes} is no length of time; give minutes above 0, or epochs.",
         )
-        require(
-            self.image_size >= 0 and self.image_size % PATCH_SIZE == 0,
-            f"image_size {self.image_size} is not a multiple of {PATCH_SIZE}; use for example 256, or 0 for the "
-            "encoder's own.",
-        )
+        if self.image_size:
+            require_image_size(self.image_size)
         require(
             self.channels[:1] == (EMBEDDING_CHANNELS,),
             f"channels {self.channels} must begin with {EMBEDDING_CHANNELS}, what encoders give.",

@@ -13,7 +13,7 @@ from ..decoder import Sam3dDecoder
 from ..encoder import COMPACT_ENCODER, COMPACT_VIT, FrozenEncoder, SliceEncoder, build_vit, tensors_sha256
 from ..intensity import sam_normalise
 from .embeddings import ViewEncoder
-from .samples import Sample
+from .samples import Sample, stack_on
 
 
 class Trainee(Protocol):
@@ -83,8 +83,8 @@ class CompactLearner:
         self._device = device
 
     def inputs(self, samples: list[Sample]) -> Tensor:
-        grey = torch.stack([sample.grey for sample in samples if sample.grey is not None])
-        slices = sam_normalise(grey.to(self._device, non_blocking=True).flatten(0, 1)[:, None])
+        grey = stack_on(self._device, [sample.grey for sample in samples if sample.grey is not None])
+        slices = sam_normalise(grey.flatten(0, 1)[:, None])
         return slices.unflatten(0, grey.shape[:2]).transpose(1, 2)
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
