@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from . import __version__
 from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
 from .quality import AUTO, BEST, QUALITIES, Choice
-from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, stop_at_end_of_input
+from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, should_finish, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     stop_at_end_of_input()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt, also where a command makes no Stop
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     for library in ("monai", "urllib3", "matplotlib"):
@@ -335,7 +337,7 @@ def _train(options: argparse.Namespace) -> int:
     stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
-        model = train(options.data, options.output, config, how, progress, stop)
+        model = train(options.data, options.output, config, how, progress, stop, should_finish)
     finally:
         progress.close()
     summary = model.card.training

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from conftest import HIPPOCAMPUS, MODULE
-from SAM3DSegmentLib.card import IntensityRule, Label, SlicingRule
+from SAM3DSegmentLib.card import LEAST_IMAGE_SIZE, IntensityRule, Label, SlicingRule
 from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
@@ -25,6 +25,7 @@ from SAM3DSegmentLib.errors import Cancelled, InputError, TrainingError, Weights
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
+from SAM3DSegmentLib.metrics import dice
 from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
@@ -38,6 +39,7 @@ from SAM3DSegmentLib.training.run import Options, train
 from SAM3DSegmentLib.training.samples import Sample
 from SAM3DSegmentLib.training.scoring import Scores
 from SAM3DSegmentLib.volume_io import read_volume
+from test_training_samples import write_case
 
 COMPACT = TrainingConfig(
     encoder="compact_vit",
@@ -98,8 +100,12 @@ def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
     assert model.card.spacing_mm == (1, 1, 1)
     steps = model.card.training.steps
     assert told.stages[-1] == ("train", steps, steps)
-    assert [event["event"] for event in told.events] == ["validation", "validation", "report"]
-    assert set(told.events[0]["dice"]) == {"Anterior", "Posterior"}
+    losses = [event for event in told.events if event["event"] == "loss"]
+    assert losses[-1]["step"] == steps
+    assert all(event["loss"] > 0 and event["seconds"] >= 0 for event in losses)
+    others = [event for event in told.events if event["event"] != "loss"]
+    assert [event["event"] for event in others] == ["validation", "validation", "report"]
+    assert set(others[0]["dice"]) == {"Anterior", "Posterior"}
     assert sorted(path.name for path in tmp_path.iterdir() if "user-" not in path.name) == ["m.sam3d", "m.training"]
     kept = sorted(path.name for path in (tmp_path / "m.training" / "fold-1").iterdir())
     assert kept == ["best.sam3d", "last.sam3d"]
@@ -490,6 +496,16 @@ def test_training_stops_early_when_it_stands_still_and_keeps_the_best(tmp_path):
     assert (loop.state.step, loop.state.best_step, loop.state.best_dice) == (25, 10, 0.5)
 
 
+@pytest.mark.parametrize(("dice", "best_step"), [([0.5, 0.4], 25), ([0.4, 0.5], 31)])
+def test_a_training_that_is_to_finish_has_a_last_validation_and_keeps_the_best(tmp_path, dice, best_step):
+    loop = make_loop(Budget(100, 0), validations=4)
+    validation = validate_with(tmp_path, dice)
+    assert loop.fit(batches(), [validation], lambda: False, lambda: loop.state.step == 30)
+    assert loop.state.step == 31
+    assert [entry["step"] for entry in loop.state.history] == [25, 31]
+    assert (loop.state.best_step, loop.state.best_dice) == (best_step, 0.5)
+
+
 def test_samples_of_unlike_depth_are_trained_together():
     """The gradient of a batch of two depths is that of its two halves."""
     thin, thick = next(batches(depth=2)), next(batches(depth=5))
@@ -562,6 +578,7 @@ def test_a_decoder_can_learn_one_case_by_heart():
         ("weight_decay", -1),
         ("seed", -1),
         ("seed", 2**31),
+        ("image_size", 16),
         ("image_size", 100),
         ("channels", (7, 9)),
         ("channels", (128, 64, 32, 16, 16)),
@@ -591,6 +608,24 @@ def test_a_time_that_is_none_is_refused():
     for minutes in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="is no length of time"):
             TrainingConfig(minutes=minutes)
+
+
+def test_volumes_of_one_slice_at_the_smallest_size_can_be_learned_and_segmented(tmp_path):
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for number in range(3):
+        files = write_case(tmp_path / "made", str(number), size_ijk=(20, 20, 1), seed=number)
+        files.image.rename(tmp_path / "data" / "imagesTr" / f"{number}.nii.gz")
+        files.label.rename(tmp_path / "data" / "labelsTr" / f"{number}.nii.gz")
+    config = dataclasses.replace(
+        COMPACT, image_size=LEAST_IMAGE_SIZE, slicing=SlicingRule("axial"), epochs=20, learning_rate=3e-3
+    )
+    model = start(tmp_path / "m.sam3d", config, data=tmp_path / "data")
+    assert model.card.training.dice["Label 1"] > 0.7
+    volume = read_volume(tmp_path / "data" / "imagesTr" / "0.nii.gz")
+    mask = Segmenter.load(model, "cpu").segment(volume.array_kji, volume.ijk_to_ras)
+    reference = read_volume(tmp_path / "data" / "labelsTr" / "0.nii.gz").array_kji
+    assert dice(mask == 1, reference == 1) > 0.8
 
 
 def test_the_settings_of_the_bundled_model_can_be_read():

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..cache import EmbeddingCache
 from ..cached_encoder import CachedEncoder
-from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, Label, ModelCard, VitConfig
+from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, Label, ModelCard, VitConfig, require_image_size
 from ..decoder import NEGATIVE_SLOPE, Sam3dDecoder
 from ..devices import keep_freed_memory, resolve_device, resolve_precision
 from ..encoder import SAM_ENCODERS, FrozenEncoder, build_vit, load_vit_state, read_checkpoint
@@ -40,6 +40,7 @@ def bench_encoder(
     checkpoint: Path | None = None,
 ) -> BenchResult:
     """One slice through SAM ViT-B: segment_anything's own module in float32, OpenVINO where installed, and ours."""
+    require_image_size(image_size)
     keep_freed_memory()
     target = resolve_device(device)
     dtype = resolve_precision(precision, target)
@@ -65,6 +66,7 @@ def bench_decoder(
     image_size: int, device: str, precision: str, rounds: int, thread_count: int | None = None
 ) -> BenchResult:
     """One window of embeddings to the finest level's logits: the formulas in torch's plain modules, and ours."""
+    require_image_size(image_size)
     keep_freed_memory()
     target = resolve_device(device)
     dtype = resolve_precision(precision, target)

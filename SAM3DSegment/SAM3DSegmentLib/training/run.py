@@ -94,8 +94,11 @@ def train(
     options: Options | None = None,
     progress: NoProgress | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    should_finish: Callable[[], bool] = lambda: False,
 ) -> Sam3dModel:
     """Train on the folder `data` (see `find_dataset`), write the model to `output`, and return it.
+
+    When it should finish, training steps end, and the model is made of the best weights so far; not heard with folds.
 
     Raises the errors of `errors.py`; on `Cancelled` and TrainingError the folder beside `output` keeps what was done.
     """
@@ -113,7 +116,8 @@ def train(
     fabric = make_fabric(resolve_device(options.device))
     if not fabric.is_global_zero:
         logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)  # one process tells
-    run = Run(plan, output, folder, fabric, progress or NoProgress(), should_cancel or (lambda: False), options)
+    stops = should_cancel or (lambda: False), should_finish
+    run = Run(plan, output, folder, fabric, progress or NoProgress(), *stops, options)
     return run.execute()
 
 
@@ -183,6 +187,7 @@ class Run:
         fabric: Fabric,
         progress: NoProgress,
         should_cancel: Callable[[], bool],
+        should_finish: Callable[[], bool],
         options: Options,
     ) -> None:
         self.plan = plan
@@ -192,6 +197,7 @@ class Run:
         self.fabric = fabric
         self.progress = progress if fabric.is_global_zero else NoProgress()
         self.should_cancel = should_cancel
+        self.should_finish = should_finish if self.config.folds == 1 else lambda: False  # each fold needs its share
         self.begin = load_model(self.config.start_from) if self.config.start_from else None
         self.encoder: CachedEncoder | None = None  # None where it is trained
         self.carried: dict[str, Tensor] = {}
@@ -224,11 +230,12 @@ class Run:
         if self.begin is None:
             return
         name, card = self.config.start_from, self.begin.card
-        levels = self.plan.decoder.levels
-        if dataclasses.replace(card.decoder, levels=levels) != self.plan.decoder or card.decoder.levels < levels:
+        wanted = self.plan.decoder
+        has = dataclasses.replace(card.decoder, levels=wanted.levels, detail=card.decoder.detail or wanted.detail)
+        if has != wanted or card.decoder.levels < wanted.levels:
             raise InputError(
-                f"the decoder of {name!r}, {card.decoder}, is not the one to train, {self.plan.decoder}; use its "
-                "labels, channels and at most its levels, or do not start from it."
+                f"the decoder of {name!r}, {card.decoder}, is not the one to train, {wanted}; use its labels, "
+                "channels, detail and at most its levels, or do not start from it."
             )
         if self.encoder is None:
             if card.encoder.vit != COMPACT_VIT:
@@ -277,7 +284,8 @@ class Run:
         torch.manual_seed(config.seed + number)
         decoder = Sam3dDecoder.from_config(self.plan.decoder)
         if self.begin is not None:
-            decoder.load_state_dict(self.begin.decoder.first_levels(self.plan.decoder.levels).state_dict())
+            begin = self.begin.decoder.first_levels(self.plan.decoder.levels)
+            decoder.load_state_dict({**decoder.state_dict(), **begin.state_dict()})  # a detail part may be new
         learner, views, view_encoder = self._make_learner(decoder, cases)
         samples = Samples(cases, views, config, config.batch_size * fabric.world_size)
         steps = -(-config.epochs * samples.per_pass // (config.batch_size * fabric.world_size))
@@ -302,7 +310,7 @@ class Run:
             numbers = StepNumbers(loop.state.step, config.batch_size, fabric.global_rank, fabric.world_size)
             on_gpu = fabric.device.type == "cuda"
             loader = make_loader(samples, numbers, GPU_WORKERS if on_gpu else 0, on_gpu)
-            if not loop.fit(loader, callbacks, self.should_cancel):
+            if not loop.fit(loader, callbacks, self.should_cancel, self.should_finish):
                 checkpoint.save(loop)
                 raise Cancelled(f"cancelled after {loop.state.step} steps; add --resume to go on.")
         except TrainingError as error:
@@ -325,7 +333,9 @@ class Run:
                 load_vit_state(vit, self.begin.encoder_tensors, self.config.start_from)
             compact = CompactLearner(vit, decoder, self.plan.image_size, fabric.device)
             return compact, FreshViews(cases, self.config.augmentation), None
-        views = StoredViews(cases, self.config, self.encoder.cache, self.folder.views, fabric.world_size)
+        views = StoredViews(
+            cases, self.config, self.plan.decoder, self.encoder.cache, self.folder.views, fabric.world_size
+        )
         view_encoder = ViewEncoder(views, self.encoder, fabric.global_rank, fabric.world_size)
         return DecoderLearner(decoder, view_encoder, self.carried), views, view_encoder
 
