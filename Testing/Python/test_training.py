@@ -34,7 +34,7 @@ from SAM3DSegmentLib.progress import NoProgress
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
-from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.plan import make_config, make_plan
 from SAM3DSegmentLib.training.report import draw_case
 from SAM3DSegmentLib.training.run import Options, train
 from SAM3DSegmentLib.training.samples import Sample
@@ -376,6 +376,19 @@ def test_a_model_of_fewer_levels_begins_with_the_coarse_ones_of_another(tmp_path
             tmp_path / "more.sam3d",
             dataclasses.replace(COMPACT, levels=4, start_from=str(tmp_path / "short.sam3d")),
         )
+
+
+def test_slices_are_prepared_as_for_the_lent_encoder_unless_asked_otherwise(lender):
+    """`lender` was trained on coronal slices."""
+    assert make_config({}, {}).slicing == SlicingRule()
+    lent = make_config({"encoder": str(lender)}, {"minutes": 2.0})
+    assert (lent.slicing, lent.minutes) == (SlicingRule("coronal"), 2.0)
+    assert make_config({}, {"encoder": str(lender)}).slicing == SlicingRule("coronal")
+    asked = make_config({"slicing": {"plane": "sagittal"}}, {"encoder": str(lender)})
+    assert asked.slicing == SlicingRule("sagittal")
+    for settings in ([], {"slicing": "coronal"}, {"planes": 3}):
+        with pytest.raises(InputError):
+            make_config(settings, {"encoder": str(lender)})
 
 
 def test_a_detail_part_is_trained_kept_and_used(tmp_path, frozen):
