@@ -64,7 +64,7 @@ class CasesBox:
             return _("Choose a folder for your cases first.")
         if self._call is not None:
             return _("The cases are being looked through.")
-        return self.survey.problem
+        return self.survey.whyNotReady()
 
     def add(
         self,
@@ -121,7 +121,7 @@ class CasesBox:
         table = self._ui.casesTable
         table.setRowCount(len(self.survey.rows))
         for row, case in enumerate(self.survey.rows):
-            for column, text in enumerate((case.name, case.labels, case.oddity or _("good"))):
+            for column, text in enumerate((case.name, case.sizes, case.remark())):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)  # which may be too long for its column
                 table.setItem(row, column, item)
