@@ -423,6 +423,22 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     assert box.findText("SAM ViT-B") < 0
 
 
+def test_a_check_says_what_the_training_will_take(patients):
+    patients.ui.modelNameEdit.text = "kidneys"
+    patients.ui.checkCasesButton.click()
+    assert not patients.ui.trainButton.enabled
+    assert patients.ui.trainButton.toolTip == "The cases are being checked."
+    assert host.pump(lambda: patients.ui.trainButton.enabled, TIMEOUT_S)
+    said = patients.ui.trainingStatusLabel.text.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        "labels",
+        "2 training, 1 validation, 0 test cases",
+        "disk",
+        "time",
+    ]
+    assert "10 min of training steps" in said[-1]
+
+
 def test_a_model_is_trained_shown_chosen_and_segments(patients, folders):
     ui = patients.ui
     view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode")
