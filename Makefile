@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PANEL_LOG := $(VENV)/panel-tests.log
 SOURCES := SAM3DSegment Testing Utilities
 
 # Of the Slicer that `make package` packs for; the revision is in Help > About 3D Slicer and matters on macOS only.
@@ -25,12 +26,16 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/python Utilities/demo.py
 
-# The panel's tests have a process of their own: the stand-in host changes Qt and hides packages for all that follows.
+# The panel's tests have a process of their own, beside that of the others: the stand-in host changes Qt and hides
+# packages for all that follows. What they say is shown when both have ended. One thread each, as they share the cores.
 test: venv libraries lint
-	$(BIN)/python -m pytest -m "not slow" Testing/Gui
-	$(BIN)/python -m pytest -m "not slow" Testing/Mrml Testing/Packaging Testing/Python
+	@export OMP_NUM_THREADS=1; \
+	$(BIN)/python -m pytest -m "not slow" Testing/Gui > $(PANEL_LOG) 2>&1 & panel=$$!; \
+	$(BIN)/python -m pytest -m "not slow" Testing/Mrml Testing/Packaging Testing/Python; others=$$?; \
+	wait $$panel; panel=$$?; cat $(PANEL_LOG); exit $$((others + panel))
 
 test-slow: venv libraries
+	$(BIN)/python -m pytest -m slow Testing/Gui
 	$(BIN)/python -m pytest -m slow Testing/Mrml Testing/Packaging Testing/Python
 
 test-gpu: venv

@@ -10,8 +10,19 @@ from dataclasses import dataclass, field
 from .errors import require
 
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
+# One cell in each direction would leave the decoder's norms a single value of a volume of one slice.
+LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
+
+
+def require_image_size(pixels: int) -> None:
+    """Raises InputError unless an encoder can take slices of pixels x pixels, and a decoder what it makes of them."""
+    require(
+        LEAST_IMAGE_SIZE <= pixels <= LARGEST_IMAGE_SIZE and pixels % PATCH_SIZE == 0,
+        f"image_size {pixels} is no multiple of {PATCH_SIZE} in {LEAST_IMAGE_SIZE}..{LARGEST_IMAGE_SIZE}; use for "
+        "example 256 or 1024.",
+    )
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,7 @@ class EncoderConfig:
     vit: VitConfig | None = None
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.image_size <= 4096 and self.image_size % PATCH_SIZE == 0,
-            f"image_size {self.image_size} is no multiple of {PATCH_SIZE} in 16..4096; use for example 256 or 1024.",
-        )
+        require_image_size(self.image_size)
 
     @property
     def carried(self) -> bool:
@@ -71,6 +79,9 @@ class DecoderConfig:
     The other defaults are this project's method. The rest exists because the paper's public code (UARK-AICV/SAM3D,
     sam3d.py) projects with 1x1x1, upsamples with "nearest", and has three heads, on the finest levels, that are
     "convolutional": a 3x3x3 convolution to half the channels, an instance norm, LeakyReLU and a 1x1x1 convolution.
+
+    `detail` is our own addition, off by default: channels of a part that reads the grey slices beside the embeddings,
+    on the finest grid, then on each of half that size.
     """
 
     num_classes: int
@@ -80,6 +91,7 @@ class DecoderConfig:
     heads: int = 4
     levels: int = 4
     head: str = "linear"
+    detail: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(
@@ -108,6 +120,11 @@ class DecoderConfig:
         require(
             2 <= self.levels <= 4,
             f"levels {self.levels} is outside 2..4; 4 give logits of the encoder's own size, 3 of half that size.",
+        )
+        require(
+            len(self.detail) <= self.levels + 1 and all(1 <= width <= 1024 for width in self.detail),
+            f"detail {self.detail} must be at most {self.levels + 1} numbers in 1..1024, one for each grid, such as "
+            "(16, 24, 32), or none.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,12 @@ def sam_normalise(grey: Tensor) -> Tensor:
     Unlike segment_anything/modeling/sam.py `preprocess`, padding comes before this step, so that it is black like the
     air around a body, and not grey.
     """
-    mean = torch.tensor(SAM_PIXEL_MEAN, device=grey.device).view(1, 3, 1, 1)
-    std = torch.tensor(SAM_PIXEL_STD, device=grey.device).view(1, 3, 1, 1)
+    mean, std = _sam_statistics(grey.device)
     return (grey - mean) / std
+
+
+@functools.cache
+def _sam_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (1, 3, 1, 1), sent to a device once: sending waits for all that a GPU has to do before."""
+    mean = torch.tensor(SAM_PIXEL_MEAN, device=device).view(1, 3, 1, 1)
+    return mean, torch.tensor(SAM_PIXEL_STD, device=device).view(1, 3, 1, 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .decoder import Sam3dDecoder
+from .detail import decoder_input
 from .encoder import SliceEncoder
 from .intensity import sam_normalise
 
@@ -23,24 +24,31 @@ class Network:
     def __init__(self, encoder: SliceEncoder, decoders: Sequence[Sam3dDecoder]) -> None:
         self.encoder = encoder
         self._decoders = [copy.deepcopy(d).eval().to(device=encoder.device, dtype=encoder.dtype) for d in decoders]
+        self._black: Tensor | None = None  # embedding (1, 1, 256, s, s) of a black slice, once there was one
 
     @torch.no_grad()
     def encode(self, grey: Tensor, mirror: int | None = None) -> Tensor:
         """(B, S, S) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
 
-        There is one view, or a second one with an in-plane axis flipped. Of several black slices one is encoded.
+        For a decoder with a detail part there are more channels, those of the grey slices (`detail.decoder_input`).
+        There is one view, or a second one with an in-plane axis flipped. Of all black slices one is encoded, once.
         """
         black = ~grey.flatten(1).any(1)
-        kept = ~black
-        kept[black.nonzero()[:1]] = True
-        squares = sam_normalise(grey[kept][:, None].to(self.encoder.device))
+        if not black.any():
+            return self._encode(grey, mirror)
+        if self._black is None:
+            self._black = self._encode(torch.zeros_like(grey[:1]), None)
+        embeddings = self._black.repeat(len(grey), 2 if mirror else 1, 1, 1, 1)
+        if not black.all():
+            embeddings[~black.to(embeddings.device)] = self._encode(grey[~black], mirror)
+        return embeddings
+
+    def _encode(self, grey: Tensor, mirror: int | None) -> Tensor:
+        squares = grey.to(self.encoder.device)
         views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
-        embeddings = torch.stack([self.encoder(view).half() for view in views], dim=1)
-        if kept.all():
-            return embeddings
-        places = kept.cumsum(0) - 1
-        places[black] = places[black][0].clone()
-        return embeddings[places.to(embeddings.device)]
+        config = self._decoders[0].config
+        embeddings = [self.encoder(sam_normalise(view[:, None])).half() for view in views]
+        return torch.stack([decoder_input(known, view, config) for known, view in zip(embeddings, views)], dim=1)
 
     @torch.no_grad()
     def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:

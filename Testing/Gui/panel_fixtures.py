@@ -15,6 +15,7 @@ import slicer
 from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
 
 LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
+JOB_CLASSES = ("SegmentationJob", "CommandProcess", "BackgroundCall", "Request")
 STOP_S = 3.0  # within which the computing process has to end
 
 

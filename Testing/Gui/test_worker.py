@@ -16,6 +16,7 @@ import psutil
 import pytest
 import slicer
 from panel_fixtures import (
+    JOB_CLASSES,
     STOP_S,
     add_volume,
     is_running,
@@ -31,7 +32,6 @@ from SAM3DSegmentLib.bridge.worker import CommandProcess
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 TIMEOUT_S = 180
-JOB_CLASSES = ("SegmentationJob", "CommandProcess", "BackgroundCall", "Request")
 
 # A stubborn child behind a launcher: it says who it is, and ends neither at the end of its input nor when asked to.
 STUBBORN = """

@@ -4,7 +4,9 @@ The one thing that cannot be had offline is SAM's trained weights: `untrained_sa
 shapes, written by `segment_anything` itself from a fixed seed. No accuracy is ever read off it.
 """
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,12 +88,35 @@ def bundled_model():
 
 
 @pytest.fixture
-def run_cli():
-    """Run the command line in a real child process: run_cli("segment", ...) -> CompletedProcess."""
+def run_cli(capfd):
+    """Run the command line in this process: run_cli("segment", ...) -> CompletedProcess, as of a child."""
+    handlers = logging.root.handlers[:]
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def run(*arguments, timeout=300):
+    def run(*arguments):
+        from SAM3DSegmentLib.cli import main
+
+        words = list(map(str, arguments))
+        capfd.readouterr()
+        try:
+            code = main(words)
+        except SystemExit as stop:
+            code = stop.code
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    yield run
+    logging.root.handlers = handlers
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run_child():
+    """As `run_cli`, in a real process of its own, which takes some seconds more."""
+
+    def run(*arguments):
         environment = {**os.environ, "PYTHONPATH": str(MODULE)}
         command = [sys.executable, "-m", "SAM3DSegmentLib", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
     return run

@@ -5,11 +5,9 @@ Each case makes its files in an empty folder, `d`, and gives the arguments and t
 
 import gzip
 import json
-import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -24,7 +22,6 @@ import image_files as make
 from conftest import MODULE, ijk_to_ras_of
 from image_files import voxels
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
-from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import build_vit
 from SAM3DSegmentLib.model_file import Sam3dModel, save_model
@@ -62,26 +59,18 @@ def d(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(capfd, tiny):
-    """command("segment", ...) -> exit code, standard output, standard error; in this process."""
-    handlers, signals = logging.root.handlers[:], {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+def command(run_cli, tiny):
+    """command("segment", ...) -> exit code, standard output, standard error; with the tiny model on the CPU."""
 
     def run(*arguments):
         arguments = list(map(str, arguments))
         if arguments[0] == "segment":
             defaults = {"--model": tiny, "--device": "cpu", "--progress": "none"}
             arguments += [str(part) for pair in defaults.items() if pair[0] not in arguments for part in pair]
-        capfd.readouterr()
-        try:
-            code = main(arguments)
-        except SystemExit as stop:
-            code = stop.code
-        return (code, *capfd.readouterr())
+        done = run_cli(*arguments)
+        return done.returncode, done.stdout, done.stderr
 
-    yield run
-    logging.root.handlers = handlers
-    for number, handler in signals.items():
-        signal.signal(number, handler)
+    return run
 
 
 def contents(folder):
@@ -444,18 +433,13 @@ def test_an_input_that_cannot_be_segmented_is_refused(d, command, make_input, me
     assert contents(d) == before
 
 
-def test_what_the_table_says_holds_in_a_process_of_its_own(d, run_cli, tiny):
-    """The cases above run in this process, to be fast; here is one from each table in a child."""
-    for make_input, message in (
-        (truncated("a.nii.gz", share=0.8), "is cut short"),
-        (nrrd("b.nrrd", space_origin="(nan,0,0)"), "which is no place"),
-        (two_series, "choose one with --series"),
-    ):
-        path = make_input(d)
-        before = contents(d)
-        result = run_cli("segment", path, "-o", "o.seg.nrrd", "--model", tiny, "--device", "cpu", "--progress", "none")
-        check_refusal(result.returncode, result.stderr, message)
-        assert contents(d) == before
+def test_what_the_tables_say_holds_in_a_process_of_its_own(d, run_child, tiny):
+    """The cases above run in this process, to be fast."""
+    path = two_series(d)
+    before = contents(d)
+    result = run_child("segment", path, "-o", "o.seg.nrrd", "--model", tiny, "--device", "cpu", "--progress", "none")
+    check_refusal(result.returncode, result.stderr, "choose one with --series")
+    assert contents(d) == before
 
 
 # ---- Right values: what looks odd and is read as it is meant.
@@ -768,16 +752,15 @@ def test_the_model_is_no_output(d, command, tiny):
         [],
     ],
 )
-def test_wrong_usage_is_2(d, capfd, arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert "Traceback" not in capfd.readouterr().err
+def test_wrong_usage_is_2(d, run_cli, arguments):
+    result = run_cli(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
     assert contents(d) == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a small file system is mounted by Linux's mount")
-def test_a_full_disk_leaves_what_was_there(d, run_cli, tiny):
+def test_a_full_disk_leaves_what_was_there(d, command):
     full = d / "full"
     full.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full], capture_output=True, text=True)
@@ -787,11 +770,10 @@ def test_a_full_disk_leaves_what_was_there(d, run_cli, tiny):
         (full / "o.nrrd").write_bytes(b"precious")
         (full / "filler").write_bytes(bytes(50_000))
         make.write(d / "a.nrrd", make.image(voxels(shape=(40, 100, 100))))
-        result = run_cli(
-            *("segment", d / "a.nrrd", "-o", full / "o.nrrd", "--overwrite", "--confidence", full / "c.nrrd"),
-            *("--model", tiny, "--device", "cpu", "--progress", "none"),
+        code, _, err = command(
+            *("segment", d / "a.nrrd", "-o", full / "o.nrrd", "--overwrite", "--confidence", full / "c.nrrd")
         )
-        check_refusal(result.returncode, result.stderr, "c.nrrd' cannot be written .*check space and rights")
+        check_refusal(code, err, "c.nrrd' cannot be written .*check space and rights")
         assert (full / "o.nrrd").read_bytes() == b"precious"
         assert {path.name for path in full.iterdir()} == {"o.nrrd", "filler"}
     finally:

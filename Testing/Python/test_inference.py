@@ -1,7 +1,6 @@
 """Segmenting real volumes with the bundled model, in every form they may come in."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
 from SAM3DSegmentLib.card import ModelCard, WindowRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
-from SAM3DSegmentLib.inference import Segmenter, plan_windows, segment_volume
+from SAM3DSegmentLib.inference import Segmenter, segment_volume
+from SAM3DSegmentLib.quality import plan_windows
 from SAM3DSegmentLib.volume_io import read_volume
 
 
@@ -31,6 +31,12 @@ def mri_mask(segmenter, mri):
     return segmenter.segment(mri.array_kji, mri.ijk_to_ras)
 
 
+@pytest.fixture(scope="module")
+def rounded_mask(segmenter, mri):
+    """Of the MRI in whole numbers, as most formats and scanners have them."""
+    return segmenter.segment(np.round(mri.array_kji), mri.ijk_to_ras)
+
+
 def dice(a, b):
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
@@ -46,7 +52,7 @@ def test_the_bundled_model_finds_the_hippocampus_of_a_case_it_has_never_seen(mri
 # All 48 orders and directions are tried with a tiny model in Testing/Gui/test_logic.py.
 @pytest.mark.parametrize(
     ("permutation", "flips"),
-    list(zip(itertools.permutations(range(3)), list(itertools.product((False, True), repeat=3))[1:7])),
+    [((0, 2, 1), (True, False, False)), ((1, 2, 0), (False, True, True)), ((2, 1, 0), (True, True, True))],
 )
 def test_any_storage_order_gives_the_same_mask_in_the_world(segmenter, mri, mri_mask, permutation, flips):
     def restore(image):
@@ -60,16 +66,15 @@ def test_any_storage_order_gives_the_same_mask_in_the_world(segmenter, mri, mri_
 
 
 @pytest.mark.parametrize("form", [".nii.gz", ".nrrd", ".mha", "dicom"])
-def test_any_file_format_gives_the_same_mask(segmenter, mri, tmp_path, form):
+def test_any_file_format_gives_the_same_mask(segmenter, mri, rounded_mask, tmp_path, form):
     image = sitk.Cast(sitk.Round(sitk.ReadImage(str(MRI))), sitk.sitkInt16)
-    expected = segmenter.segment(sitk.GetArrayFromImage(image), ijk_to_ras_of(image))
     path = tmp_path / f"volume{form}"
     if form == "dicom":
         write_dicom(path, image)
     else:
         sitk.WriteImage(image, str(path))
     volume = read_volume(path)
-    np.testing.assert_array_equal(segmenter.segment(volume.array_kji, volume.ijk_to_ras), expected)
+    np.testing.assert_array_equal(segmenter.segment(volume.array_kji, volume.ijk_to_ras), rounded_mask)
     np.testing.assert_allclose(volume.ijk_to_ras, mri.ijk_to_ras, atol=1e-3)
 
 
@@ -84,10 +89,9 @@ def test_an_oblique_and_a_left_handed_matrix_give_the_same_voxels(segmenter, mri
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float64])
-def test_the_scalar_type_does_not_matter(segmenter, mri, dtype):
-    rounded = np.round(mri.array_kji)
-    expected = segmenter.segment(rounded, mri.ijk_to_ras)
-    np.testing.assert_array_equal(segmenter.segment(rounded.astype(dtype), mri.ijk_to_ras), expected)
+def test_the_scalar_type_does_not_matter(segmenter, mri, rounded_mask, dtype):
+    rounded = np.round(mri.array_kji).astype(dtype)
+    np.testing.assert_array_equal(segmenter.segment(rounded, mri.ijk_to_ras), rounded_mask)
 
 
 def test_a_function_call_is_enough(bundled_model, mri, mri_mask):

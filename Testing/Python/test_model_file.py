@@ -148,5 +148,6 @@ def test_json_of_a_config_comes_back_and_misspelling_is_an_error():
         from_json(TrainingConfig, {"learning_rat": 1})
     with pytest.raises(InputError, match="'fast' is not of the type float"):
         from_json(TrainingConfig, {"learning_rate": "fast"})
-    with pytest.raises(InputError, match="image_size 100"):
-        from_json(EncoderConfig, {"name": "x", "image_size": 100})
+    for size in (16, 100, 5000):
+        with pytest.raises(InputError, match=f"image_size {size}"):
+            from_json(EncoderConfig, {"name": "x", "image_size": size})

@@ -5,6 +5,7 @@ Every file that a command writes or leaves is searched for them, compressed ones
 
 import gzip
 import json
+import tempfile
 import zlib
 
 import numpy as np
@@ -56,6 +57,7 @@ def places(tmp_path, monkeypatch):
     for name in ("out", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # which it has found before, of this process
     return tmp_path
 
 
@@ -114,17 +116,17 @@ def test_segment(run_cli, places, series, name):
     assert not [key for key in image.GetMetaDataKeys() if key.startswith("00")]  # DICOM tags
 
 
-def test_what_fails_says_nothing_of_the_patient(run_cli, places, series):
+def test_what_fails_says_nothing_of_the_patient(run_child, places, series):
     for path in sorted(series.iterdir())[3:6]:
         path.unlink()
     save_model(small_model(), places / "m.sam3d")
-    result = run_cli("segment", series, "-o", places / "out" / "x.nrrd", "--model", places / "m.sam3d")
+    result = run_child("segment", series, "-o", places / "out" / "x.nrrd", "--model", places / "m.sam3d")
     assert result.returncode == 1
     assert_clean(places, result.stdout, result.stderr)
 
 
 @pytest.mark.slow
-def test_train(run_cli, places, series):
+def test_train(run_child, places, series):
     """On images whose files carry the fields as ITK keeps them, in their metadata."""
     data = places / "input" / "data"
     (data / "imagesTr").mkdir(parents=True)
@@ -140,7 +142,7 @@ def test_train(run_cli, places, series):
             assert b"Zappelphilipp" in (data / kind / name).read_bytes()
     settings = {"encoder": "compact_vit", "image_size": 32, "channels": [256, 8, 8, 8, 8], "training_depth": 8}
     (places / "input" / "settings.json").write_text(json.dumps(settings))
-    result = run_cli(
+    result = run_child(
         *("train", "--data", data, "-o", places / "out" / "m.sam3d", "--config", places / "input" / "settings.json"),
         *("--epochs", 1, "--device", "cpu", "--progress", "json"),
     )
@@ -148,7 +150,7 @@ def test_train(run_cli, places, series):
     assert "out/m.sam3d" in assert_clean(places, result.stdout, result.stderr)
     labels = places / "out" / "labels"
     labels.mkdir()
-    written = run_cli("segment", series, "-o", labels / "x.nrrd", "--model", places / "out" / "m.sam3d")
+    written = run_child("segment", series, "-o", labels / "x.nrrd", "--model", places / "out" / "m.sam3d")
     assert written.returncode == 0, written.stderr
     assert np.isin(sitk.GetArrayFromImage(sitk.ReadImage(str(labels / "x.nrrd"))), (0, 1, 2)).all()
     assert_clean(places, written.stdout, written.stderr)

@@ -65,6 +65,13 @@ def assert_it_stops(launcher, process_id):
     assert code == 130, errors
 
 
+def wait_until(condition):
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < 120
+        time.sleep(0.02)
+
+
 def command(*arguments):
     return ("-m", "SAM3DSegmentLib", *arguments)
 
@@ -147,6 +154,46 @@ def test_train_finishes_early_with_a_model_when_it_is_asked_to(tmp_path):
     assert [json.loads(line)["event"] for line in lines if "event" in line][-2:] == ["validation", "report"]
     assert 0 < read_card(model).training.steps < 100
     assert "result" in json.loads((tmp_path / "m.training" / "run.json").read_text())
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A folder with a label map whose surface is everywhere: distances on it take minutes."""
+    array = np.random.default_rng(0).integers(0, 2, (250, 250, 250)).astype(np.uint8)
+    (tmp_path / "labels").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "labels" / "a.nrrd"))
+    return tmp_path / "labels"
+
+
+def test_evaluate_stops_while_it_compares(noise, tmp_path):
+    arguments = command("evaluate", "--predictions", noise, "--labels", noise, "--csv", tmp_path / "out.csv")
+    with launched(*arguments) as (launcher, pid):
+        wait_until(lambda: psutil.Process(pid).memory_info().rss > 700 * 2**20)  # all is loaded, and distances begun
+        assert_it_stops(launcher, pid)
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM")
+def test_a_request_to_terminate_is_heard_by_commands_that_never_ask(noise):
+    with launched(*command("evaluate", "--predictions", noise, "--labels", noise)) as (launcher, pid):
+        wait_until(lambda: psutil.Process(pid).memory_info().rss > 100 * 2**20)
+        psutil.Process(pid).terminate()
+        assert launcher.wait(60) == 130
+        assert launcher.stderr.read() == "WARNING: cancelled.\n"
+
+
+def test_bench_stops_with_the_process_that_it_measures():
+    with launched(*command("bench", "volume", "--slices", "2000", "--device", "cpu")) as (launcher, pid):
+        wait_until(lambda: psutil.Process(pid).children())
+        (measured,) = psutil.Process(pid).children()
+        assert_it_stops(launcher, pid)
+        assert not is_running(measured.pid)
+
+
+def test_doctor_stops_while_it_measures():
+    with launched(*command("doctor", "--model", "hippocampus-mri")) as (launcher, pid):
+        wait_until(lambda: psutil.Process(pid).memory_info().rss > 250 * 2**20)  # torch is there
+        assert_it_stops(launcher, pid)
 
 
 BUSY = """

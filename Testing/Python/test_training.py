@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from conftest import HIPPOCAMPUS, MODULE
-from SAM3DSegmentLib.card import IntensityRule, Label, SlicingRule
+from SAM3DSegmentLib.card import LEAST_IMAGE_SIZE, IntensityRule, Label, SlicingRule
 from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
@@ -25,6 +25,7 @@ from SAM3DSegmentLib.errors import Cancelled, InputError, TrainingError, Weights
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
+from SAM3DSegmentLib.metrics import dice
 from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
@@ -38,6 +39,7 @@ from SAM3DSegmentLib.training.run import Options, train
 from SAM3DSegmentLib.training.samples import Sample
 from SAM3DSegmentLib.training.scoring import Scores
 from SAM3DSegmentLib.volume_io import read_volume
+from test_training_samples import write_case
 
 COMPACT = TrainingConfig(
     encoder="compact_vit",
@@ -576,6 +578,7 @@ def test_a_decoder_can_learn_one_case_by_heart():
         ("weight_decay", -1),
         ("seed", -1),
         ("seed", 2**31),
+        ("image_size", 16),
         ("image_size", 100),
         ("channels", (7, 9)),
         ("channels", (128, 64, 32, 16, 16)),
@@ -605,6 +608,24 @@ def test_a_time_that_is_none_is_refused():
     for minutes in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="is no length of time"):
             TrainingConfig(minutes=minutes)
+
+
+def test_volumes_of_one_slice_at_the_smallest_size_can_be_learned_and_segmented(tmp_path):
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for number in range(3):
+        files = write_case(tmp_path / "made", str(number), size_ijk=(20, 20, 1), seed=number)
+        files.image.rename(tmp_path / "data" / "imagesTr" / f"{number}.nii.gz")
+        files.label.rename(tmp_path / "data" / "labelsTr" / f"{number}.nii.gz")
+    config = dataclasses.replace(
+        COMPACT, image_size=LEAST_IMAGE_SIZE, slicing=SlicingRule("axial"), epochs=20, learning_rate=3e-3
+    )
+    model = start(tmp_path / "m.sam3d", config, data=tmp_path / "data")
+    assert model.card.training.dice["Label 1"] > 0.7
+    volume = read_volume(tmp_path / "data" / "imagesTr" / "0.nii.gz")
+    mask = Segmenter.load(model, "cpu").segment(volume.array_kji, volume.ijk_to_ras)
+    reference = read_volume(tmp_path / "data" / "labelsTr" / "0.nii.gz").array_kji
+    assert dice(mask == 1, reference == 1) > 0.8
 
 
 def test_the_settings_of_the_bundled_model_can_be_read():

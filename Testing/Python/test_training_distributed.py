@@ -11,6 +11,7 @@ import pytest
 from conftest import HIPPOCAMPUS, MODULE
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.jsonable import to_json
+from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.run import Options, train
 
@@ -83,6 +84,25 @@ def test_two_processes_train_as_one_and_share_the_encoding(tmp_path):
     dice = [list(record["result"]["dice"].values()) for record in records]
     assert min(dice[0]) > 0.3
     assert dice[0] == pytest.approx(dice[1], abs=0.12)  # bf16 rounds in another order
+
+
+@pytest.mark.slow
+def test_two_processes_train_under_fabric_run(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_json(CONFIG)))
+    # What `fabric run` runs.
+    run = [sys.executable, "-m", "lightning_fabric.cli", "--accelerator=cpu", "--strategy=ddp", "--devices=2"]
+    arguments = ["--data", HIPPOCAMPUS, "-o", tmp_path / "m.sam3d", "--config", path, "--device", "cpu"]
+    result = subprocess.run(
+        [*run, str(MODULE / "Scripts" / "train_sam3d.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    steps = load_model(tmp_path / "m.sam3d").card.training.steps
+    assert steps == -(-train(HIPPOCAMPUS, tmp_path / "o.sam3d", CONFIG, Options(device="cpu")).card.training.steps // 2)
 
 
 @pytest.mark.slow

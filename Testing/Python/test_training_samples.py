@@ -10,13 +10,14 @@ import torch
 
 from SAM3DSegmentLib.cache import EmbeddingCache
 from SAM3DSegmentLib.cached_encoder import CachedEncoder
-from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
+from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
 from SAM3DSegmentLib.inference import stream_logits
 from SAM3DSegmentLib.intensity import sam_normalise
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
+from SAM3DSegmentLib.quality import Work
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.dataset import CaseFiles
@@ -106,7 +107,7 @@ def test_training_and_inference_see_the_same_slices_to_the_bit(tmp_path, tiny_en
     for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
     recorder = Recorder(tiny_encoder)
     network = Network(recorder, [Sam3dDecoder(3, (256, 8, 8, 8, 8))])
-    list(stream_logits(for_inference, network, WindowRule(), None, None, None))
+    list(stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), None, None))
     inference_input = torch.cat(recorder.seen)
     assert torch.equal(training_input, inference_input)
     assert tiny_encoder.keys(training_input) == tiny_encoder.keys(inference_input)
@@ -254,11 +255,12 @@ def test_ranks_share_the_numbers_of_each_step():
 
 
 FROZEN = dataclasses.replace(CONFIG, augmented_copies=1)
+DECODER = DecoderConfig(2, levels=2)
 
 
 def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encoder, monkeypatch):
     (tmp_path / "views").mkdir()
-    views = StoredViews([case], FROZEN, tiny_encoder.cache, tmp_path / "views", 1)
+    views = StoredViews([case], FROZEN, DECODER, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     told = []
     encoder.encode_plain(lambda done, total: told.append((done, total)), lambda: False)
@@ -276,7 +278,7 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
 
 def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder):
     (tmp_path / "views").mkdir()
-    views = StoredViews([case], FROZEN, tiny_encoder.cache, tmp_path / "views", 1)
+    views = StoredViews([case], FROZEN, DECODER, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     encoder.encode_plain(lambda done, total: None, lambda: False)
     before = views.window(0, 0, 4, 0, torch.Generator())
@@ -290,6 +292,8 @@ def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder)
 
 def test_the_copies_of_a_case_are_drawn_from_the_step_on_when_they_are_there(tmp_path, case, tiny_encoder):
     """A matter of the step's number alone, so that a resumed run draws what an unbroken one draws."""
-    views = StoredViews([case, case], dataclasses.replace(FROZEN, augmented_copies=2), tiny_encoder.cache, tmp_path, 2)
+    views = StoredViews(
+        [case, case], dataclasses.replace(FROZEN, augmented_copies=2), DECODER, tiny_encoder.cache, tmp_path, 2
+    )
     ready = [views._ready_steps[number, copy] for copy in (0, 1, 2) for number in (0, 1)]
     assert ready == [0, 0, 18, 18, 20, 20]  # two ranks, two batches a case, after a lag of 16

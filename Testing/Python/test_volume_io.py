@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pydicom
 import pytest
@@ -201,3 +203,29 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(InputError, match="make it first"):
         write_labels(tmp_path / "nowhere" / "mask.nrrd", labels, source, LABELS)
     assert list(tmp_path.iterdir()) == []
+
+
+class CountedStream:
+    """A zlib stream that counts the bytes that all such streams have given."""
+
+    given = 0
+    make = zlib.decompressobj
+
+    def __init__(self, *arguments):
+        self._stream = CountedStream.make(*arguments)
+
+    def decompress(self, *arguments):
+        data = self._stream.decompress(*arguments)
+        CountedStream.given += len(data)
+        return data
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+def test_a_compressed_file_is_decompressed_once(tmp_path, monkeypatch):
+    array = np.random.default_rng(0).integers(0, 200, (40, 128, 128)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.nii.gz"))
+    monkeypatch.setattr(zlib, "decompressobj", CountedStream)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").array_kji, array)
+    assert array.nbytes <= CountedStream.given < 1.2 * array.nbytes

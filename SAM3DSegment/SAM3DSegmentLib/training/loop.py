@@ -20,7 +20,7 @@ from ..errors import TrainingError
 from ..losses import DeepSupervisionLoss
 from ..settings import TrainingConfig
 from .learner import Trainee
-from .samples import Sample
+from .samples import Sample, stack_on
 
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
 
@@ -57,9 +57,9 @@ def make_fabric(device: torch.device) -> Fabric:
     half = resolve_precision("auto", device)
     mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}.get(half, "32-true")
     precision: Any = mixed
-    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest
-        fabric = Fabric(precision=None if "LT_PRECISION" in os.environ else precision)
-    elif torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest, and started the processes
+        return Fabric(precision=None if "LT_PRECISION" in os.environ else precision)
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         fabric = Fabric(
             accelerator=device.type,
             strategy="ddp",
@@ -110,7 +110,7 @@ class Loop:
         self.state = TrainingState()
         self.losses: list[float] = []  # since the last validation
         learner.module.to(fabric.device)
-        self.average = AveragedModel(learner.module, avg_fn=_moving_average(config.average_decay))
+        self.average = AveragedModel(learner.module, multi_avg_fn=_moving_average(config.average_decay))
         self.optimiser = torch.optim.AdamW(
             learner.module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -190,7 +190,7 @@ class Loop:
 
     def _loss(self, samples: list[Sample]) -> Tensor:
         inputs = self.learner.inputs(samples)
-        classes = torch.stack([s.classes for s in samples]).to(self.fabric.device, non_blocking=True).long()
+        classes = stack_on(self.fabric.device, [sample.classes for sample in samples]).long()
         return self._loss_of([level.float() for level in self._module(inputs)], classes)
 
     def _mean_over_ranks(self, values: Tensor) -> list[float]:
@@ -224,11 +224,16 @@ def _by_shape(samples: list[Sample]) -> list[list[Sample]]:
     return list(groups.values())
 
 
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """With a decay that rises to its value, so that the first, random weights are soon forgotten."""
+def _moving_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """With a decay that rises to its value, so that the first, random weights are soon forgotten.
 
-    def average(mean: Tensor, weights: Tensor, count: Tensor | int) -> Tensor:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        return mean.lerp(weights, 1 - now)
+    Of all parameters at once: the count of steps comes from the device, and asking for it once a step is enough.
+    """
+
+    def average(means: Any, weights: Any, count: Tensor | int) -> None:
+        steps = int(count)
+        now = min(decay, (1 + steps) / (10 + steps))
+        for mean, weight in zip(means, weights):
+            mean.lerp_(weight, 1 - now)
 
     return average

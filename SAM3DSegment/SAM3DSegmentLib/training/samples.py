@@ -121,5 +121,13 @@ def make_loader(samples: Samples, numbers: StepNumbers, workers: int, pin_memory
     )
 
 
+def stack_on(device: torch.device, tensors: list[Tensor]) -> Tensor:
+    """Tensors of one shape as one on `device`, each sent as it is.
+
+    Stacked before, they would no longer lie in the pinned memory from which a GPU takes them beside its work.
+    """
+    return torch.stack([tensor.to(device, non_blocking=True) for tensor in tensors])
+
+
 def _draw(generator: torch.Generator, count: int) -> int:
     return int(torch.randint(count, (1,), generator=generator))

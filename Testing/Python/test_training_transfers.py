@@ -1,0 +1,79 @@
+"""What goes between the host and a GPU in training: each sample once, beside the GPU's work, and few questions back."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.encoder import COMPACT_VIT, build_vit
+from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
+from SAM3DSegmentLib.training.learner import CompactLearner
+from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
+from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader, stack_on
+from test_training_samples import prepare, write_case
+
+SIZE = 32
+CHANNELS = (256, 4, 4, 4, 4)
+
+
+class Watch(TorchDispatchMode):
+    """Remembers the tensors that are sent to another device without waiting, and counts numbers asked of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent, self.asked = [], 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if operation is torch.ops.aten._to_copy.default and kwargs["non_blocking"]:
+            self.sent.append(args[0].data_ptr())
+        self.asked += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **kwargs)
+
+
+def test_each_sample_is_sent_from_the_memory_that_it_lies_in():
+    """To the device `meta`, which takes tensors and keeps nothing of them."""
+    tensors = [torch.zeros(2, SIZE, SIZE) for _ in range(3)]
+    with Watch() as watch:
+        assert stack_on(torch.device("meta"), tensors).shape == (3, 2, SIZE, SIZE)
+    assert watch.sent == [tensor.data_ptr() for tensor in tensors]
+
+
+def test_a_compact_encoder_is_sent_its_slices_so():
+    learner = CompactLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("meta"))
+    samples = [Sample(torch.zeros(2, SIZE, SIZE), grey=torch.zeros(2, SIZE, SIZE)) for _ in range(2)]
+    with Watch() as watch:
+        assert learner.inputs(samples).shape == (2, 3, 2, SIZE, SIZE)
+    assert watch.sent == [sample.grey.data_ptr() for sample in samples]
+
+
+def test_the_average_asks_for_its_count_once_and_not_for_each_parameter():
+    learner = CompactLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("cpu"))
+    loop = Loop(make_fabric(torch.device("cpu")), learner, TrainingConfig(), Budget(1, 0))
+    loop.average.update_parameters(learner.module)
+    with Watch() as watch:
+        loop.average.update_parameters(learner.module)
+    assert watch.asked <= 4 < len(list(learner.module.parameters()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_samples_come_from_pinned_memory_and_nothing_waits(tmp_path):
+    device = torch.device("cuda")
+    case = prepare(tmp_path, write_case(tmp_path, "a"), SIZE)
+    config = TrainingConfig(image_size=SIZE, training_depth=4)
+    samples = Samples([case], FreshViews([case], AugmentationConfig()), config, 2)
+    learner = CompactLearner(build_vit(COMPACT_VIT, SIZE), Sam3dDecoder(2, CHANNELS), SIZE, device)
+    first, second = itertools.islice(make_loader(samples, StepNumbers(0, 2, 0, 1), 2, True), 2)
+    assert all(sample.grey.is_pinned() and sample.classes.is_pinned() for sample in first + second)
+    learner.inputs(first)  # sends what is sent only once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        inputs = learner.inputs(second)
+        classes = stack_on(device, [sample.classes for sample in second])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(classes.cpu(), torch.stack([sample.classes for sample in second]))
+    assert inputs.device.type == "cuda"
