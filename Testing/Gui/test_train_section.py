@@ -586,6 +586,7 @@ text = '''{"stage": "encode", "done": 1, "total": 4, "eta_s": 200.0}
 a library says hello
 {"event": "loss", "step": 1, "seconds": 30.0, "loss": 2.5}
 {"event": "validation", "step": 1, "seconds": 60.0, "loss": 2.5, "dice": {"A \\\\u00e9": 0.5}}
+{"event": "validation", "step": 2, "seconds": 90.0, "loss": 2.5, "dice": {"B": 0.0, "A \\u00e9": 0.6}}
 {"stage": "train", "done": 60, "total": 600, "eta_s": 540.0}
 '''
 for letter in text:
@@ -605,13 +606,27 @@ def test_lines_in_pieces_are_understood_and_an_error_is_told_once(patients, use_
     status = patients.ui.trainingStatusLabel
     assert host.pump(lambda: "Encoding slice 1 of 4, about 4 min to go" in status.text, TIMEOUT_S)
     wait_for_steps(patients)
-    assert status.text == "Training: 1.0 of 10.0 min, about 9 min to go\nHeld-out Dice: A \u00e9 0.500"
-    assert series() == {"Loss": [[0.5], [2.5]], "Dice A \u00e9": [[1.0], [0.5]]}
+    assert status.text == "Training: 1.0 of 10.0 min, about 9 min to go\nHeld-out Dice: B 0.000, A \u00e9 0.600"
+    shown = series()
+    assert shown["Loss"] == [[0.5], [2.5]]
+    assert shown["Dice A \u00e9"] == [[1.0, 1.5], [0.5, 0.6]]
+    np.testing.assert_equal(shown["Dice B"], [[1.0, 1.5], [np.nan, 0.0]])  # no case had it, nor did the model
     patients.ui.trainButton.click()
     wait_for_end(patients)
     assert the_error() == "asked to finish"
     assert status.text == "Failed: asked to finish"
     assert patients.ui.trainButton.enabled
+
+
+def test_a_chart_that_cannot_be_drawn_does_not_cost_the_training(patients, use_program, monkeypatch):
+    monkeypatch.delattr(slicer.modules, "plots")
+    use_program(IN_PIECES)
+    train(patients)
+    wait_for_steps(patients)
+    assert "0.600" in patients.ui.trainingStatusLabel.text
+    patients.ui.trainButton.click()
+    wait_for_end(patients)
+    assert the_error() == "asked to finish"
 
 
 def test_before_a_step_is_made_stop_cancels(patients, use_program):

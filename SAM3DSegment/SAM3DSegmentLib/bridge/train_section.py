@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from .problems import explain
 from .protocols import Form, Observe, Parameters
 from .training_plot import History, TrainingPlot
 from .worker import CommandProcess, progressReader
+
+logger = logging.getLogger(__name__)
 
 SAM = "sam_vit_b"
 
@@ -257,7 +260,7 @@ class TrainSection:
         request.model.parent.mkdir(parents=True, exist_ok=True)
         self._request, self._stage, self._isFinishing, self._report = request, "", False, ""
         self._history = History()
-        self._plot.begin(request.name)
+        self._draw(lambda: self._plot.begin(request.name))
         self._process = CommandProcess(
             request.arguments(),
             progressReader(self._progressed, self._told),
@@ -311,9 +314,16 @@ class TrainSection:
             self._report = event["file"]
             return
         self._history.add(event)
-        if self._request is not None:
-            colors = {label.name: label.color for label in self._cases.survey.labels}
-            self._plot.show(self._request.name, self._history, colors)
+        name = self._request.name if self._request is not None else ""
+        colors = {label.name: label.color for label in self._cases.survey.labels}
+        self._draw(lambda: self._plot.show(name, self._history, colors))
+
+    def _draw(self, action: Callable[[], object]) -> None:
+        """A chart that cannot be drawn is no reason to lose a training."""
+        try:
+            action()
+        except Exception:
+            logger.exception("the chart of the training could not be drawn")
 
     def _finished(self) -> None:
         request = self._request
