@@ -97,7 +97,7 @@ def add_case(widget, volume, segmentation):
 
 def table(widget):
     rows = range(widget.ui.casesTable.rowCount)
-    return [tuple(widget.ui.casesTable.item(row, column).text() for column in range(3)) for row in rows]
+    return [tuple(widget.ui.casesTable.item(row, column).text() for column in range(2)) for row in rows]
 
 
 def files(folder):
@@ -183,7 +183,7 @@ def test_a_case_is_written_by_slicer_as_the_headless_command_reads_it(widget, fo
     assert [label.name for label in labels] == ["Left kidney", "Right kidney"]
     assert labels[0].color == (51, 153, 255)
     assert (labels[0].type.meaning, labels[0].modifier.meaning) == ("Kidney", "Left")
-    assert table(widget) == [("patient", "Left kidney 0.60, Right kidney 0.58", "good")]
+    assert table(widget) == [("patient", "Left kidney 0.60, Right kidney 0.58")]
     assert "at least 2 are needed" in widget.ui.casesLabel.text
     assert widget.ui.caseStatusLabel.text == "patient was added to the cases."
     assert volume.GetStorageNode() is None  # the user's nodes do not take the case for their own file
@@ -360,14 +360,15 @@ def test_the_folder_is_opened_and_remembered(widget, folders):
 def test_odd_cases_are_shown_and_hold_training_up(patients, folders):
     volume, _ = add_patient()
     add_case(patients, volume, add_segmentation(volume, {"Left kidney": masks()["Left kidney"]}))
-    assert ("patient", "Left kidney 0.60", "no Right kidney") in table(patients)
+    assert ("patient", "Left kidney 0.60, no Right kidney") in table(patients)
     patients.ui.modelNameEdit.text = "kidneys"
     assert patients.ui.trainButton.enabled
     (folders / "cases" / "patient1.nrrd").write_bytes(b"not an image")
     patients.panel.enter()
     settle(patients)
     [row] = [row for row in table(patients) if row[0] == "patient1"]
-    assert "patient1.nrrd" in row[2]
+    assert row[1].startswith("\u26a0")
+    assert "patient1.nrrd" in row[1]
     assert not patients.ui.trainButton.enabled
     assert (
         patients.ui.trainButton.toolTip

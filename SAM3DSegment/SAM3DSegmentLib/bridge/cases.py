@@ -31,11 +31,12 @@ class CaseRow:
     lacking: tuple[str, ...] = ()
     problem: str = ""
 
-    def remark(self) -> str:
-        """For the user."""
+    def describe(self) -> str:
+        """For the user: what is wrong, else the sizes, and what is not there."""
         if self.problem:
-            return self.problem
-        return _("no {names}").format(names=", ".join(self.lacking)) if self.lacking else _("good")
+            return f"\u26a0 {self.problem}"
+        lacking = [_("no {name}").format(name=name) for name in self.lacking]
+        return ", ".join([text for text in (self.sizes, *lacking) if text])
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ class CasesBox:
         self._call: BackgroundCall | None = None
         header = ui.casesTable.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
-        for column in (1, 2):
-            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
+        header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
         ui.chooseCasesButton.connect("clicked(bool)", self._choose)
         ui.openCasesButton.connect("clicked(bool)", self._open)
         ui.removeCaseButton.connect("clicked(bool)", self._remove)
@@ -121,7 +120,7 @@ class CasesBox:
         table = self._ui.casesTable
         table.setRowCount(len(self.survey.rows))
         for row, case in enumerate(self.survey.rows):
-            for column, text in enumerate((case.name, case.sizes, case.remark())):
+            for column, text in enumerate((case.name, case.describe())):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)  # which may be too long for its column
                 table.setItem(row, column, item)
