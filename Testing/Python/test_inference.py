@@ -141,8 +141,8 @@ def test_windows_cover_every_slice_and_move_forwards(depth, length, overlap):
 
 def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     """While a long volume streams through, embeddings behind the window are let go."""
-    long = np.concatenate([mri.array_kji] * 4, axis=2)  # sagittal slices are cut along i
-    small = with_windows(segmenter, 16, 4)
+    long = np.concatenate([mri.array_kji] * 2, axis=2)  # sagittal slices are cut along i
+    small = with_windows(segmenter, 8, 2)
     held = []
     decode = small.network.decode
     monkeypatch.setattr(
@@ -150,7 +150,7 @@ def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     )
     assert small.segment(long, mri.ijk_to_ras).shape == long.shape
     assert len(held) > 10
-    assert max(held) <= 16 + small.network.encoder.batch_size
+    assert max(held) <= 8 + small.network.encoder.batch_size
 
 
 def test_progress_counts_slices_and_ends_at_the_total(segmenter, mri):
