@@ -1,13 +1,14 @@
 """Pictures for the README and the tutorial: the panel in its states, and the result in Slicer's own views.
 
 The panel is drawn by the stand-in host (Testing/Host), so its widgets look plainer than in Slicer; the views are drawn
-by Slicer's displayable managers.
+by Slicer's displayable managers, and the chart of a training by VTK from the nodes that Slicer's plot view shows.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -25,6 +26,8 @@ import vtk  # noqa: E402
 
 MODULE = ROOT / "SAM3DSegment" / "SAM3DSegment.py"
 SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
+CASES = ROOT / "Testing" / "Data" / "hippocampus"
+LABELS = {"Anterior hippocampus": (230, 159, 0), "Posterior hippocampus": (86, 180, 233)}
 OUTPUT = ROOT / "Resources" / "Screenshots"
 PANEL_WIDTH = 460
 VIEW_PIXELS = 480
@@ -73,9 +76,82 @@ def main() -> None:
     widget.ui.checkLabel.text = widget.ui.checkLabel.text.replace(sys.prefix, "/home/you/Slicer")
     grab(widget, "setup")
 
+    widget.ui.setupSection.collapsed = True
+    with tempfile.TemporaryDirectory() as folder:
+        train(widget, Path(folder))
     draw_slice_view(volume, segmentation, OUTPUT / "slice_view.png")
     draw_3d_view(segmentation, OUTPUT / "3d_view.png")
     host.unload_all()
+
+
+def train(widget, folder: Path) -> None:
+    """Cases are added from the scene, and a model is trained on them for two minutes."""
+    ui, shown = widget.ui, "/home/you/cases"
+    cases = folder / "cases"
+    cases.mkdir()
+    for name in ("MODELS", "CACHE"):
+        os.environ[f"SAM3DSEGMENT_{name}"] = str(folder / name.lower())
+    ui.trainSection.collapsed = False
+    host.answerNext("file", str(cases))
+    ui.chooseCasesButton.click()
+    for image in sorted((CASES / "imagesTr").iterdir()):
+        volume, segmentation = load_case(image)
+        ui.caseSegmentationSelector.setCurrentNode(segmentation)
+        ui.caseVolumeSelector.setCurrentNode(volume)
+        ui.addCaseButton.click()
+        wait(lambda: "looked through" not in ui.casesLabel.text)
+    ui.modelNameEdit.text = "my-hippocampus"
+    ui.minutesBox.value = 2
+    ui.casesFolderLabel.text = shown
+    grab(widget, "train")
+
+    ui.trainButton.click()
+    wait(lambda: ui.trainingStatusLabel.text.count("Dice") and ui.trainingProgressBar.value > 80)
+    ui.casesFolderLabel.text = shown
+    grab(widget, "training")
+    draw_chart(OUTPUT / "training_chart.png")
+    wait(lambda: ui.trainButton.text == "Train")
+    if "Done" not in ui.trainingStatusLabel.text:
+        raise RuntimeError(ui.trainingStatusLabel.text)
+
+
+def load_case(image: Path):
+    """A volume, and its label map as a segmentation with names, as a user draws it."""
+    volume = slicer.util.loadVolume(str(image))
+    labels = slicer.util.loadVolume(str(CASES / "labelsTr" / image.name), {"labelmap": True})
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volume.GetName()} segmentation")
+    slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labels, segmentation)
+    slicer.mrmlScene.RemoveNode(labels)
+    for index, (name, color) in enumerate(LABELS.items()):
+        segment = segmentation.GetSegmentation().GetNthSegment(index)
+        segment.SetName(name)
+        segment.SetColor(*(component / 255 for component in color))
+    return volume, segmentation
+
+
+def draw_chart(path: Path) -> None:
+    """The chart's series with their colours and markers."""
+    [node] = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+    chart = vtk.vtkChartXY()
+    chart.SetTitle(node.GetTitle())
+    chart.SetShowLegend(True)
+    for place, title in ((vtk.vtkAxis.BOTTOM, node.GetXAxisTitle()), (vtk.vtkAxis.LEFT, node.GetYAxisTitle())):
+        chart.GetAxis(place).SetTitle(title)
+    for index in range(node.GetNumberOfPlotSeriesNodes()):
+        series = node.GetNthPlotSeriesNode(index)
+        line = chart.AddPlot(vtk.vtkChart.LINE)
+        table = series.GetTableNode().GetTable()
+        line.SetInputData(table, series.GetXColumnName(), series.GetYColumnName())
+        line.SetColorF(*series.GetColor())
+        line.SetWidth(2)
+        line.SetMarkerStyle(series.GetMarkerStyle())
+    view = vtk.vtkContextView()
+    window = view.GetRenderWindow()
+    window.SetOffScreenRendering(1)
+    window.SetSize(VIEW_PIXELS, VIEW_PIXELS * 3 // 4)
+    view.GetRenderer().SetBackground(1, 1, 1)
+    view.GetScene().AddItem(chart)
+    save(window, path)
 
 
 def wait(condition) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from . import __version__
-from .dicom import holds_dicom, nothing_found
 from .errors import Cancelled, InputError, Sam3dError
 from .files import check_new_file, last_line
 from .image_header import read_header
@@ -91,6 +90,8 @@ def _volumes_of(path: Path) -> list[Path]:
         if is_segmentation(path):
             raise InputError(f"{str(path)!r} is a segmentation; give the image that it was drawn on.")
         return [path]
+    from .dicom import holds_dicom, nothing_found  # these load pydicom
+
     files = list_volumes(path)
     segmentations = [file for file in files if is_segmentation(file)]
     volumes = [file for file in files if file not in segmentations]
@@ -172,6 +173,7 @@ def segment_array(
             "model_sha256": model.sha256,
             "encoder": asdict(model.card.encoder),
             "device": str(segmenter.network.encoder.device),
+            "quality": segmenter.level,
             "precision": str(segmenter.network.encoder.dtype).removeprefix("torch."),
             "seconds": round(seconds, 2),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -17,7 +17,8 @@ from typing import Any
 from . import __version__
 from .errors import Cancelled, DependencyError, InputError, Sam3dError
 from .progress import PROGRESS
-from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, stop_at_end_of_input
+from .quality import AUTO, BEST, QUALITIES, Choice
+from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, should_finish, stop_at_end_of_input
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--model", default="hippocampus-mri", metavar="NAME|FILE", help="default: %(default)s")
     _add_computing(segment)
     segment.add_argument("--precision", default="auto", choices=PRECISIONS, help="default: %(default)s")
+    segment.add_argument(
+        "--quality",
+        default=BEST,
+        choices=(*QUALITIES, AUTO),
+        help="less is faster; auto takes the best that needs at most a minute; default: %(default)s",
+    )
     segment.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     segment.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
@@ -212,16 +219,27 @@ def _add_bench(bench: Any) -> None:
     decoder = _command(bench, "decoder", _bench_decoder, "the decoder beside torch's plain modules")
     volume = _command(bench, "volume", _bench_volume, "whole volumes: seconds and memory")
     volume.add_argument("--slices", type=_count, nargs="+", default=[100, 300], metavar="N", help="default: 100 300")
+    volume.add_argument(
+        "--quality", nargs="+", default=[BEST], choices=tuple(QUALITIES), help="levels; default: %(default)s"
+    )
+    quality = _command(bench, "quality", _bench_quality, "Dice and seconds of each level of quality")
+    quality.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cases, as for train")
+    quality.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="settings of the training; its test cases are taken"
+    )
+    quality.add_argument("--model", default="hippocampus-mri", metavar="NAME|FILE", help="default: %(default)s")
+    reuse = _command(bench, "reuse", _bench_reuse, "a volume with one decoder on SAM's encoder, then with another")
+    reuse.add_argument("--slices", type=_count, default=24, metavar="N", help="default: %(default)s")
     startup = _command(bench, "startup", _bench_startup, "from the start of a process to a mask")
-    for command in (encoder, decoder):
+    for command in (encoder, decoder, reuse):
         command.add_argument("--image-size", type=_count, default=512, metavar="S", help="default: %(default)s pixels")
     for command in (encoder, decoder, startup):
         command.add_argument("--rounds", type=_count, default=3, metavar="N", help="default: %(default)s")
-    for command in (encoder, decoder, volume):
+    for command in (encoder, decoder, volume, quality, reuse):
         command.add_argument("--device", default="auto", help="default: %(default)s")
         command.add_argument("--precision", default="auto", choices=PRECISIONS, help="default: %(default)s")
         command.add_argument("--threads", type=_count, metavar="N", help="of the CPU; default: torch's choice")
-    for command in (encoder, decoder, volume, startup):
+    for command in (encoder, decoder, volume, quality, reuse, startup):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures, too")
 
 
@@ -263,7 +281,12 @@ def _segment(options: argparse.Namespace) -> int:
     model = load_model(options.model)
 
     def load() -> Segmenter:
-        return Segmenter.load(model, options.device, options.precision, options.sam_checkpoint)
+        return Segmenter.load(
+            model, options.device, options.precision, options.sam_checkpoint, options.quality, tell_choice
+        )
+
+    def tell_choice(choice: Choice) -> None:
+        progress.event("quality", quality=choice.quality, seconds=choice.seconds[choice.quality])
 
     try:
         summary = segment_files(
@@ -314,7 +337,7 @@ def _train(options: argparse.Namespace) -> int:
     stop = Stop()
     progress = PROGRESS[options.progress]()
     try:
-        model = train(options.data, options.output, config, how, progress, stop)
+        model = train(options.data, options.output, config, how, progress, stop, should_finish)
     finally:
         progress.close()
     summary = model.card.training
@@ -515,7 +538,31 @@ def _bench_decoder(options: argparse.Namespace) -> int:
 def _bench_volume(options: argparse.Namespace) -> int:
     from .bench.processes import bench_volume
 
-    return _bench(options, lambda: bench_volume(options.slices, options.device, options.precision, options.threads))
+    return _bench(
+        options,
+        lambda: bench_volume(options.slices, options.device, options.precision, options.quality, options.threads),
+    )
+
+
+def _bench_quality(options: argparse.Namespace) -> int:
+    from .bench.quality import bench_quality
+    from .jsonable import from_json
+    from .settings import TrainingConfig
+
+    config = from_json(TrainingConfig, _read_json(options.config))
+    return _bench(
+        options,
+        lambda: bench_quality(options.data, config, options.model, options.device, options.precision, options.threads),
+    )
+
+
+def _bench_reuse(options: argparse.Namespace) -> int:
+    from .bench.networks import bench_reuse
+
+    return _bench(
+        options,
+        lambda: bench_reuse(options.image_size, options.slices, options.device, options.precision, options.threads),
+    )
 
 
 def _bench_startup(options: argparse.Namespace) -> int:

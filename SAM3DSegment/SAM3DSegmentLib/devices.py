@@ -137,6 +137,14 @@ def keep_freed_memory() -> None:
             mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has computed what it was asked to, for times to be measured; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def available_memory_bytes(device: torch.device) -> int:
     """Memory that tensors on `device` can take now, in bytes: free, or kept by torch for the next tensor."""
     if device.type == "cuda":

@@ -141,10 +141,12 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
         resolve_device,
         resolve_precision,
     )
+    from .packed_vit import attention_plan
 
     device = resolve_device("auto")
     precision = str(resolve_precision("auto", device)).removeprefix("torch.")
     names, found = ["auto", "cpu"], [("device", f"{device}, computing in {precision}")]
+    found.append(("encoder", attention_plan()))
     for index in range(torch.cuda.device_count()):
         names.append(f"cuda:{index}")
         found.append((f"cuda:{index}", torch.cuda.get_device_name(index)))

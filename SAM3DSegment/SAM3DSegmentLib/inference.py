@@ -5,7 +5,9 @@ Memory does not grow with the part of the volume that is done: embeddings and lo
 
 from __future__ import annotations
 
+import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from torch import Tensor
 
 from .cache import EmbeddingCache
 from .cached_encoder import CachedEncoder
-from .card import ModelCard, WindowRule
-from .devices import is_out_of_memory
+from .card import ModelCard
+from .devices import is_out_of_memory, wait_for
 from .encoder import SliceEncoder
 from .errors import Cancelled, OutOfMemoryError
 from .halving import Halving
@@ -24,6 +26,7 @@ from .model_file import Sam3dModel, load_model
 from .network import Network
 from .postprocessing import find_islands
 from .preparation import Preparation, Prepared
+from .quality import AUTO, BEST, QUALITIES, Choice, Speed, Work, check_quality, choose_quality
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ LEAST_WINDOW = 8  # slices; in shorter ones the instance norms see too little to
 
 OnProgress = Callable[[str, int, int], None]  # stage, slices done, slices in all
 ShouldCancel = Callable[[], bool]
+OnChoice = Callable[[Choice], None]
 
 
 def segment_volume(
@@ -42,26 +46,40 @@ def segment_volume(
     should_cancel: ShouldCancel | None = None,
     precision: str = "auto",
     sam_checkpoint: str | Path | None = None,
+    quality: str = BEST,
 ) -> np.ndarray:
     """Segment one volume: (K, J, I) of any real type and its 4x4 matrix in mm -> labels (K, J, I) uint8.
 
-    The labels lie on the input's own grid, whatever its orientation, and have the values of the model's card.
+    The labels lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality:
+    a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute.
     Raises an error of `errors.py`; `Cancelled` when should_cancel() became true.
     """
     if not isinstance(model, Sam3dModel):
         model = load_model(model)
-    segmenter = Segmenter.load(model, device, precision, sam_checkpoint)
+    segmenter = Segmenter.load(model, device, precision, sam_checkpoint, quality)
     return segmenter.segment(array_kji, ijk_to_ras, on_progress, should_cancel)
 
 
 class Segmenter:
     """A model ready on a device; keep it to segment many volumes without loading the encoder again."""
 
-    def __init__(self, card: ModelCard, network: Network, load_on_cpu: Callable[[], Network] | None = None) -> None:
-        """load_on_cpu: makes the network to go on with where a GPU's memory does not suffice."""
+    def __init__(
+        self,
+        card: ModelCard,
+        network: Network,
+        load_on_cpu: Callable[[], Network] | None = None,
+        quality: str = BEST,
+        on_choice: OnChoice | None = None,
+    ) -> None:
+        """load_on_cpu: makes the network to go on with where a GPU's memory does not suffice.
+
+        quality: as for `segment_volume`; on_choice is told what "auto" has chosen for a volume, before it is computed.
+        """
         self.card = card
         self.network = network
+        self.level = self._quality = check_quality(quality)  # level: the quality of the last volume
         self._load_on_cpu = load_on_cpu
+        self._on_choice = on_choice
         self._label_values = torch.tensor([0] + [label.value for label in card.labels], dtype=torch.uint8)
 
     @classmethod
@@ -71,14 +89,18 @@ class Segmenter:
         device: str = "auto",
         precision: str = "auto",
         sam_checkpoint: str | Path | None = None,
+        quality: str = BEST,
+        on_choice: OnChoice | None = None,
     ) -> Segmenter:
+        check_quality(quality)  # before an encoder is loaded
+
         def load(device: str, precision: str) -> Network:
             encoder: SliceEncoder = model.load_encoder(device, precision, sam_checkpoint)
             if not model.card.encoder.carried:  # a large one, which takes longer to ask than its answers to read
                 encoder = CachedEncoder(encoder, EmbeddingCache())
             return Network(encoder, model.decoders)
 
-        return cls(model.card, load(device, precision), lambda: load("cpu", "auto"))
+        return cls(model.card, load(device, precision), lambda: load("cpu", "auto"), quality, on_choice)
 
     def segment(
         self,
@@ -128,6 +150,28 @@ class Segmenter:
         self.network, self._load_on_cpu = self._load_on_cpu(), None
         return self._segment(*arguments)
 
+    def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
+        """The volume on the model's terms."""
+        card = self.card
+        return Preparation(card.slicing, card.intensity, card.encoder.image_size).prepare(array_kji, ijk_to_ras)
+
+    @torch.no_grad()
+    def choose(self, prepared: Prepared) -> Choice:
+        """What "auto" chooses for this volume, by the time that a few of its slices take."""
+        speed = measure_speed(prepared, self.network)
+        plans = {name: quality.plan(self.card, prepared) for name, quality in QUALITIES.items()}
+        return choose_quality({name: work.seconds(speed) for name, work in plans.items()})
+
+    def _plan(self, prepared: Prepared) -> Work:
+        self.level = self._quality
+        if self._quality == AUTO:
+            choice = self.choose(prepared)
+            logger.info("%s.", choice)
+            if self._on_choice:
+                self._on_choice(choice)
+            self.level = choice.quality
+        return QUALITIES[self.level].plan(self.card, prepared)
+
     @torch.no_grad()
     def _compute(
         self,
@@ -137,23 +181,20 @@ class Segmenter:
         should_cancel: ShouldCancel | None,
         with_confidence: bool,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        card = self.card
-        preparation = Preparation(card.slicing, card.intensity, card.encoder.image_size)
-        prepared = preparation.prepare(array_kji, ijk_to_ras)
-        mirror = prepared.slicing.left_right_axis if card.mirror else None
+        prepared = self.prepare(array_kji, ijk_to_ras)
+        work = self._plan(prepared)
         # Written slice by slice through views, so that neither is copied at the end.
         labels_kji = np.zeros(array_kji.shape, np.uint8)
         confidence_kji = np.zeros_like(labels_kji) if with_confidence else None
         labels = prepared.slicing.to_dhw(labels_kji)
         confidence = prepared.slicing.to_dhw(confidence_kji) if confidence_kji is not None else None
-        slices = stream_logits(prepared, self.network, card.window, mirror, on_progress, should_cancel)
-        for index, logits in enumerate(slices):
-            probability, classes = prepared.fit.restore(logits).softmax(0).max(0)
+        for index, logits in enumerate(stream_logits(prepared, self.network, work, on_progress, should_cancel)):
+            probability, classes = _classify(prepared, logits)
             labels[index] = self._label_values[classes.cpu()].numpy()
             if confidence is not None:
                 confidence[index] = (probability * 100).round().to(torch.uint8).cpu().numpy()
-        if card.island_share:
-            for slab, island in find_islands(labels, card.island_share):
+        if self.card.island_share:
+            for slab, island in find_islands(labels, self.card.island_share):
                 labels[slab][island] = 0
                 if confidence is not None:
                     confidence[slab][island] = 0
@@ -165,52 +206,107 @@ class Segmenter:
 def stream_logits(
     prepared: Prepared,
     network: Network,
-    rule: WindowRule,
-    mirror: int | None,
+    work: Work,
     on_progress: OnProgress | None,
     should_cancel: ShouldCancel | None,
 ) -> Iterator[Tensor]:
-    """Logits (C, g, g) float32 of each slice in order, blended from the windows that hold it."""
-    depth = prepared.depth
-    windows = plan_windows(depth, rule)
-    encode = Halving(lambda grey: network.encode(grey, mirror), "going on with {count} slices at a time.")
+    """Logits (C, g, g) float32 of each slice of the volume, in order."""
+    embeddings = _encode_slices(prepared, network, work, on_progress, should_cancel)
+    if work.decode_all:
+        return _decode_windows(_fill_between(embeddings, work), network, work, should_cancel)
+    return _fill_between(_decode_windows(embeddings, network, work, should_cancel), work)
+
+
+def _encode_slices(
+    prepared: Prepared,
+    network: Network,
+    work: Work,
+    on_progress: OnProgress | None,
+    should_cancel: ShouldCancel | None,
+) -> Iterator[Tensor]:
+    """Embeddings (views, 256, s, s) of every slice, or of each `work.step`th."""
+    encode = Halving(lambda grey: network.encode(grey, work.mirror), "going on with {count} slices at a time.")
+    ready = 0
+    while ready < work.depth:
+        _raise_if(should_cancel)
+        stop = min(ready + network.encoder.batch_size * work.step, work.depth)
+        batch = encode(prepared.grey(ready, stop, work.step))
+        ready = stop
+        if on_progress:
+            # The last slice counts as done only when the mask is complete.
+            on_progress("segment", min(ready, work.depth - 1), work.depth)
+        yield from batch
+
+
+def _fill_between(some: Iterator[Tensor], work: Work) -> Iterator[Tensor]:
+    """Of what belongs to each `work.step`th slice, what belongs to all: interpolated, and at the end the last again."""
+    if work.step == 1:
+        yield from some
+        return
+    before = next(some)
+    filled = 0
+    for after in some:
+        for number in range(work.step):
+            yield torch.lerp(before.float(), after.float(), number / work.step).to(before.dtype)
+        before, filled = after, filled + work.step
+    yield from [before] * (work.depth - filled)
+
+
+def _decode_windows(
+    embeddings: Iterator[Tensor], network: Network, work: Work, should_cancel: ShouldCancel | None
+) -> Iterator[Tensor]:
+    """Logits (C, g, g) float32 of each slice that there is an embedding of, blended from the windows that hold it."""
     decode = Halving(
-        lambda window: network.decode(window, mirror),
+        lambda window: network.decode(window, work.mirror),
         "going on with windows of {count} slices, a little less accurate.",
-        least=min(LEAST_WINDOW, rule.depth),
+        least=min(LEAST_WINDOW, work.window.depth),
     )
-    ready = 0  # slices encoded so far
-    embeddings: list[Tensor] = []  # (views, 256, s, s) of the slices from the window's start to `ready`
+    windows = work.windows
+    held: list[Tensor] = []  # embeddings from the window's start on
     # Of the slices that a later window still adds to: weighted sum of logits, and sum of weights.
     pending: tuple[Tensor, Tensor] | None = None
-    for number, (start, stop) in enumerate(windows):
-        while ready < stop:
-            _raise_if(should_cancel)
-            batch = prepared.grey(ready, min(ready + network.encoder.batch_size, stop))
-            embeddings.extend(encode(batch))
-            ready += len(batch)
-            if on_progress:
-                # The last slice counts as done only when the mask is complete.
-                on_progress("segment", min(ready, depth - 1), depth)
+    for (start, stop), (next_start, _) in zip(windows, [*windows[1:], (windows[-1][1], 0)]):
+        held.extend(itertools.islice(embeddings, stop - start - len(held)))
         _raise_if(should_cancel)
         weights = _blending(stop - start, network.encoder.device)
-        logits = decode(torch.stack(embeddings)) * weights
+        logits = decode(torch.stack(held)) * weights
         if pending is not None:
             logits[: len(pending[0])] += pending[0]
             weights[: len(pending[1])] += pending[1]
-        finished = (windows[number + 1][0] if number + 1 < len(windows) else depth) - start
+        finished = next_start - start
         yield from logits[:finished] / weights[:finished]
-        embeddings, pending = embeddings[finished:], (logits[finished:].clone(), weights[finished:].clone())
+        held, pending = held[finished:], (logits[finished:].clone(), weights[finished:].clone())
 
 
-def plan_windows(depth: int, rule: WindowRule) -> list[tuple[int, int]]:
-    """[start, stop) of the decoder's windows: of one length, evenly spread, the first at 0 and the last at the end."""
-    length = min(rule.depth, depth)
-    if depth == length:
-        return [(0, depth)]
-    steps = -(-(depth - length) // (rule.depth - rule.overlap))
-    starts = [round(i * (depth - length) / steps) for i in range(steps + 1)]
-    return [(start, start + length) for start in starts]
+def _classify(prepared: Prepared, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (C, g, g) of one slice -> probability and index (H, W) of each pixel's most probable class."""
+    probability, classes = prepared.fit.restore(logits).softmax(0).max(0)
+    return probability, classes
+
+
+def measure_speed(prepared: Prepared, network: Network) -> Speed:
+    """How fast this network is on slices from the middle of this volume, which are seldom empty.
+
+    Each step is timed when it runs for the second time, so that what happens only once is not counted, and on other
+    slices, because those that are known already are not encoded again.
+    """
+    device = network.encoder.device
+    count = min(network.encoder.batch_size if device.type != "cpu" else 1, prepared.depth)
+    middle = prepared.depth // 2
+
+    def seconds(step: Callable[[int], Tensor]) -> tuple[float, Tensor]:
+        step(max(0, middle - count))
+        wait_for(device)
+        began = time.perf_counter()
+        result = step(min(middle, prepared.depth - count))
+        wait_for(device)
+        return time.perf_counter() - began, result
+
+    encode_s, embeddings = seconds(lambda start: network.encode(prepared.grey(start, start + count)))
+    window = embeddings[:1].expand(LEAST_WINDOW, -1, -1, -1, -1)
+    decode_s, logits = seconds(lambda _: network.decode(window))
+    finish_s, _ = seconds(lambda _: _classify(prepared, logits[0])[1].cpu())
+    return Speed(encode_s / count, decode_s / LEAST_WINDOW, finish_s)
 
 
 def _blending(length: int, device: torch.device) -> Tensor:

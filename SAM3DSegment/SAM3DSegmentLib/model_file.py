@@ -128,8 +128,7 @@ def _fill(config: DecoderConfig, tensors: dict[str, Tensor], path: Path) -> Sam3
         raise misfit from error
     if {key: value.shape for key, value in decoder.state_dict().items()} != {k: v.shape for k, v in tensors.items()}:
         raise misfit
-    decoder = decoder.to_empty(device="cpu")
-    decoder.load_state_dict(tensors)
+    decoder.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
     return decoder.requires_grad_(False).eval()
 
 

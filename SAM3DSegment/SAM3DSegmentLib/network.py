@@ -23,24 +23,28 @@ class Network:
     def __init__(self, encoder: SliceEncoder, decoders: Sequence[Sam3dDecoder]) -> None:
         self.encoder = encoder
         self._decoders = [copy.deepcopy(d).eval().to(device=encoder.device, dtype=encoder.dtype) for d in decoders]
+        self._black: Tensor | None = None  # embedding (1, 1, 256, s, s) of a black slice, once there was one
 
     @torch.no_grad()
     def encode(self, grey: Tensor, mirror: int | None = None) -> Tensor:
         """(B, S, S) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
 
-        There is one view, or a second one with an in-plane axis flipped. Of several black slices one is encoded.
+        There is one view, or a second one with an in-plane axis flipped. Of all black slices one is encoded, once.
         """
         black = ~grey.flatten(1).any(1)
-        kept = ~black
-        kept[black.nonzero()[:1]] = True
-        squares = sam_normalise(grey[kept][:, None].to(self.encoder.device))
+        if not black.any():
+            return self._encode(grey, mirror)
+        if self._black is None:
+            self._black = self._encode(torch.zeros_like(grey[:1]), None)
+        embeddings = self._black.repeat(len(grey), 2 if mirror else 1, 1, 1, 1)
+        if not black.all():
+            embeddings[~black.to(embeddings.device)] = self._encode(grey[~black], mirror)
+        return embeddings
+
+    def _encode(self, grey: Tensor, mirror: int | None) -> Tensor:
+        squares = sam_normalise(grey[:, None].to(self.encoder.device))
         views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
-        embeddings = torch.stack([self.encoder(view).half() for view in views], dim=1)
-        if kept.all():
-            return embeddings
-        places = kept.cumsum(0) - 1
-        places[black] = places[black][0].clone()
-        return embeddings[places.to(embeddings.device)]
+        return torch.stack([self.encoder(view).half() for view in views], dim=1)
 
     @torch.no_grad()
     def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:

@@ -2,8 +2,8 @@
 
 What differs from `segment_anything` changes nothing but rounding:
 
-- Linear layers and norms see real tokens only. Where windows stick out of the image, q, k and v of the empty places are
-  the layer's bias, because upstream pads with zeros.
+- Linear layers and norms see real tokens only, and only those are queries. Where windows stick out of the image, k
+  and v of the empty places are the layer's bias, because upstream pads with zeros.
 - Positions: the logits are q.k * scale + q.R_row + q.R_column. "Folded", they are one product of longer vectors,
   [q * scale, q.R_row, q.R_column] and [k, onehot(row), onehot(column)], that any attention kernel can take. "Added",
   they are written into the logits before q.k is added to them, which spares two thirds of the multiplications of
@@ -192,88 +192,125 @@ class _Attention:
         self._frame = frame
         self._folded = frame.plan.fold_global or self._size != frame.side
         weight, bias = _scaled_and_centred(block)
-        self._qkv, self._empty = _Linear(weight, bias, frame), frame.place(bias)
+        self._qkv = _Linear(weight, bias, frame)
         rounding = expected_logits(block) * torch.finfo(frame.dtype).eps
         self._dtype = frame.dtype if rounding <= LARGEST_ROUNDING else torch.float32
+        # Of a token in an empty place: 3 x (heads, 1, head_dim), the same for all.
+        self._empty = bias.view(3, self._heads, 1, self._head_dim).to(frame.device, self._dtype)
         self._tables = [
             _by_query_and_key(table.detach(), self._size).to(frame.device, self._dtype)
             for table in (attention.rel_pos_h / attention.scale, attention.rel_pos_w / attention.scale)
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
-        side, size, heads = self._frame.side, self._size, self._heads
-        batch, across = len(x) // side**2, -(-side // size)  # images; windows along each axis
-        padded_side = across * size
-        qkv = self._qkv(x).view(batch, side, side, -1)
-        if padded_side > side:
-            padded = self._empty.expand(batch, padded_side, padded_side, -1).contiguous()
-            padded[:, :side, :side] = qkv
-            qkv = padded
-        by_window = qkv.view(batch, across, size, across, size, 3, heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-        attended = self._attend(by_window).view(batch, across, across, heads, size, size, -1)
-        grid = attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, padded_side, padded_side, -1)
-        return grid[:, :side, :side].reshape(len(x), -1).to(x.dtype)
+        side = self._frame.side
+        qkv = self._qkv(x).view(-1, side, side, 3, self._heads, self._head_dim)
+        attended = x.new_empty(len(qkv), side, side, self._heads, self._head_dim)
+        # Windows that stick out of the image have fewer queries than the others, and are computed apart from them.
+        for rows, height in self._bands():
+            for columns, width in self._bands():
+                grid = attended[:, rows, columns].unflatten(2, (-1, width)).unflatten(1, (-1, height))
+                by_window = grid.permute(0, 1, 3, 5, 2, 4, 6)  # (B, down, across, heads, height, width, head_dim)
+                by_window.copy_(self._attend(qkv[:, rows, columns], height, width).view(by_window.shape))
+        return attended.view(len(x), -1)
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """(3, ..., size, size, head_dim) -> (items, size * size, head_dim), an item being one head of one window."""
-        size, head_dim = self._size, self._head_dim
-        buffers = self._buffers(qkv[0].numel() // (size * size * head_dim))
-        for buffer, values in zip((buffers.q, buffers.k, buffers.v), qkv):
-            buffer[..., :head_dim].view(values.shape).copy_(values)
-        rows, columns = self._positions(buffers.q[..., :head_dim])
+    def _bands(self) -> list[tuple[slice, int]]:
+        """Along one axis of the image: the whole windows, and what is left; with a window's number of tokens."""
+        whole = self._frame.side // self._size * self._size
+        bands = [(slice(0, whole), self._size), (slice(whole, self._frame.side), self._frame.side - whole)]
+        return [(place, length) for place, length in bands if place.start < place.stop]
+
+    def _attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
+        """(B, rows, columns, 3, heads, head_dim) -> (items, height * width, head_dim), one item for a head of a window.
+
+        A window's queries are its height x width tokens; its keys are those and its empty places.
+        """
+        grid = qkv.unflatten(2, (-1, width)).unflatten(1, (-1, height)).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        buffers = self._buffers(grid[0].numel() // (height * width * self._head_dim), height, width)
+        q, k, v = grid
+        buffers.q[..., : self._head_dim].view(q.shape).copy_(q)
+        self._place_keys(buffers.k, k, self._empty[1])
+        self._place_keys(buffers.v, v, self._empty[2])
+        positions = self._positions(buffers.q[..., : self._head_dim], height, width)
         if self._folded:
-            grid = buffers.q.unflatten(1, (size, size))
-            grid[..., head_dim : head_dim + size] = rows
-            grid[..., head_dim + size : head_dim + 2 * size] = columns
+            buffers.fold(*positions)
         if self._frame.plan.kernel == "chunked":
-            return _attend_in_chunks(buffers, None if self._folded else (rows, columns))
+            return _attend_in_chunks(buffers, None if self._folded else positions)
         q, k, v = (part.unflatten(0, (-1, self._heads)) for part in (buffers.q, buffers.k, buffers.v))
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head_dim].flatten(0, 1)
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : self._head_dim].flatten(0, 1)
 
-    def _positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
+    def _place_keys(self, buffer: Tensor, values: Tensor, empty: Tensor) -> None:
+        """(..., heads, height, width, head_dim) into a buffer (items, size * size, >= head_dim), and what is around."""
+        *windows, height, width, head_dim = values.shape
+        grid = buffer[..., :head_dim].view(*windows, self._size, self._size, head_dim)
+        grid[..., :height, :width, :] = values
+        grid[..., :height, width:, :] = empty[:, None]
+        grid[..., height:, :, :] = empty[:, None]
+
+    def _positions(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """q.R_row and q.R_column of every query, each (items, query's row, query's column, key's row or column)."""
         size = self._size
-        grid = q.unflatten(1, (size, size))
+        grid = q.unflatten(1, (height, width))
         of_rows, of_columns = self._tables
-        rows = torch.bmm(grid.permute(1, 0, 2, 3).reshape(size, -1, self._head_dim), of_rows)
-        columns = torch.bmm(grid.permute(2, 0, 1, 3).reshape(size, -1, self._head_dim), of_columns)
+        rows = torch.bmm(grid.permute(1, 0, 2, 3).reshape(height, -1, self._head_dim), of_rows[:height])
+        columns = torch.bmm(grid.permute(2, 0, 1, 3).reshape(width, -1, self._head_dim), of_columns[:width])
         return (
-            rows.view(size, -1, size, size).permute(1, 0, 2, 3),
-            columns.view(size, -1, size, size).permute(1, 2, 0, 3),
+            rows.view(height, -1, width, size).permute(1, 0, 2, 3),
+            columns.view(width, -1, height, size).permute(1, 2, 0, 3),
         )
 
-    def _buffers(self, items: int) -> _Buffers:
+    def _buffers(self, items: int, height: int, width: int) -> _Buffers:
         """Those of this shape, which all blocks use in turn."""
-        key = (items, self._size, self._dtype.itemsize)
+        key = (items, height, width, self._size, self._dtype.itemsize)
         if key not in self._frame.buffers:
             self._frame.buffers[key] = _Buffers(
-                items, self._size, self._head_dim, self._folded, self._frame, self._dtype
+                items, (height, width), self._size, self._head_dim, self._folded, self._frame, self._dtype
             )
         return self._frame.buffers[key]
 
 
 class _Buffers:
-    """q, k, v (items, size * size, width), whose constant parts are filled in once, and room for chunks of logits."""
+    """q (items, queries, width), k and v (items, size * size, width) whose constant parts are filled in once.
 
-    def __init__(self, items: int, size: int, head_dim: int, folded: bool, frame: _Frame, dtype: torch.dtype) -> None:
-        tokens, device = size * size, frame.device
-        width = -(-(head_dim + 2 * size) // 32) * 32 if folded else head_dim
-        self.q = torch.zeros(items, tokens, width, device=device, dtype=dtype)
-        self.k = torch.zeros_like(self.q)
+    Also room for chunks of logits. A window's queries are a grid of height x width.
+    """
+
+    def __init__(
+        self,
+        items: int,
+        queries: tuple[int, int],
+        size: int,
+        head_dim: int,
+        folded: bool,
+        frame: _Frame,
+        dtype: torch.dtype,
+    ) -> None:
+        height, width = queries
+        keys, device = size * size, frame.device
+        self._head_dim, self._size, self._queries = head_dim, size, queries
+        channels = -(-(head_dim + 2 * size) // 32) * 32 if folded else head_dim
+        self.q = torch.zeros(items, height * width, channels, device=device, dtype=dtype)
+        self.k = torch.zeros(items, keys, channels, device=device, dtype=dtype)
         if folded:
-            place = torch.arange(tokens, device=device)
+            place = torch.arange(keys, device=device)
             self.k[:, place, head_dim + place // size] = 1
             self.k[:, place, head_dim + size + place % size] = 1
         if frame.plan.kernel == "fused":  # such kernels want q, k and v of one width
-            self.v = torch.zeros_like(self.q)
+            self.v = torch.zeros_like(self.k)
             return
-        self.v = torch.empty(items, tokens, head_dim, device=device, dtype=dtype)
-        self.out = torch.empty_like(self.v)
-        row_bytes = size * tokens * dtype.itemsize  # of logits of one of the image's rows of queries
-        rows = min(size, max(1, CHUNK_BYTES // row_bytes))
-        together = min(items, max(1, CHUNK_BYTES // (size * row_bytes)))
-        self.logits = torch.empty(together, rows * size, tokens, device=device, dtype=dtype)
+        self.v = torch.empty(items, keys, head_dim, device=device, dtype=dtype)
+        self.out = torch.empty(items, height * width, head_dim, device=device, dtype=dtype)
+        row_bytes = width * keys * dtype.itemsize  # of logits of one of the window's rows of queries
+        rows = min(height, max(1, CHUNK_BYTES // row_bytes))
+        together = min(items, max(1, CHUNK_BYTES // (height * row_bytes)))
+        self.logits = torch.empty(together, rows * width, keys, device=device, dtype=dtype)
         self.shares = torch.empty_like(self.logits)
+
+    def fold(self, rows: Tensor, columns: Tensor) -> None:
+        """Positions (items, height, width, size) into the queries, where the keys have their ones."""
+        grid = self.q.unflatten(1, self._queries)
+        grid[..., self._head_dim : self._head_dim + self._size] = rows
+        grid[..., self._head_dim + self._size : self._head_dim + 2 * self._size] = columns
 
 
 def _attend_in_chunks(buffers: _Buffers, positions: tuple[Tensor, Tensor] | None) -> Tensor:

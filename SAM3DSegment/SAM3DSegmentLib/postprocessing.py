@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-SLAB = 8  # slices whose pieces are found at once, so that memory does not grow with the volume
+SLAB_VOXELS = 2**21  # in which pieces are found at once, so that memory does not grow with the volume
 
 
 def find_islands(labels: np.ndarray, share: float) -> Iterator[tuple[slice, np.ndarray]]:
@@ -20,7 +18,8 @@ def find_islands(labels: np.ndarray, share: float) -> Iterator[tuple[slice, np.n
     compared with itself only, so a small structure is safe beside a large one, and paired structures of similar size
     both stay.
     """
-    slabs = [slice(start, start + SLAB) for start in range(0, len(labels), SLAB)]
+    thickness = max(1, SLAB_VOXELS // labels[0].size)
+    slabs = [slice(start, start + thickness) for start in range(0, len(labels), thickness)]
     pieces = _number_pieces(labels, slabs)
     rows, columns = int(labels.max()) + 1, 1 + max(int(numbers.max(initial=0)) for numbers in pieces)
     flat = np.zeros(rows * columns, np.int64)
@@ -56,6 +55,9 @@ def _number_pieces(labels: np.ndarray, slabs: list[slice]) -> list[np.ndarray]:
         count = max(count, int(found.max()) + 1)
     if not seams or not count:
         return numbers
+    from scipy.sparse import coo_array  # a quarter of a second, which a small volume need not wait for
+    from scipy.sparse.csgraph import connected_components
+
     one, other = np.concatenate(seams, axis=1)
     links = coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
     piece_of = connected_components(links, directed=False)[1]

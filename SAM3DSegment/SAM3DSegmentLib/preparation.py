@@ -95,10 +95,10 @@ class Prepared:
     def depth(self) -> int:
         return len(self.volume_dhw)
 
-    def grey(self, start: int, stop: int) -> Tensor:
-        """Slices [start, stop) on the square, (n, S, S) float32 in 0..255, black around."""
+    def grey(self, start: int, stop: int, step: int = 1) -> Tensor:
+        """Slices [start, stop), or each `step`th of them, on the square: (n, S, S) float32 in 0..255, black around."""
         # A copy in one layout: what follows is then the same to the bit for every storage order.
-        values = np.ascontiguousarray(self.volume_dhw[start:stop])
+        values = np.ascontiguousarray(self.volume_dhw[start:stop:step])
         return self.fit.place(torch.from_numpy(self.grey_scale.apply(values))[:, None])[:, 0]
 
     def classes(self, classes_kji: np.ndarray, start: int, stop: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 The second is for a program that starts the command through another one, as 3D Slicer does: signals do not get through
 to here, but the end of standard input does, on every system, and also when the program that asked for the work dies.
+Such a program may also write the line FINISH: then a training ends early, with what it has reached.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .files import remove_partial_files
 VARIABLE = "SAM3DSEGMENT_STOP_AT_EOF"  # 1 if a program asks for it: a terminal's input may end without meaning that
 FOLDER_VARIABLE = "SAM3DSEGMENT_TEMPORARY_FOLDER"  # where that program keeps files for us; removed when it dies
 FOLDER_PREFIX = "SAM3DSegment-"  # no folder of another name is removed
+FINISH = b"finish\n"
 CANCELLED = 130  # the exit code
 
 _POLITE_S = 0.8  # for the command to stop between two steps
@@ -31,6 +33,7 @@ _PATIENCE_S = 1.5  # for the process to end by itself
 
 _MAIN_THREAD = threading.main_thread().ident or 0
 _input_ended = threading.Event()
+_finish_asked = threading.Event()
 
 
 class Stop:
@@ -48,6 +51,11 @@ class Stop:
 
     def __call__(self) -> bool:
         return self._asked or _input_ended.is_set()
+
+
+def should_finish() -> bool:
+    """Whether the program that started this command has asked it to end early, with what it has reached."""
+    return _finish_asked.is_set()
 
 
 def stop_at_end_of_input() -> None:
@@ -92,9 +100,12 @@ def leave_if_input_ended() -> None:
 
 
 def _watch(source: int) -> None:
+    read = b""
     with contextlib.suppress(OSError):
-        while os.read(source, 2**16):
-            pass
+        while block := os.read(source, 2**16):
+            read = (read + block)[-2 * len(FINISH) :]
+            if FINISH in read:
+                _finish_asked.set()
     _input_ended.set()
     time.sleep(_POLITE_S)
     _interrupt()

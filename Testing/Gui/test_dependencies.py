@@ -64,7 +64,7 @@ def assert_the_panel_works(widget):
 
 def test_a_version_that_is_too_old_is_missing(dependencies, monkeypatch):
     wanted = ["packaging>=1", "packaging>=9999", "surely-not-installed"]
-    monkeypatch.setattr(dependencies, "requirements", lambda: [Requirement(line) for line in wanted])
+    monkeypatch.setattr(dependencies, "requirements", lambda training: [Requirement(line) for line in wanted])
     assert dependencies.missingPackages() == wanted[1:]
 
 

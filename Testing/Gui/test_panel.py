@@ -376,6 +376,24 @@ def test_the_card_says_what_the_model_is_not_for(widget):
     assert "not for diagnosis" in text
 
 
+def test_all_of_a_card_and_of_a_warning_is_seen(widget, volume):
+    """At the height that the panel asks for: what the model is not for stands at the card's end."""
+    array = slicer.util.arrayFromVolume(volume).repeat(4, 0)
+    far = slicer.util.addVolumeFromArray(array.repeat(4, 1), name="head")
+    parent, width = widget.parent, 460
+    parent.resize(width, 10)
+    parent.show()
+    for node in (volume, far):
+        widget.ui.inputSelector.setCurrentNode(node)
+        for _ in range(2):  # wrapped labels tell their height only once they have their width
+            host.process_events()
+            parent.resize(width, parent.layout().totalHeightForWidth(width))
+        host.process_events()
+    for label in (widget.ui.modelCardLabel, widget.ui.warningLabel):
+        assert label.text
+        assert label.height >= label.heightForWidth(label.width)
+
+
 def test_a_model_file_is_chosen_from_disk(widget, tmp_path):
     copied = tmp_path / "mine.sam3d"
     copied.write_bytes((MODULE.parent / "Resources" / "Models" / "hippocampus-mri.sam3d").read_bytes())

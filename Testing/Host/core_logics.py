@@ -13,6 +13,7 @@ _LOGIC_CLASSES = {
     "Sequences": "vtkSlicerSequencesLogic",
     "Markups": "vtkSlicerMarkupsLogic",
     "CropVolume": "vtkSlicerCropVolumeLogic",
+    "Plots": "vtkSlicerPlotsLogic",
 }
 
 

@@ -50,7 +50,9 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
         self._box.setMinimumContentsLength(10)
         self._box.setSizeAdjustPolicy(QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self._box.setSizePolicy(QtWidgets.QSizePolicy.Expanding, QtWidgets.QSizePolicy.Fixed)
-        self._box.currentTextChanged.connect(lambda _text: self._onCurrentChanged())
+        self._told = ("", "")  # ID and text of the current row, as far as they were told
+        self._box.currentIndexChanged.connect(lambda _row: self._onBoxChanged())
+        self._box.currentTextChanged.connect(lambda _text: self._onBoxChanged())
         self._box.activated.connect(self._onActivated)
         self.setFocusProxy(self._box)
         row = QtWidgets.QHBoxLayout(self)
@@ -135,6 +137,13 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
     def _noneRow(self) -> int:
         return 0 if self.noneEnabled else -1
 
+    def _onBoxChanged(self) -> None:
+        """Another node, of the same name or not, or another name of it; rows above it that come or go are neither."""
+        now = self._box.itemData(self._box.currentIndex) or "", self._box.currentText
+        if now != self._told:
+            self._told = now
+            self._onCurrentChanged()
+
     def _onCurrentChanged(self) -> None:
         """An entry that is no node and not None, such as an action, cannot be current: the last node is instead."""
         row, node = self._box.currentIndex, self.currentNode()
@@ -145,6 +154,7 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
 
     def _emitCurrent(self) -> None:
         node = self.currentNode()
+        self._told = node.GetID() if node is not None else "", self._box.currentText
         self.currentNodeChanged[object].emit(node)
         self.currentNodeChanged[bool].emit(node is not None)
         self.currentNodeIDChanged.emit(node.GetID() if node is not None else "")

@@ -262,6 +262,15 @@ def test_the_doctor_looks_for_what_pip_installs_and_the_pins_cover_it():
     assert set(wanted) <= set(pinned)
 
 
+def test_the_panel_installs_for_training_what_pip_does():
+    """All but the packages without which training does no less: logs for TensorBoard, and the benchmark's plot."""
+    tomllib = pytest.importorskip("tomllib")  # since Python 3.11
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    lines = (MODULE / "Resources" / "requirements-training.txt").read_text(encoding="utf-8").splitlines()
+    wanted = requirements(extras["train"])
+    assert requirements(lines) == {name: wanted[name] for name in wanted if name not in ("tensorboard", "matplotlib")}
+
+
 def test_segment_anything_is_pinned_to_one_file():
     """Its package has no author in its metadata, so that the very file is meant; pip refuses any other."""
     lines = (MODULE / "Resources" / "requirements-hashed.txt").read_text(encoding="utf-8").splitlines()

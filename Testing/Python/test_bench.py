@@ -1,12 +1,14 @@
 """The benchmarks: what they count, how they compare, and that each runs to its table and file."""
 
 import json
+import shutil
 import time
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from conftest import MRI, MRI_LABEL
 from SAM3DSegmentLib.bench.measuring import Candidate, as_table, compare
 from SAM3DSegmentLib.bench.networks import DEPTH, bench_encoder, decoder_gflop, vit_gflop
 from SAM3DSegmentLib.card import VitConfig
@@ -39,7 +41,9 @@ def test_the_decoders_work_is_what_torch_counts():
 
 def test_candidates_are_compared_with_the_first():
     def slow():
-        time.sleep(0.02)
+        until = time.process_time() + 0.02
+        while time.process_time() < until:
+            pass
         return torch.tensor([3.0, 4.0])
 
     result = compare([Candidate("slow", slow), Candidate("fast", lambda: torch.tensor([3.0, 4.5]))], 2, CPU, 1.0)
@@ -113,3 +117,30 @@ def test_a_place_where_the_figures_cannot_go_is_refused_before_the_work(run_cli,
     assert done.returncode == 1
     assert "does not exist" in done.stderr
     assert "GFLOP" not in done.stdout
+
+
+def write_cases(root, count):
+    for kind in ("imagesTr", "labelsTr"):
+        (root / kind).mkdir(parents=True)
+    for number in range(count):
+        shutil.copy(MRI, root / "imagesTr" / f"case_{number}.nii.gz")
+        shutil.copy(MRI_LABEL, root / "labelsTr" / f"case_{number}.nii.gz")
+
+
+def test_bench_quality_measures_every_level_on_the_test_cases(run_cli, tmp_path):
+    write_cases(tmp_path / "data", 4)
+    (tmp_path / "config.json").write_text('{"test_cases": 1, "validation_cases": 1}')
+    arguments = ["--data", tmp_path / "data", "--config", tmp_path / "config.json", "--threads", 1]
+    result = run_bench(run_cli, tmp_path, "quality", *arguments)
+    assert result["conditions"]["cases"] == "1"
+    dice = {row["name"]: row["dice"] for row in result["rows"]}
+    assert list(dice) == ["best", "balanced", "fast"]
+    assert all(0.8 < value < 0.95 for value in dice.values())
+    assert len(set(dice.values())) == 3
+
+
+@pytest.mark.slow
+def test_bench_reuse(run_cli, tmp_path):
+    first, second = run_bench(run_cli, tmp_path, "reuse", "--image-size", 64, "--slices", 4)["rows"]
+    assert second["ratio"] == pytest.approx(first["seconds"] / second["seconds"])
+    assert second["ratio"] > 1

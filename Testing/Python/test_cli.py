@@ -213,6 +213,7 @@ def test_models_weights_cache_and_doctor_answer(run_cli, tmp_path):
     doctor = run_cli("doctor")
     assert doctor.returncode == 0, doctor.stderr
     assert "torch" in doctor.stdout
+    assert "attention, positions folded" in doctor.stdout
     assert "hippocampus-mri" in doctor.stdout
     measured = json.loads(run_cli("doctor", "--json", "--model", "hippocampus-mri").stdout)
     assert measured["devices"][:2] == ["auto", "cpu"]

@@ -11,7 +11,8 @@ from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
 from SAM3DSegmentLib.card import ModelCard, WindowRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
-from SAM3DSegmentLib.inference import Segmenter, plan_windows, segment_volume
+from SAM3DSegmentLib.inference import Segmenter, segment_volume
+from SAM3DSegmentLib.quality import plan_windows
 from SAM3DSegmentLib.volume_io import read_volume
 
 

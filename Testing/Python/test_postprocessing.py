@@ -62,7 +62,7 @@ def test_pieces_go_on_from_slab_to_slab(monkeypatch, slab):
     for value in (1, 2, 3):
         sizes = np.bincount(pieces[labels == value], minlength=pieces.max() + 1)
         expected[(labels == value) & (sizes < 0.3 * sizes.max())[pieces]] = 0
-    monkeypatch.setattr(postprocessing, "SLAB", slab)
+    monkeypatch.setattr(postprocessing, "SLAB_VOXELS", slab * 11 * 13)
     assert 0 < np.count_nonzero(expected) < np.count_nonzero(labels)
     np.testing.assert_array_equal(remove_islands(labels, 0.3), expected)
 

@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, MODULE
+from SAM3DSegmentLib.model_store import read_card
 
 STOP_S = 3.0
 LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
@@ -135,6 +136,24 @@ def test_train_stops(tmp_path):
         assert_it_stops(launcher, pid)
     assert not list(model.parent.glob("*partial*"))
     assert not model.exists()
+
+
+def test_train_finishes_early_with_a_model_when_it_is_asked_to(tmp_path):
+    model = tmp_path / "m.sam3d"
+    arguments = command("train", "--data", HIPPOCAMPUS, "-o", model, "--minutes", "10", "--progress", "json")
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"image_size": 32, "channels": [256, 16, 16, 8, 8], "validation_cases": 1}))
+    with launched(*arguments, "--config", settings, "--encoder", "compact_vit", "--device", "cpu") as (launcher, _pid):
+        while "train" not in (line := launcher.stdout.readline()):
+            assert line, launcher.stderr.read()
+        for part in ("fin", "ish\n"):
+            launcher.stdin.write(part)
+            launcher.stdin.flush()
+        lines = launcher.stdout.readlines()
+        assert launcher.wait(60) == 0, launcher.stderr.read()
+    assert [json.loads(line)["event"] for line in lines if "event" in line][-2:] == ["validation", "report"]
+    assert 0 < read_card(model).training.steps < 100
+    assert "result" in json.loads((tmp_path / "m.training" / "run.json").read_text())
 
 
 @pytest.fixture

@@ -100,8 +100,12 @@ def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
     assert model.card.spacing_mm == (1, 1, 1)
     steps = model.card.training.steps
     assert told.stages[-1] == ("train", steps, steps)
-    assert [event["event"] for event in told.events] == ["validation", "validation", "report"]
-    assert set(told.events[0]["dice"]) == {"Anterior", "Posterior"}
+    losses = [event for event in told.events if event["event"] == "loss"]
+    assert losses[-1]["step"] == steps
+    assert all(event["loss"] > 0 and event["seconds"] >= 0 for event in losses)
+    others = [event for event in told.events if event["event"] != "loss"]
+    assert [event["event"] for event in others] == ["validation", "validation", "report"]
+    assert set(others[0]["dice"]) == {"Anterior", "Posterior"}
     assert sorted(path.name for path in tmp_path.iterdir() if "user-" not in path.name) == ["m.sam3d", "m.training"]
     kept = sorted(path.name for path in (tmp_path / "m.training" / "fold-1").iterdir())
     assert kept == ["best.sam3d", "last.sam3d"]
@@ -490,6 +494,16 @@ def test_training_stops_early_when_it_stands_still_and_keeps_the_best(tmp_path):
     validation = validate_with(tmp_path, [0.1, 0.5, 0.4, 0.3, 0.45, 0.9])
     assert loop.fit(batches(), [validation], lambda: False)
     assert (loop.state.step, loop.state.best_step, loop.state.best_dice) == (25, 10, 0.5)
+
+
+@pytest.mark.parametrize(("dice", "best_step"), [([0.5, 0.4], 25), ([0.4, 0.5], 31)])
+def test_a_training_that_is_to_finish_has_a_last_validation_and_keeps_the_best(tmp_path, dice, best_step):
+    loop = make_loop(Budget(100, 0), validations=4)
+    validation = validate_with(tmp_path, dice)
+    assert loop.fit(batches(), [validation], lambda: False, lambda: loop.state.step == 30)
+    assert loop.state.step == 31
+    assert [entry["step"] for entry in loop.state.history] == [25, 31]
+    assert (loop.state.best_step, loop.state.best_dice) == (best_step, 0.5)
 
 
 def test_samples_of_unlike_depth_are_trained_together():

@@ -17,9 +17,11 @@ from SAM3DSegmentLib.training.check import check
 from SAM3DSegmentLib.training.dataset import (
     describe_difference,
     examine,
+    files_of_case,
     find_dataset,
     find_labels,
     fingerprint,
+    new_case_files,
     read_case,
     split_cases,
 )
@@ -293,3 +295,39 @@ def test_a_thin_case_among_thick_ones_is_odd(tmp_path):
         write(tmp_path / f"{name}.nrrd", array.astype(np.int16))
         write(tmp_path / f"{name}_label.nrrd", array)
     assert any("fewer slices than training_depth 16: c." in text for text in oddities(make_plan(tmp_path, CONFIG)))
+
+
+def layout_of(folder, kind):
+    """One case, "old", in one of the layouts."""
+    pairs = {
+        "folders": (folder / "imagesTr" / "old_0000.nii.gz", folder / "labelsTr" / "old.nii.gz"),
+        "pairs": (folder / "old.nii.gz", folder / "old_label.nii.gz"),
+        "subfolders": (folder / "old" / "t1.nii.gz", folder / "old" / "t1-label.nii.gz"),
+    }
+    write_pair(*pairs[kind])
+    return list(pairs[kind])
+
+
+@pytest.mark.parametrize("kind", ["folders", "pairs", "subfolders"])
+def test_a_new_case_is_written_where_it_will_be_found(tmp_path, kind):
+    old = layout_of(tmp_path, kind)
+    files = new_case_files(tmp_path, "Patient 1.b")
+    assert files_of_case(files) == []
+    write_pair(files.image, files.label)
+    assert files.label.name == "Patient 1.b.seg.nrrd"
+    assert files_of_case(files) == sorted([files.image, files.label])
+    assert [case.name for case in find_dataset(tmp_path).cases] == ["Patient 1.b", "old"]
+    same = files_of_case(new_case_files(tmp_path, "old"))
+    assert same == (old[1:] if kind == "folders" else sorted(old))
+
+
+def test_an_empty_folder_gets_pairs(tmp_path):
+    files = new_case_files(tmp_path, "a")
+    assert (files.image, files.label) == (tmp_path / "a.nrrd", tmp_path / "a.seg.nrrd")
+    assert find_dataset(tmp_path, least=0).cases == ()
+
+
+@pytest.mark.parametrize("name", ["", "ct_label", "ct.seg", "a/b", "..", ".a", "a.", "a:b"])
+def test_a_name_that_would_be_taken_for_something_else_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="is no name for a case"):
+        new_case_files(tmp_path, name)

@@ -17,6 +17,7 @@ from SAM3DSegmentLib.inference import stream_logits
 from SAM3DSegmentLib.intensity import sam_normalise
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
+from SAM3DSegmentLib.quality import Work
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.dataset import CaseFiles
@@ -106,7 +107,7 @@ def test_training_and_inference_see_the_same_slices_to_the_bit(tmp_path, tiny_en
     for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
     recorder = Recorder(tiny_encoder)
     network = Network(recorder, [Sam3dDecoder(3, (256, 8, 8, 8, 8))])
-    list(stream_logits(for_inference, network, WindowRule(), None, None, None))
+    list(stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), None, None))
     inference_input = torch.cat(recorder.seen)
     assert torch.equal(training_input, inference_input)
     assert tiny_encoder.keys(training_input) == tiny_encoder.keys(inference_input)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..devices import wait_for
 from ..errors import InputError
 from ..packed_vit import has_packed_linear
 
@@ -36,10 +37,11 @@ class Row:
     name: str
     seconds: float
     ratio: float | None = None  # of the baseline's time to this one, the median over the rounds
-    share_of_peak: float | None = None  # useful operations a second, over the processor's measured peak
+    share_of_peak: float | None = None  # of the fastest round: useful operations a second, over the fastest products'
     largest_difference: float | None = None
     relative_rms: float | None = None
     peak_mib: float | None = None  # resident memory of the process
+    dice: float | None = None  # mean over cases and labels
     note: str = ""
 
 
@@ -63,6 +65,16 @@ def conditions(device: torch.device, **more: object) -> dict[str, str]:
         **more,
     }
     return {name: str(value) for name, value in found.items()}
+
+
+def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
+    """Whose seconds are counted, in words, and the function that gives them.
+
+    Of one thread those of the processor, which other programs on the computer change less.
+    """
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        return "of the processor", time.process_time
+    return "of a clock", time.perf_counter
 
 
 @contextmanager
@@ -96,7 +108,7 @@ def compare(candidates: list[Candidate], rounds: int, device: torch.device, usef
             row,
             seconds=statistics.median(seconds),
             ratio=statistics.median(first / own for first, own in zip(taken[0], seconds)),
-            share_of_peak=useful_gflop / statistics.median(seconds) / peaks[candidate.dtype],
+            share_of_peak=useful_gflop / min(seconds) / peaks[candidate.dtype],
         )
         for row, seconds, candidate in zip(rows, taken, candidates)
     ]
@@ -110,26 +122,31 @@ def as_table(result: BenchResult) -> str:
     lines += [f"peak of {name}: {value} GFLOP/s" for name, value in result.peak_gflops.items()]
     if result.useful_gflop is not None:
         lines.append(f"useful work: {result.useful_gflop} GFLOP")
-    columns = ("seconds", "ratio", "of peak", "max. diff.", "rel. rms", "MiB")
     lines.append("")
-    lines.append(f"{result.bench:<34}" + "".join(f"{column:>11}" for column in columns))
-    for row in result.rows:
-        cells = (
-            f"{row.seconds:.4f}",
-            _cell(row.ratio, "{:.2f}"),
-            _cell(row.share_of_peak, "{:.2f}"),
-            _cell(row.largest_difference, "{:.1e}"),
-            _cell(row.relative_rms, "{:.2e}"),
-            _cell(row.peak_mib, "{:.0f}"),
-        )
-        lines.append(
-            f"{row.name:<34}" + "".join(f"{cell:>11}" for cell in cells) + (f"  {row.note}" if row.note else "")
-        )
+    columns = _columns(result.rows)
+    lines.append(f"{result.bench:<34}" + "".join(f"{title:>11}" for title in columns))
+    for number, row in enumerate(result.rows):
+        cells = "".join(f"{column[number]:>11}" for column in columns.values())
+        lines.append(f"{row.name:<34}{cells}" + (f"  {row.note}" if row.note else ""))
     return "\n".join(lines)
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _columns(rows: list[Row]) -> dict[str, list[str]]:
+    """Titles and cells of what was measured of any row."""
+    kinds: list[tuple[str, str, list[float | None]]] = [
+        ("seconds", "{:.4f}", [row.seconds for row in rows]),
+        ("ratio", "{:.2f}", [row.ratio for row in rows]),
+        ("of peak", "{:.2f}", [row.share_of_peak for row in rows]),
+        ("max. diff.", "{:.1e}", [row.largest_difference for row in rows]),
+        ("rel. rms", "{:.2e}", [row.relative_rms for row in rows]),
+        ("MiB", "{:.0f}", [row.peak_mib for row in rows]),
+        ("Dice", "{:.4f}", [row.dice for row in rows]),
+    ]
+    return {
+        title: ["" if value is None else form.format(value) for value in values]
+        for title, form, values in kinds
+        if any(value is not None for value in values)
+    }
 
 
 def _accuracy(candidate: Candidate, truth: Tensor) -> Row:
@@ -139,18 +156,12 @@ def _accuracy(candidate: Candidate, truth: Tensor) -> Row:
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    _wait(device)
-    began = time.perf_counter()
+    _, now = clock(device)
+    wait_for(device)
+    began = now()
     run()
-    _wait(device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    wait_for(device)
+    return now() - began
 
 
 def _matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, VitConfig, require_image_size
+from ..cache import EmbeddingCache
+from ..cached_encoder import CachedEncoder
+from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, Label, ModelCard, VitConfig, require_image_size
 from ..decoder import NEGATIVE_SLOPE, Sam3dDecoder
 from ..devices import keep_freed_memory, resolve_device, resolve_precision
-from ..encoder import SAM_ENCODERS, build_vit, load_vit_state, read_checkpoint
+from ..encoder import SAM_ENCODERS, FrozenEncoder, build_vit, load_vit_state, read_checkpoint
+from ..inference import Segmenter
+from ..network import Network
 from ..packed_vit import AttentionPlan, PackedVit
 from ..weights import published
-from .measuring import BenchResult, Candidate, compare, conditions, threads
+from .measuring import BenchResult, Candidate, Row, clock, compare, conditions, threads
 
 ENCODER = "sam_vit_b"
 CLASSES, DEPTH = 3, 16  # of the decoder's logits; slices in its window
@@ -50,7 +56,9 @@ def bench_encoder(
             candidates.append(Candidate(f"ours {_name(own)}", _packed(vit, slices, target, own), own))
         result = compare(candidates, rounds, target, vit_gflop(SAM_ENCODERS[ENCODER], image_size))
         plan = AttentionPlan.best(target, dtype)
-        where = conditions(target, weights=weights, image_size=image_size, encoder=plan, rounds=rounds)
+        where = conditions(
+            target, weights=weights, image_size=image_size, encoder=plan, rounds=rounds, seconds=clock(target)[0]
+        )
     return replace(result, bench="encoder", conditions=where)
 
 
@@ -72,8 +80,42 @@ def bench_decoder(
         for own in dict.fromkeys((torch.float32, dtype)):
             candidates.append(Candidate(f"ours {_name(own)}", _decoding(decoder, embeddings, own), own))
         result = compare(candidates, rounds, target, decoder_gflop(decoder, side))
-        where = conditions(target, weights="untrained", image_size=image_size, slices=DEPTH, rounds=rounds)
+        where = conditions(
+            target,
+            weights="untrained",
+            image_size=image_size,
+            slices=DEPTH,
+            rounds=rounds,
+            seconds=clock(target)[0],
+        )
     return replace(result, bench="decoder", conditions=where)
+
+
+def bench_reuse(
+    image_size: int, slices: int, device: str, precision: str, thread_count: int | None = None
+) -> BenchResult:
+    """A volume of noise with one decoder on SAM ViT-B, then with another, which finds the embeddings in the cache."""
+    keep_freed_memory()
+    target = resolve_device(device)
+    vit, weights = _sam_vit(image_size, None)
+    config = EncoderConfig(ENCODER, image_size, "0" * 64)
+    volume = np.random.default_rng(0).integers(0, 600, (slices, image_size, image_size), np.int16)
+    rows: list[Row] = []
+    with threads(thread_count), tempfile.TemporaryDirectory() as folder:
+        kind, now = clock(target)
+        encoder = FrozenEncoder(vit, config, target, resolve_precision(precision, target))
+        for name in ("first decoder", "second decoder"):
+            decoder = Sam3dDecoder(CLASSES)
+            labels = tuple(Label(value, f"structure {value}", (255, 0, 0)) for value in range(1, CLASSES))
+            card = ModelCard(name, "", "", labels, config, decoder.config)
+            network = Network(CachedEncoder(encoder, EmbeddingCache(Path(folder))), [decoder])
+            began = now()
+            Segmenter(card, network).segment(volume, np.eye(4))
+            seconds = now() - began
+            rows.append(Row(name, seconds, ratio=rows[0].seconds / seconds if rows else 1.0))
+        size = f"{slices} slices of {image_size} x {image_size} voxels"
+        where = conditions(target, weights=weights, volume=size, seconds=kind)
+    return BenchResult("reuse", where, rows)
 
 
 def vit_gflop(config: VitConfig, image_size: int) -> float:

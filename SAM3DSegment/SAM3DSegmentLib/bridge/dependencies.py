@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 RESOURCES = Path(__file__).resolve().parents[2] / "Resources"
 REQUIREMENTS_FILE = RESOURCES / "requirements.txt"
 HASHED_REQUIREMENTS_FILE = RESOURCES / "requirements-hashed.txt"  # of which pip takes one very file only
+TRAINING_REQUIREMENTS_FILE = RESOURCES / "requirements-training.txt"
 TORCH = "torch"  # is not pip's business: the PyTorch extension chooses the one for this computer's GPU
 INSTALLATION_ERRORS = (RuntimeError, OSError, ImportError, subprocess.CalledProcessError)
 
 
-def requirements() -> list[Requirement]:
-    """All that segmentation needs besides torch and what Slicer ships."""
-    return _read(HASHED_REQUIREMENTS_FILE) + _read(REQUIREMENTS_FILE)
+def requirements(training: bool = False) -> list[Requirement]:
+    """All that segmentation, or training too, needs besides torch and what Slicer ships."""
+    more = _read(TRAINING_REQUIREMENTS_FILE) if training else []
+    return _read(HASHED_REQUIREMENTS_FILE) + _read(REQUIREMENTS_FILE) + more
 
 
 def _read(file: Path) -> list[Requirement]:
@@ -38,9 +40,9 @@ def _read(file: Path) -> list[Requirement]:
     return [Requirement(line.strip()) for line in lines if line.strip()]
 
 
-def missingPackages() -> list[str]:
+def missingPackages(training: bool = False) -> list[str]:
     """What still has to be installed, as pip takes it; by metadata alone, so that nothing is imported."""
-    return ([] if _isWhole(TORCH) else [TORCH]) + [str(requirement) for requirement in _missingRequirements()]
+    return ([] if _isWhole(TORCH) else [TORCH]) + [str(requirement) for requirement in _missingRequirements(training)]
 
 
 class Installer:
@@ -53,19 +55,19 @@ class Installer:
         self.isBusy = False
         self._onBusyChanged = onBusyChanged
 
-    def install(self) -> None:
-        """Ask once, then install: torch through the PyTorch extension, the rest by pip.
+    def install(self, training: bool = False) -> None:
+        """Ask once, then install: torch through the PyTorch extension, the rest by pip. `training` needs more.
 
         Raises DependencyError if the user declines, or with what to do about what failed.
         """
-        missing = missingPackages()
+        missing = missingPackages(training)
         if not missing:
             return
         if self.isBusy:
             raise DependencyError(_("packages are being installed; wait until that has ended."))
         self._setBusy(True)
         try:
-            _askAndInstall(missing)
+            _askAndInstall(missing, training)
         finally:
             self._setBusy(False)
 
@@ -74,19 +76,19 @@ class Installer:
         self._onBusyChanged()
 
 
-def _askAndInstall(missing: list[str]) -> None:
+def _askAndInstall(missing: list[str], training: bool) -> None:
     names = ", ".join(missing)
     question = _("SAM3DSegment needs these Python packages: {names}. Install them now?").format(names=names)
     if not slicer.util.confirmOkCancelDisplay(question, _("Install packages")):
-        raise DependencyError(_("{names} are needed to segment; install them in Setup.").format(names=names))
+        raise DependencyError(_("{names} are needed for this; click again to install them.").format(names=names))
     importedBefore = TORCH in sys.modules
     with slicer.util.WaitCursor():
         if TORCH in missing:
             _installTorch()
-        if _missingRequirements():
-            _pipInstall(_missingRequirements())
+        if wanted := _missingRequirements(training):
+            _pipInstall(wanted)
     importlib.invalidate_caches()
-    left = missingPackages()
+    left = missingPackages(training)
     if left:
         raise DependencyError(
             _("{names} are still missing after the installation; restart Slicer and install them again.").format(
@@ -94,7 +96,7 @@ def _askAndInstall(missing: list[str]) -> None:
             )
         )
     if TORCH in missing and importedBefore:
-        raise DependencyError(_("torch was replaced while Slicer was using it; restart Slicer, then segment."))
+        raise DependencyError(_("torch was replaced while Slicer was using it; restart Slicer, then try again."))
 
 
 def _installTorch() -> None:
@@ -144,8 +146,8 @@ def _failed(names: str, error: Exception) -> DependencyError:
     )
 
 
-def _missingRequirements() -> list[Requirement]:
-    return [requirement for requirement in requirements() if not _isSatisfied(requirement)]
+def _missingRequirements(training: bool) -> list[Requirement]:
+    return [requirement for requirement in requirements(training) if not _isSatisfied(requirement)]
 
 
 def _isSatisfied(requirement: Requirement) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,51 @@ from ..errors import InputError
 
 ATTRIBUTE_PREFIX = "SAM3DSegment."
 CONFIDENCE_TAG = "SAM3DSegment.Confidence"
-_BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+SEGMENT_CHANGES = (
+    slicer.vtkSegmentation.SegmentAdded,
+    slicer.vtkSegmentation.SegmentRemoved,
+    slicer.vtkSegmentation.SegmentModified,
+)
+VOXEL_CHANGES = (
+    slicer.vtkSegmentation.SourceRepresentationModified,
+    slicer.vtkSegmentation.RepresentationModified,
+)
+
+
+class SegmentationWatch:
+    """onChanged() is called at these events of one segmentation at a time.
+
+    addObserver and removeObserver are those of VTKObservationMixin.
+    """
+
+    def __init__(
+        self,
+        addObserver: Callable[..., Any],
+        removeObserver: Callable[..., Any],
+        events: tuple[int, ...],
+        onChanged: Callable[[], None],
+    ) -> None:
+        self._addObserver = addObserver
+        self._removeObserver = removeObserver
+        self._events = events
+        self._onChanged = onChanged
+        self._node: slicer.vtkMRMLSegmentationNode | None = None
+
+    def watch(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """This one from now on, or none."""
+        if node is self._node:
+            return
+        for observe, observed in ((self._removeObserver, self._node), (self._addObserver, node)):
+            if observed is not None:
+                for event in self._events:
+                    observe(observed.GetSegmentation(), event, self._changed)
+        self._node = node
+
+    def _changed(self, caller: Any, event: Any) -> None:
+        self._onChanged()
 
 
 @dataclass(frozen=True)
@@ -144,7 +188,7 @@ class SegmentMeter:
         keys = {}
         for segmentId in segmentation.GetSegmentIDs():
             # Times are unique in a process, so that nothing of another segmentation is taken for this one's.
-            image = segmentation.GetSegmentRepresentation(segmentId, _BINARY_LABELMAP)
+            image = segmentation.GetSegmentRepresentation(segmentId, BINARY_LABELMAP)
             keys[segmentId] = (image.GetMTime() if image is not None else segmentationNode.GetMTime(), segmentId)
         self._known = {
             key: self._known[key] if key in self._known else _segmentVolumeMl(segmentationNode, segmentId)
@@ -193,15 +237,58 @@ def _writeMask(
     maskKji: np.ndarray, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str, ijkToSegmentation: np.ndarray
 ) -> None:
     """Replace a segment's voxels. slicer.util's function does so too, but leaves transforms out of account."""
-    image = slicer.vtkOrientedImageData()
-    image.SetDimensions(*maskKji.shape[::-1])
-    image.GetPointData().SetScalars(numpy_to_vtk(maskKji.ravel(), deep=True))
-    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(ijkToSegmentation))
+    image = orientedImage(maskKji, ijkToSegmentation)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     if not logic.SetBinaryLabelmapToSegment(image, segmentationNode, segmentId, logic.MODE_REPLACE):
         raise InputError(
             f"segment {segmentId!r} of {segmentationNode.GetName()!r} could not be written; use a new one."
         )
+
+
+def orientedImage(maskKji: np.ndarray, ijkToFrame: np.ndarray) -> slicer.vtkOrientedImageData:
+    """A mask (K, J, I) uint8 as segments hold it."""
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(*maskKji.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(maskKji.ravel(), deep=True))
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(ijkToFrame))
+    return image
+
+
+def readMask(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str, volumeNode: slicer.vtkMRMLScalarVolumeNode
+) -> np.ndarray | None:
+    """A segment's voxels (K, J, I), uint8 of 0 and 1, on the volume's grid; None if it has none anywhere.
+
+    What lies on another grid is resampled (nearest neighbour), and transforms of both nodes are taken into account.
+    Raises InputError for a segment that is no labelmap, and under a transform that is not linear.
+    """
+    name = segmentationNode.GetSegmentation().GetSegment(segmentId).GetName()
+    segment = slicer.vtkOrientedImageData()
+    if not segmentationNode.GetBinaryLabelmapRepresentation(segmentId, segment):
+        raise InputError(
+            f"segment {name!r} has no binary labelmap; create one in the Segmentations module (Representations)."
+        )
+    if segment.GetNumberOfPoints() == 0 or segment.GetScalarRange()[1] == 0:
+        return None
+    volumeToSegmentation = _transformBetween(volumeNode, segmentationNode)
+    imageToSegmentation = vtk.vtkMatrix4x4()
+    segment.GetImageToWorldMatrix(imageToSegmentation)
+    toVolume = np.linalg.inv(volumeToSegmentation) @ _toArray(imageToSegmentation)
+    segment.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(toVolume))
+    shapeKji = readGrid(volumeNode)[1]
+    grid = orientedImage(np.zeros(shapeKji, np.uint8), _toArray(_ijkToRasMatrix(volumeNode)))
+    resampled = slicer.vtkOrientedImageData()
+    resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
+    if not resample(segment, grid, resampled, False, False):
+        raise InputError(f"segment {name!r} cannot be brought to the grid of the volume; export it with its volume.")
+    voxels = vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(shapeKji)
+    return (voxels > 0).astype(np.uint8)
+
+
+def referenceVolume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The volume on which a segmentation was drawn, as far as it says so."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    return segmentationNode.GetNodeReference(role)
 
 
 def _transformBetween(

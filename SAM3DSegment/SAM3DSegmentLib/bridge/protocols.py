@@ -75,7 +75,31 @@ class Form(Protocol):
     resultsTable: qt.QTableWidget
     show3DButton: slicer.qMRMLSegmentationShow3DButton
     editButton: qt.QPushButton
+    useAsCaseButton: qt.QPushButton
     provenanceLabel: qt.QLabel
+
+    trainSection: ctk.ctkCollapsibleButton
+    casesBox: qt.QGroupBox
+    casesFolderLabel: qt.QLabel
+    chooseCasesButton: qt.QPushButton
+    openCasesButton: qt.QPushButton
+    casesTable: qt.QTableWidget
+    casesLabel: qt.QLabel
+    removeCaseButton: qt.QPushButton
+    caseVolumeSelector: slicer.qMRMLNodeComboBox
+    caseSegmentationSelector: slicer.qMRMLNodeComboBox
+    segmentsList: qt.QListWidget
+    caseNameEdit: qt.QLineEdit
+    addCaseButton: qt.QPushButton
+    caseStatusLabel: qt.QLabel
+    modelNameEdit: qt.QLineEdit
+    minutesBox: qt.QDoubleSpinBox
+    encoderBox: qt.QComboBox
+    encoderLabel: qt.QLabel
+    trainButton: qt.QPushButton
+    trainingProgressBar: qt.QProgressBar
+    trainingStatusLabel: qt.QLabel
+    trainingReportButton: qt.QPushButton
 
     setupSection: ctk.ctkCollapsibleButton
     checkButton: qt.QPushButton

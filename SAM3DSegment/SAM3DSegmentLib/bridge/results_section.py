@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import slicer
 from slicer.i18n import tr as _
 
 import qt
 
-from .nodes import SegmentMeter, readProvenance, readSegments
+from .nodes import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationWatch, SegmentMeter, readProvenance, readSegments
 from .protocols import Form, Observe, Parameters
 
-_CHANGES = (
-    slicer.vtkSegmentation.SegmentAdded,
-    slicer.vtkSegmentation.SegmentRemoved,
-    slicer.vtkSegmentation.SegmentModified,
-    slicer.vtkSegmentation.SourceRepresentationModified,
-    slicer.vtkSegmentation.RepresentationModified,
-)
 SETTLING_MS = 300  # after the last change of a segmentation, before it is measured again
 
 
 class ResultsSection:
-    """Follows the chosen segmentation while the panel is shown: measuring takes time that a brush would feel."""
+    """Follows the chosen segmentation while the panel is shown: measuring takes time that a brush would feel.
 
-    def __init__(self, ui: Form, addObserver: Observe, removeObserver: Observe) -> None:
+    onUseAsCase(volume, segmentation) is called when the user wants to train on it.
+    """
+
+    def __init__(
+        self,
+        ui: Form,
+        addObserver: Observe,
+        removeObserver: Observe,
+        onUseAsCase: Callable[[slicer.vtkMRMLScalarVolumeNode | None, slicer.vtkMRMLSegmentationNode], None],
+    ) -> None:
         self._ui = ui
-        self._addObserver = addObserver
-        self._removeObserver = removeObserver
+        self._onUseAsCase = onUseAsCase
         self._parameters: Parameters | None = None
-        self._observed: slicer.vtkMRMLSegmentationNode | None = None
+        changes = SEGMENT_CHANGES + VOXEL_CHANGES
+        self._watch = SegmentationWatch(addObserver, removeObserver, changes, self._segmentationChanged)
         self._meter = SegmentMeter()
         self._isShown = False
         self._timer = qt.QTimer()
@@ -42,6 +44,7 @@ class ResultsSection:
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
         ui.editButton.connect("clicked(bool)", self._edit)
+        ui.useAsCaseButton.connect("clicked(bool)", self._useAsCase)
 
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
@@ -60,25 +63,17 @@ class ResultsSection:
     def update(self) -> None:
         """Show the chosen segmentation as it is now."""
         node = self._parameters.outputSegmentation if self._parameters is not None else None
-        self._observe(node)
+        self._watch.watch(node)
         self._ui.show3DButton.setSegmentationNode(node)
         self._ui.editButton.enabled = node is not None
         self._ui.editButton.toolTip = (
             _("Correct the segments by hand.") if node is not None else _("Choose or make a segmentation first.")
         )
+        self._ui.useAsCaseButton.enabled = node is not None
         self._fillTable(node)
         self._ui.provenanceLabel.text = _describeProvenance(readProvenance(node)) if node is not None else ""
 
-    def _observe(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        if node is self._observed:
-            return
-        for observe, observed in ((self._removeObserver, self._observed), (self._addObserver, node)):
-            if observed is not None:
-                for event in _CHANGES:
-                    observe(observed.GetSegmentation(), event, self._segmentationChanged)
-        self._observed = node
-
-    def _segmentationChanged(self, caller: Any, event: Any) -> None:
+    def _segmentationChanged(self) -> None:
         if self._isShown:
             self._timer.start()
 
@@ -96,6 +91,10 @@ class ResultsSection:
             confidence.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
             for column, item in enumerate((swatch, name, volume, confidence)):
                 table.setItem(row, column, item)
+
+    def _useAsCase(self, _checked: bool = False) -> None:
+        if self._parameters is not None and self._parameters.outputSegmentation is not None:
+            self._onUseAsCase(self._parameters.inputVolume, self._parameters.outputSegmentation)
 
     def _edit(self, _checked: bool = False) -> None:
         """Hand the segmentation and its volume on to the Segment Editor."""

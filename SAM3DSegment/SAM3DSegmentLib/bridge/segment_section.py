@@ -25,7 +25,11 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class SegmentSection:
-    """onResult(segmentation node) is called when there is a new result."""
+    """onResult(segmentation node) is called when there is a new result.
+
+    onRunningChanged() is called when a segmentation begins and has ended; whyBusy() says why there can be none now,
+    because of other work of the panel, and is empty if there can.
+    """
 
     def __init__(
         self,
@@ -33,11 +37,15 @@ class SegmentSection:
         logic: Logic,
         installer: Installer,
         onResult: Callable[[slicer.vtkMRMLSegmentationNode], None],
+        onRunningChanged: Callable[[], None],
+        whyBusy: Callable[[], str],
     ) -> None:
         self._ui = ui
         self._logic = logic
         self._installer = installer
         self._onResult = onResult
+        self._onRunningChanged = onRunningChanged
+        self._whyBusy = whyBusy
         self._parameters: Parameters | None = None
         self._job: SegmentationJob | None = None
         self._card: ModelCard | None = None
@@ -49,6 +57,10 @@ class SegmentSection:
         ui.modelFileButton.connect("clicked(bool)", self._askForModel)
         ui.deviceBox.connect("currentIndexChanged(int)", self._deviceChosen)
         ui.segmentButton.connect("clicked(bool)", self._segmentOrCancel)
+
+    @property
+    def isRunning(self) -> bool:
+        return self._job is not None
 
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
@@ -67,6 +79,7 @@ class SegmentSection:
         for path in list_models():
             box.addItem(path.stem, path.stem)
         box.blockSignals(wasBlocked)
+        self._cardOf = ""  # a model may be another one now
         self.update()
 
     def listDevices(self, names: tuple[str, ...]) -> None:
@@ -108,7 +121,7 @@ class SegmentSection:
         self._ui.warningLabel.visible = bool(warnings)
 
     def _showButton(self) -> None:
-        button, isRunning = self._ui.segmentButton, self._job is not None
+        button, isRunning = self._ui.segmentButton, self.isRunning
         button.text = _("Cancel") if isRunning else _("Segment")
         if isRunning:
             hindrance, toolTip = "", _("Stop; the scene stays as it is.")
@@ -131,7 +144,7 @@ class SegmentSection:
             return _("The scene is being closed or loaded.")
         if self._installer.isBusy:
             return _("Packages are being installed.")
-        return self._parameters.whyInvalid()
+        return self._whyBusy() or self._parameters.whyInvalid()
 
     def _modelChosen(self, index: int) -> None:
         if self._parameters is not None:
@@ -178,6 +191,7 @@ class SegmentSection:
         self._ui.progressBar.setRange(0, 0)  # busy, until the first slices are done
         self._ui.progressBar.visible = True
         self._showButton()
+        self._onRunningChanged()
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         self._ui.progressBar.setRange(0, total)
@@ -205,6 +219,7 @@ class SegmentSection:
         self._ui.progressBar.visible = False
         self._ui.statusLabel.text = status
         self._showButton()
+        self._onRunningChanged()
 
 
 def describeCard(card: ModelCard) -> str:

@@ -21,7 +21,7 @@ from ..weights import CHECKPOINTS
 from .dependencies import Installer, missingPackages
 from .problems import explain
 from .protocols import Form, Parameters
-from .settings import samCheckpoint, setSamCheckpoint
+from .settings import samCheckpoint, samWeights, setSamCheckpoint
 from .worker import CommandProcess, progressReader
 
 logger = logging.getLogger(__name__)
@@ -30,12 +30,19 @@ CHECKPOINT = CHECKPOINTS["sam_vit_b"]
 
 
 class SetupSection:
-    """onDevices(names) is called when the computer's devices are known."""
+    """onDevices(names) is called when the computer's devices are known, onWeights() when SAM's weights are others."""
 
-    def __init__(self, ui: Form, installer: Installer, onDevices: Callable[[tuple[str, ...]], None]) -> None:
+    def __init__(
+        self,
+        ui: Form,
+        installer: Installer,
+        onDevices: Callable[[tuple[str, ...]], None],
+        onWeights: Callable[[], None],
+    ) -> None:
         self._ui = ui
         self._installer = installer
         self._onDevices = onDevices
+        self._onWeights = onWeights
         self._parameters: Parameters | None = None
         self._process: CommandProcess | None = None
         for button, slot in (
@@ -69,9 +76,8 @@ class SetupSection:
             _("Missing: {names}.").format(names=", ".join(missing)) if missing else _("All packages are installed.")
         )
         self._ui.installButton.enabled = bool(missing) and isIdle and not self._installer.isBusy
-        chosen = samCheckpoint()
-        there = Path(chosen).is_file() if chosen else CHECKPOINT.path.is_file()
-        path = chosen or str(CHECKPOINT.path)
+        path = samWeights()
+        there = path.is_file()
         self._ui.weightsLabel.text = (
             _("Here: {path}") if there else _("Not here: {path}. Models that carry their own encoder do without.")
         ).format(path=path)
@@ -80,7 +86,7 @@ class SetupSection:
         self._ui.downloadWeightsButton.enabled = isIdle
         self._ui.chooseWeightsButton.enabled = isIdle
         self._ui.verifyWeightsButton.enabled = there and isIdle
-        self._ui.removeWeightsButton.enabled = (there or bool(chosen)) and isIdle
+        self._ui.removeWeightsButton.enabled = (there or bool(samCheckpoint())) and isIdle
         self._ui.stopSetupButton.visible = not isIdle
         self._ui.modelFolderLabel.text = str(models_folder())
         info = cache_info()
@@ -135,8 +141,12 @@ class SetupSection:
             ["weights", "download", CHECKPOINT.encoder, "--progress", "json"],
             _("Downloading SAM's weights..."),
             progressReader(self._downloaded),
-            lambda: self._say(_("SAM's weights are here.")),
+            self._downloadEnded,
         )
+
+    def _downloadEnded(self) -> None:
+        self._say(_("SAM's weights are here."))
+        self._onWeights()
 
     def _downloaded(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         self._say(
@@ -151,11 +161,11 @@ class SetupSection:
         if path:
             setSamCheckpoint(path)
             self.update()
+            self._onWeights()
 
     def _verifyWeights(self) -> None:
-        path = samCheckpoint() or str(CHECKPOINT.path)
         self._run(
-            ["weights", "verify", CHECKPOINT.encoder, "--file", path],
+            ["weights", "verify", CHECKPOINT.encoder, "--file", str(samWeights())],
             _("Comparing with the published hash..."),
             logger.info,
             lambda: self._say(_("This is the published file.")),
@@ -168,6 +178,7 @@ class SetupSection:
         elif slicer.util.confirmOkCancelDisplay(_("Delete {path}?").format(path=CHECKPOINT.path)):
             CHECKPOINT.path.unlink(missing_ok=True)
         self.update()
+        self._onWeights()
 
     def _clearCache(self) -> None:
         info = clear_cache()

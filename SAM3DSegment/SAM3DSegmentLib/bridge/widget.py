@@ -1,4 +1,4 @@
-"""The panel: three sections on one parameter node, which follows the scene."""
+"""The panel: four sections on one parameter node, which follows the scene."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from .dependencies import Installer
 from .protocols import Form, Logic, Observe, Parameters
 from .results_section import ResultsSection
 from .segment_section import SegmentSection
 from .setup_section import SetupSection
+from .train_section import TrainSection
 
 
 class Panel:
@@ -28,9 +30,26 @@ class Panel:
         self._parameters: Parameters | None = None
         self._guiTag: Any = None
         installer = Installer(self._installerChanged)
-        self._results = ResultsSection(ui, addObserver, removeObserver)
-        self._segment = SegmentSection(ui, logic, installer, self._resultArrived)
-        self._setup = SetupSection(ui, installer, self._segment.listDevices)
+        # Segmenting and training take turns: both want the whole processor, or most of the GPU's memory.
+        self._train = TrainSection(
+            ui,
+            installer,
+            addObserver,
+            removeObserver,
+            self._modelArrived,
+            lambda: self._segment.update(),
+            lambda: _("A volume is being segmented.") if self._segment.isRunning else "",
+        )
+        self._segment = SegmentSection(
+            ui,
+            logic,
+            installer,
+            self._resultArrived,
+            self._train.update,
+            lambda: _("A model is being trained; wait for it, or stop it.") if self._train.isRunning else "",
+        )
+        self._results = ResultsSection(ui, addObserver, removeObserver, self._train.addResult)
+        self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
         scene = slicer.mrmlScene
         addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
         # While a scene is imported, the node selectors are empty for a moment; that is nobody's choice.
@@ -42,6 +61,7 @@ class Panel:
     def enter(self) -> None:
         """The panel is shown: models, nodes and folders may have changed; there may be a first volume to choose."""
         self._segment.listModels()
+        self._train.enter()
         self._setup.update()
         self._results.setShown(True)
         if self._parameters is not None and self._parameters.inputVolume is None:
@@ -56,6 +76,7 @@ class Panel:
     def cleanup(self) -> None:
         self._connectParameters(None)
         self._segment.cleanup()
+        self._train.cleanup()
         self._results.cleanup()
         self._setup.cleanup()
 
@@ -77,7 +98,7 @@ class Panel:
         if parameters is not None:
             self._guiTag = parameters.connectGui(self._ui)
             self._addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
-        for section in (self._segment, self._results, self._setup):
+        for section in (self._segment, self._results, self._train, self._setup):
             section.setParameters(parameters)
 
     def _parametersChanged(self, caller: Any = None, event: Any = None) -> None:
@@ -86,8 +107,16 @@ class Panel:
 
     def _installerChanged(self) -> None:
         self._segment.update()
+        self._train.update()
         self._setup.update()
 
     def _resultArrived(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._ui.resultsSection.collapsed = False
         self._results.update()
+
+    def _modelArrived(self, name: str) -> None:
+        """Choose the model that was just trained."""
+        if self._parameters is not None:
+            self._parameters.model = name
+        self._segment.listModels()
+        self._train.listEncoders()

@@ -36,7 +36,8 @@ KEPT_LINES = 40  # of the child's log, for an error message
 POLLING_MS = 20
 LAUNCHER_SAYS_CRASH = "exit abnormally"  # and ends with 1, where the real process was killed or crashed
 
-_threads = ThreadPoolExecutor(1, "SAM3DSegment")
+_threads = ThreadPoolExecutor(1, "SAM3DSegment")  # one: what it does comes one after the other
+_readers = ThreadPoolExecutor(1, "SAM3DSegment reader")
 _running: set[BackgroundCall | CommandProcess] = set()  # kept until their end, if their makers forget them
 
 
@@ -49,12 +50,24 @@ def pythonExecutable() -> str:
     return shutil.which("PythonSlicer") or "PythonSlicer"
 
 
-def progressReader(onProgress: Callable[[str, int, int, float | None], None]) -> Callable[[str], None]:
-    """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go)."""
+def ignore(*_arguments: Any) -> None:
+    """In place of a callback that must not come any more, nor keep its object alive."""
+
+
+def progressReader(
+    onProgress: Callable[[str, int, int, float | None], None], onEvent: Callable[[dict[str, Any]], None] = ignore
+) -> Callable[[str], None]:
+    """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go).
+
+    onEvent gets the object of a line that names an event instead.
+    """
 
     def read(line: str) -> None:
         try:
             progress = json.loads(line)
+            if "event" in progress:
+                onEvent(progress)
+                return
             values = progress["stage"], progress["done"], progress["total"], progress["eta_s"]
         except (ValueError, KeyError, TypeError):
             logger.info("%s", line)  # a library's own words
@@ -69,19 +82,22 @@ def removeFolder(folder: Path) -> None:
     _threads.submit(shutil.rmtree, folder, ignore_errors=True).result()
 
 
-def ignore(*_arguments: Any) -> None:
-    """In place of a callback that must not come any more, nor keep its object alive."""
-
-
 class BackgroundCall:
-    """A function without Qt and MRML in a thread; then onDone(its result) or onFailed(its exception)."""
+    """A function without Qt and MRML in a thread; then onDone(its result) or onFailed(its exception).
+
+    With `onlyReads` it may take long without holding up calls that write, and whoever waits for these.
+    """
 
     def __init__(
-        self, function: Callable[[], Any], onDone: Callable[[Any], None], onFailed: Callable[[BaseException], None]
+        self,
+        function: Callable[[], Any],
+        onDone: Callable[[Any], None],
+        onFailed: Callable[[BaseException], None],
+        onlyReads: bool = False,
     ) -> None:
         self._onDone = onDone
         self._onFailed = onFailed
-        self._future: Future | None = _threads.submit(function)
+        self._future: Future | None = (_readers if onlyReads else _threads).submit(function)
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._poll)
         self._timer.start(POLLING_MS)
@@ -92,6 +108,7 @@ class BackgroundCall:
         if self._future is None:
             return
         _running.discard(self)
+        self._future.cancel()  # if it has not begun
         self._future = None
         self._onDone = self._onFailed = ignore
         self._timer.stop()
@@ -163,6 +180,11 @@ class CommandProcess:
         logger.info("Running %s %s", pythonExecutable(), " ".join(command))
         _running.add(self)
         self._process.start(pythonExecutable(), command)
+
+    def finish(self) -> None:
+        """Ask the child, which trains, to end early with what it has reached; then comes onFinished()."""
+        if self._isRunning():
+            self._process.write(stop.FINISH)
 
     def cancel(self) -> None:
         """Ask the child to stop, and stop it if it does not."""

@@ -146,13 +146,22 @@ class EncodeMore:
 
 
 class ReportProgress:
-    """Tells how far the training is, in steps or seconds, about once a second."""
+    """Tells how far the training is, in steps or seconds, about once a second; and the loss, a hundred times in all."""
 
     def __init__(self, progress: NoProgress) -> None:
         self._progress = progress
         self._told = -1.0
+        self._percent = 0
+        self._losses: list[float] = []  # since it was told
 
     def __call__(self, loop: Loop) -> None:
+        self._losses.append(loop.losses[-1])
+        percent = int(100 * loop.fraction)
+        if percent != self._percent:
+            self._percent = percent
+            seconds, loss = round(loop.state.seconds, 1), round(float(np.mean(self._losses)), 4)
+            self._progress.event("loss", step=loop.state.step, seconds=seconds, loss=loss)
+            self._losses.clear()
         done, total = loop.done_of_total
         if int(done) != self._told:
             self._told = int(done)

@@ -73,8 +73,8 @@ class Split:
     test: tuple[str, ...] = ()
 
 
-def find_dataset(folder: str | Path) -> Dataset:
-    """The labelled cases of a folder. Raises InputError naming what is missing, or given twice."""
+def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
+    """The labelled cases of a folder. Raises InputError naming what is missing, or given twice; or for fewer cases."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
@@ -85,9 +85,9 @@ def find_dataset(folder: str | Path) -> Dataset:
         cases, notices = _pair_files(folder)
     else:
         cases, notices = _pair_in_subfolders(folder)
-    if len(cases) < 2:
+    if len(cases) < least:
         raise InputError(
-            f"{str(folder)!r} has {len(cases)} labelled cases; at least 2 are needed, 5 to 20 are good. "
+            f"{str(folder)!r} has {len(cases)} labelled cases; at least {least} are needed, 5 to 20 are good. "
             + (" ".join(notices[:2]) or "Put images into imagesTr, and label maps of the same names into labelsTr.")
         )
     return Dataset(
@@ -98,6 +98,36 @@ def find_dataset(folder: str | Path) -> Dataset:
         _as_text(description.get("licence") or description.get("license")),
         notices,
     )
+
+
+def new_case_files(folder: str | Path, name: str) -> CaseFiles:
+    """Where a new case has to be written to be found: into the layout that `folder` has, else as a pair of files.
+
+    Raises InputError for a name that would be taken for something else.
+    """
+    folder = Path(folder)
+    if not re.fullmatch(r"\w[\w .-]*", name) or name != name.strip(" .") or _LABEL_ENDING.search(name):
+        raise InputError(
+            f"{name!r} is no name for a case; use letters, digits, blanks, - and _, and no ending such as _label."
+        )
+    if (folder / "imagesTr").is_dir() or (folder / "labelsTr").is_dir():
+        name = _CHANNEL_ENDING.sub("", name)
+        images, labels = folder / "imagesTr", folder / "labelsTr"
+    elif not _volumes(folder) and _pair_in_subfolders(folder)[0]:
+        images = labels = folder / name
+    else:
+        images = labels = folder
+    return CaseFiles(name, images / f"{name}.nrrd", labels / f"{name}.seg.nrrd")
+
+
+def files_of_case(files: CaseFiles) -> list[Path]:
+    """The volumes that a case of this name has already, whatever their endings: they would be lost, or be it twice."""
+    found = [
+        path for folder in {files.image.parent, files.label.parent} if folder.is_dir() for path in _volumes(folder)
+    ]
+    if files.image.parent.name == files.name:  # a folder for each case
+        return sorted(found)
+    return sorted(p for p in found if files.name in (name := volume_name(p), _LABEL_ENDING.sub("", name)))
 
 
 def find_labels(dataset: Dataset) -> tuple[Label, ...]:

@@ -124,16 +124,17 @@ class Loop:
         batches: Iterable[list[Sample]],
         callbacks: Sequence[Callable[[Loop], None]],
         should_cancel: Callable[[], bool],
+        should_finish: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Train on one batch a step, and call back after each, until the budget is spent or a callback stops it.
 
-        False if it was cancelled. Raises TrainingError if the loss or a gradient is no number; the weights are then
-        those of the step before.
+        When it should finish, the budget counts as spent after this step. False if it was cancelled. Raises
+        TrainingError if the loss or a gradient is no number; the weights are then those of the step before.
         """
         source = iter(batches)
         while self.fraction < 1 and not self.state.is_stopped:
             began = self._clock()
-            if not self._step(next(source), should_cancel()):
+            if not self._step(next(source), should_cancel(), should_finish()):
                 return False
             self._elapsed = self._clock() - began
             self.state.step += 1
@@ -157,7 +158,7 @@ class Loop:
         """The moving average, on the CPU."""
         return {key: value.detach().cpu().clone() for key, value in self.average.module.state_dict().items()}
 
-    def _step(self, samples: list[Sample], cancel: bool) -> bool:
+    def _step(self, samples: list[Sample], cancel: bool, finish: bool) -> bool:
         module, optimiser = self._module, self._fabric_optimiser
         module.train()
         optimiser.zero_grad()
@@ -168,12 +169,14 @@ class Loop:
                 part = self._loss(group) * (len(group) / len(samples))
                 self.fabric.backward(part)
             loss += part.detach()
-        shared = torch.stack([loss, loss.new_tensor(float(bool(cancel))), loss.new_tensor(self._elapsed)])
-        mean_loss, cancelled, elapsed = self._mean_over_ranks(shared)
+        shared = torch.stack([loss, *map(loss.new_tensor, (float(cancel), float(finish), self._elapsed))])
+        mean_loss, cancelled, finished, elapsed = self._mean_over_ranks(shared)
         self.state.seconds += elapsed  # of the step before, the same on all devices
         self._elapsed = 0.0
         if cancelled:
             return False
+        if finished:
+            self.budget = Budget(self.state.step + 1, 0.0)
         self._require_finite(mean_loss, "loss")
         norm = self.fabric.clip_gradients(module, optimiser, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         if not self._is_scaled and norm is not None:

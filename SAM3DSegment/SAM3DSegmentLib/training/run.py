@@ -94,8 +94,11 @@ def train(
     options: Options | None = None,
     progress: NoProgress | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    should_finish: Callable[[], bool] = lambda: False,
 ) -> Sam3dModel:
     """Train on the folder `data` (see `find_dataset`), write the model to `output`, and return it.
+
+    When it should finish, training steps end, and the model is made of the best weights so far; not heard with folds.
 
     Raises the errors of `errors.py`; on `Cancelled` and TrainingError the folder beside `output` keeps what was done.
     """
@@ -113,7 +116,8 @@ def train(
     fabric = make_fabric(resolve_device(options.device))
     if not fabric.is_global_zero:
         logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)  # one process tells
-    run = Run(plan, output, folder, fabric, progress or NoProgress(), should_cancel or (lambda: False), options)
+    stops = should_cancel or (lambda: False), should_finish
+    run = Run(plan, output, folder, fabric, progress or NoProgress(), *stops, options)
     return run.execute()
 
 
@@ -183,6 +187,7 @@ class Run:
         fabric: Fabric,
         progress: NoProgress,
         should_cancel: Callable[[], bool],
+        should_finish: Callable[[], bool],
         options: Options,
     ) -> None:
         self.plan = plan
@@ -192,6 +197,7 @@ class Run:
         self.fabric = fabric
         self.progress = progress if fabric.is_global_zero else NoProgress()
         self.should_cancel = should_cancel
+        self.should_finish = should_finish if self.config.folds == 1 else lambda: False  # each fold needs its share
         self.begin = load_model(self.config.start_from) if self.config.start_from else None
         self.encoder: CachedEncoder | None = None  # None where it is trained
         self.carried: dict[str, Tensor] = {}
@@ -302,7 +308,7 @@ class Run:
             numbers = StepNumbers(loop.state.step, config.batch_size, fabric.global_rank, fabric.world_size)
             on_gpu = fabric.device.type == "cuda"
             loader = make_loader(samples, numbers, GPU_WORKERS if on_gpu else 0, on_gpu)
-            if not loop.fit(loader, callbacks, self.should_cancel):
+            if not loop.fit(loader, callbacks, self.should_cancel, self.should_finish):
                 checkpoint.save(loop)
                 raise Cancelled(f"cancelled after {loop.state.step} steps; add --resume to go on.")
         except TrainingError as error:

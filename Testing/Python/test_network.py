@@ -1,0 +1,73 @@
+"""What the network spares: of all slices of air, one is encoded, once."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import MRI
+from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, VitConfig
+from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
+from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.network import Network
+from SAM3DSegmentLib.volume_io import read_volume
+
+SIZE = 48
+
+
+class Recorder:
+    """An encoder that remembers the slices that it was asked for."""
+
+    def __init__(self, encoder):
+        self.config, self.device, self.dtype = encoder.config, encoder.device, encoder.dtype
+        self.image_size, self.batch_size = encoder.image_size, encoder.batch_size
+        self.seen = []
+        self._encoder = encoder
+
+    def __call__(self, slices):
+        self.seen.extend(slices)
+        return self._encoder(slices)
+
+
+def make_network():
+    torch.manual_seed(0)
+    config = EncoderConfig("tiny", SIZE, "0" * 64, VitConfig(48, 1, 3, (0,)))
+    encoder = FrozenEncoder(build_vit(config.vit, SIZE).eval(), config, torch.device("cpu"), torch.float32)
+    return Network(Recorder(encoder), [Sam3dDecoder.from_config(DecoderConfig(3, (256, 8, 8, 8, 8), levels=2)).eval()])
+
+
+def slices_with_air():
+    grey = torch.rand(6, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 255
+    grey[[0, 2, 3]] = 0
+    return grey
+
+
+@pytest.mark.parametrize("mirror", [None, 0, 1, 2])
+def test_slices_of_air_have_the_embedding_of_one_that_is_encoded_alone(mirror):
+    grey = slices_with_air()
+    network, other = make_network(), make_network()
+    air = other.encode(torch.ones(1, SIZE, SIZE) * 1e-30, mirror)  # as good as black, and encoded as it is
+    found = network.encode(grey, mirror)
+    for index, part in enumerate(grey):
+        if not part.any():
+            assert torch.equal(found[index : index + 1], air)
+    kept = grey.flatten(1).any(1)
+    assert torch.equal(found[kept], other.encode(grey[kept], mirror))
+
+
+def test_air_is_encoded_once():
+    network = make_network()
+    for _ in range(3):
+        network.encode(slices_with_air())
+    black = [slice for slice in network.encoder.seen if len(slice.unique()) == 3]  # one value of each colour
+    assert len(black) == 1
+    assert len(network.encoder.seen) == 3 * 3 + 1
+
+
+def test_a_volume_in_air_is_as_it_is_when_all_of_it_is_encoded(bundled_model, monkeypatch):
+    mri = read_volume(MRI)
+    array = np.pad(mri.array_kji, ((0, 0), (0, 0), (9, 20)), constant_values=mri.array_kji.min())
+    segmenter = Segmenter.load(bundled_model, "cpu", "fp32")
+    mask = segmenter.segment(array, mri.ijk_to_ras)
+    monkeypatch.setattr(Network, "encode", Network._encode)
+    np.testing.assert_array_equal(mask, segmenter.segment(array, mri.ijk_to_ras))
