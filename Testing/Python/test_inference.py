@@ -1,6 +1,7 @@
 """Segmenting real volumes with the bundled model, in every form they may come in."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import SimpleITK as sitk
 import torch
 
 from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
-from SAM3DSegmentLib.card import ModelCard, WindowRule
+from SAM3DSegmentLib.card import IntensityRule, ModelCard, SlicingRule, WindowRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
-from SAM3DSegmentLib.inference import Segmenter, segment_volume
-from SAM3DSegmentLib.quality import plan_windows
+from SAM3DSegmentLib.inference import Segmenter, segment_volume, stream_logits
+from SAM3DSegmentLib.preparation import Preparation
+from SAM3DSegmentLib.quality import Work, plan_windows
 from SAM3DSegmentLib.volume_io import read_volume
 
 
@@ -138,6 +140,20 @@ def test_windows_cover_every_slice_and_move_forwards(depth, length, overlap):
         assert start < next_start <= stop - overlap
         assert stop < next_stop
     assert all(stop - start == min(length, depth) for start, stop in windows)
+
+
+def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeypatch):
+    windows = itertools.count()
+
+    def decode(embeddings, *more):
+        """The number of the window, everywhere."""
+        return torch.full((len(embeddings), 1, 1, 1), float(next(windows)))
+
+    monkeypatch.setattr(segmenter.network, "decode", decode)
+    preparation = Preparation(SlicingRule("axial"), IntensityRule(), segmenter.card.encoder.image_size)
+    prepared = preparation.prepare(np.arange(12 * 8 * 8).reshape(12, 8, 8), np.eye(4))
+    logits = list(stream_logits(prepared, segmenter.network, Work(12, WindowRule(8, 4)), None, None))
+    assert [float(one) for one in logits] == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
 
 
 def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
