@@ -142,6 +142,18 @@ def test_windows_cover_every_slice_and_move_forwards(depth, length, overlap):
     assert all(stop - start == min(length, depth) for start, stop in windows)
 
 
+def test_confidence_is_the_probability_of_the_label_in_percent(segmenter, monkeypatch):
+    def decode(embeddings, *more):
+        """Probabilities of a third, two thirds and next to none, everywhere."""
+        return torch.tensor([0, np.log(2), -50]).view(1, 3, 1, 1).repeat(len(embeddings), 1, 2, 2)
+
+    monkeypatch.setattr(segmenter.network, "decode", decode)
+    volume = np.random.default_rng(0).normal(size=(3, 5, 4))
+    labels, confidence = segmenter.segment_with_confidence(volume, np.eye(4))
+    np.testing.assert_array_equal(labels, np.full(volume.shape, 1, np.uint8))
+    np.testing.assert_array_equal(confidence, np.full(volume.shape, 67, np.uint8))
+
+
 def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeypatch):
     windows = itertools.count()
 
