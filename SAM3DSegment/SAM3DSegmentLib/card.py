@@ -79,6 +79,9 @@ class DecoderConfig:
     The other defaults are this project's method. The rest exists because the paper's public code (UARK-AICV/SAM3D,
     sam3d.py) projects with 1x1x1, upsamples with "nearest", and has three heads, on the finest levels, that are
     "convolutional": a 3x3x3 convolution to half the channels, an instance norm, LeakyReLU and a 1x1x1 convolution.
+
+    `detail` is our own addition, off by default: channels of a part that reads the grey slices beside the embeddings,
+    on the finest grid, then on each of half that size.
     """
 
     num_classes: int
@@ -88,6 +91,7 @@ class DecoderConfig:
     heads: int = 4
     levels: int = 4
     head: str = "linear"
+    detail: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(
@@ -116,6 +120,11 @@ class DecoderConfig:
         require(
             2 <= self.levels <= 4,
             f"levels {self.levels} is outside 2..4; 4 give logits of the encoder's own size, 3 of half that size.",
+        )
+        require(
+            len(self.detail) <= self.levels + 1 and all(1 <= width <= 1024 for width in self.detail),
+            f"detail {self.detail} must be at most {self.levels + 1} numbers in 1..1024, one for each grid, such as "
+            "(16, 24, 32), or none.",
         )
 
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .card import DecoderConfig
+from .detail import NEGATIVE_SLOPE, GreyDetail, input_channels, unfold_grey
 from .errors import InputError
-
-NEGATIVE_SLOPE = 0.01  # of every LeakyReLU
 
 
 class ResDualConv3d(nn.Module):
@@ -82,7 +81,8 @@ class Sam3dDecoder(nn.Module):
 
     forward: (N, channels[0], D, h, w) -> list of logits (N, num_classes, D, h * 2^l, w * 2^l) for the levels l = 1, 2
     up to `levels`, coarse to fine; the fourth has SAM's patch size of 16 undone. D is never resampled. With fewer
-    `heads` than levels only the finest levels are given. Compute and memory are O(D H W).
+    `heads` than levels only the finest levels are given. Compute and memory are O(D H W). With `detail` the input has
+    more channels, which hold the grey slices (`detail.decoder_input`).
     """
 
     def __init__(
@@ -94,9 +94,12 @@ class Sam3dDecoder(nn.Module):
         heads: int = 4,
         levels: int = 4,
         head: str = "linear",
+        detail: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.config = DecoderConfig(num_classes, tuple(channels), projection_kernel, upsampling, heads, levels, head)
+        self.config = DecoderConfig(
+            num_classes, tuple(channels), projection_kernel, upsampling, heads, levels, head, tuple(detail)
+        )
         self._first_head = max(0, levels - heads)
         widths = self.config.channels[: levels + 1]
         self.layers = nn.ModuleList(
@@ -104,39 +107,58 @@ class Sam3dDecoder(nn.Module):
             for before, after in zip(widths, widths[1:])
         )
         self.heads = nn.ModuleList(_head(head, width, num_classes) for width in widths[1 + self._first_head :])
+        self.detail = GreyDetail(detail, widths, num_classes) if detail else None
 
     @classmethod
     def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:
         return cls(**vars(config))
 
     def first_levels(self, levels: int) -> Sam3dDecoder:
-        """A decoder that stops at an earlier level, with a copy of this one's weights."""
-        decoder = Sam3dDecoder.from_config(dataclasses.replace(self.config, levels=levels))
+        """A decoder that stops at an earlier level, with a copy of this one's weights.
+
+        A detail part is left out then: it reads the finest grid, which is another one.
+        """
+        detail = self.config.detail if levels == self.config.levels else ()
+        decoder = Sam3dDecoder.from_config(dataclasses.replace(self.config, levels=levels, detail=detail))
         weights = self.state_dict()
         decoder.load_state_dict({key: weights[key] for key in decoder.state_dict()})
         return decoder
 
     def forward(self, embeddings: Tensor, only_finest: bool = False) -> list[Tensor]:
         """`only_finest`: a list of the finest level's logits alone, which is all that inference needs."""
-        if embeddings.ndim != 5 or embeddings.shape[1] != self.config.channels[0]:
+        channels = input_channels(self.config)
+        if embeddings.ndim != 5 or embeddings.shape[1] != channels:
             raise InputError(
-                f"embeddings of shape {tuple(embeddings.shape)} do not fit; "
-                f"the decoder takes (N, {self.config.channels[0]}, D, h, w)."
+                f"embeddings of shape {tuple(embeddings.shape)} do not fit; the decoder takes (N, {channels}, D, h, w)."
             )
-        # On a CPU channels_last is up to 1.3 times as fast at inference, and as slow in training; its group norm, whose
-        # variance is a difference of means of squares, is exact enough for half precision only.
-        fast = not self.training and embeddings.dtype != torch.float32
-        g = embeddings.contiguous(memory_format=torch.channels_last_3d if fast else torch.contiguous_format)
+        g = self._in_fast_layout(embeddings[:, : self.config.channels[0]])
+        features = []
+        if self.detail is not None:
+            grey = unfold_grey(embeddings[:, self.config.channels[0] :], self.config.levels)
+            features = self.detail(self._in_fast_layout(grey))
         finest = len(self.layers) - 1
         first_wanted = finest if only_finest else self._first_head
         logits = []
         for level, layer in enumerate(self.layers):
+            if self.detail is not None:
+                g = self.detail.add(g, features, len(self.layers) - level)
             g = layer(g)
             if level >= first_wanted:
                 logits.append(self._logits(g, self.heads[level - self._first_head]))
             if level < finest:
                 g = self._upsample(g)
+        if self.detail is not None:
+            # Channels are mixed before they are enlarged, which gives the same for less.
+            logits[-1] = logits[-1] + self.detail.correct(self._upsample(self.detail.narrow(g)), features)
         return logits
+
+    def _in_fast_layout(self, tensor: Tensor) -> Tensor:
+        """On a CPU channels_last is up to 1.3 times as fast at inference, and as slow in training.
+
+        Its group norm, whose variance is a difference of means of squares, is exact enough for half precision only.
+        """
+        fast = not self.training and tensor.dtype != torch.float32
+        return tensor.contiguous(memory_format=torch.channels_last_3d if fast else torch.contiguous_format)
 
     def _logits(self, g: Tensor, head: nn.Module) -> Tensor:
         if self.config.head == "convolutional":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .decoder import Sam3dDecoder
+from .detail import decoder_input
 from .encoder import SliceEncoder
 from .intensity import sam_normalise
 
@@ -29,6 +30,7 @@ class Network:
     def encode(self, grey: Tensor, mirror: int | None = None) -> Tensor:
         """(B, S, S) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
 
+        For a decoder with a detail part there are more channels, those of the grey slices (`detail.decoder_input`).
         There is one view, or a second one with an in-plane axis flipped. Of all black slices one is encoded, once.
         """
         black = ~grey.flatten(1).any(1)
@@ -42,9 +44,11 @@ class Network:
         return embeddings
 
     def _encode(self, grey: Tensor, mirror: int | None) -> Tensor:
-        squares = sam_normalise(grey[:, None].to(self.encoder.device))
+        squares = grey.to(self.encoder.device)
         views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
-        return torch.stack([self.encoder(view).half() for view in views], dim=1)
+        config = self._decoders[0].config
+        embeddings = [self.encoder(sam_normalise(view[:, None])).half() for view in views]
+        return torch.stack([decoder_input(known, view, config) for known, view in zip(embeddings, views)], dim=1)
 
     @torch.no_grad()
     def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:

@@ -69,6 +69,7 @@ class TrainingConfig:
     image_size: int = 0  # 0: that of a lent encoder, else 256
     channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
     levels: int = 0  # of the decoder; 0: up to the first whose grid is at or above that of the slices
+    detail: tuple[int, ...] = ()  # channels of a part that reads the grey slices beside the embeddings; (): none
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
     window: WindowRule = WindowRule()
@@ -130,7 +131,9 @@ class TrainingConfig:
             f"channels {self.channels} must begin with {EMBEDDING_CHANNELS}, what encoders give.",
         )
         # Raises if they do not fit.
-        DecoderConfig(len(self.labels) + 1 if self.labels else 2, self.channels, levels=self.levels or 4)
+        DecoderConfig(
+            len(self.labels) + 1 if self.labels else 2, self.channels, levels=self.levels or 4, detail=self.detail
+        )
         for what in ("value", "name"):
             given = [getattr(label, what) for label in self.labels]
             require(len(set(given)) == len(given), f"the {what}s {given} of the labels are not all different.")

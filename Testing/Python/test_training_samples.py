@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from monai.transforms import Affine
+from monai.transforms.utils import create_rotate, create_scale
 
 from SAM3DSegmentLib.cache import EmbeddingCache
 from SAM3DSegmentLib.cached_encoder import CachedEncoder
-from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
+from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
 from SAM3DSegmentLib.inference import stream_logits
@@ -19,6 +21,7 @@ from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.quality import Work
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
+from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.dataset import CaseFiles
 from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
@@ -255,11 +258,12 @@ def test_ranks_share_the_numbers_of_each_step():
 
 
 FROZEN = dataclasses.replace(CONFIG, augmented_copies=1)
+DECODER = DecoderConfig(2, levels=2)
 
 
 def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encoder, monkeypatch):
     (tmp_path / "views").mkdir()
-    views = StoredViews([case], FROZEN, tiny_encoder.cache, tmp_path / "views", 1)
+    views = StoredViews([case], FROZEN, DECODER, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     told = []
     encoder.encode_plain(lambda done, total: told.append((done, total)), lambda: False)
@@ -277,7 +281,7 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
 
 def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder):
     (tmp_path / "views").mkdir()
-    views = StoredViews([case], FROZEN, tiny_encoder.cache, tmp_path / "views", 1)
+    views = StoredViews([case], FROZEN, DECODER, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     encoder.encode_plain(lambda done, total: None, lambda: False)
     before = views.window(0, 0, 4, 0, torch.Generator())
@@ -291,6 +295,18 @@ def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder)
 
 def test_the_copies_of_a_case_are_drawn_from_the_step_on_when_they_are_there(tmp_path, case, tiny_encoder):
     """A matter of the step's number alone, so that a resumed run draws what an unbroken one draws."""
-    views = StoredViews([case, case], dataclasses.replace(FROZEN, augmented_copies=2), tiny_encoder.cache, tmp_path, 2)
+    views = StoredViews(
+        [case, case], dataclasses.replace(FROZEN, augmented_copies=2), DECODER, tiny_encoder.cache, tmp_path, 2
+    )
     ready = [views._ready_steps[number, copy] for copy in (0, 1, 2) for number in (0, 1)]
     assert ready == [0, 0, 18, 18, 20, 20]  # two ranks, two batches a case, after a lag of 16
+
+
+def test_a_change_in_the_plane_is_that_of_the_whole_volume():
+    """Slices that are all changed alike are moved as pictures; the same as when they are moved as a volume."""
+    volume = torch.nn.functional.avg_pool2d(torch.rand(6, 48, 48, generator=torch.Generator().manual_seed(0)), 5, 1, 2)
+    matrix = create_rotate(3, (0.2, 0.0, 0.0)) @ create_scale(3, (1.0, 1.1, 0.9))
+    whole = Affine(affine=matrix, spatial_size=(6, 48, 48), mode="bilinear", padding_mode="zeros", image_only=True)
+    torch.testing.assert_close(augmentation._move(volume, matrix, 6, "bilinear"), whole(volume[None])[0].as_tensor())
+    tilted = create_rotate(3, (0.0, 0.2, 0.0)) @ matrix
+    assert not torch.allclose(augmentation._move(volume, tilted, 6, "bilinear"), whole(volume[None])[0].as_tensor())

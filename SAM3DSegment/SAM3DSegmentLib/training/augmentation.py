@@ -79,11 +79,15 @@ def _draw_motion(case: PreparedCase, config: AugmentationConfig, through_plane: 
 
 
 def _move(volume: Tensor, matrix: np.ndarray, depth: int, mode: str) -> Tensor:
-    size = volume.shape[1:]
-    affine = Affine(affine=matrix, spatial_size=(depth, *size), mode=mode, padding_mode="zeros", image_only=True)
-    moved = affine(volume[None])
+    size: tuple[int, ...] = tuple(volume.shape[1:])
+    unmoved = np.eye(4)[0]
+    if depth == len(volume) and np.allclose(matrix[0], unmoved) and np.allclose(matrix[:, 0], unmoved):
+        matrix = matrix[1:, 1:]  # in all slices alike, which takes a seventh of the time
+    else:
+        volume, size = volume[None], (depth, *size)
+    moved = Affine(affine=matrix, spatial_size=size, mode=mode, padding_mode="zeros", image_only=True)(volume)
     assert isinstance(moved, Tensor)
-    return moved.as_subclass(Tensor)[0]
+    return moved.as_subclass(Tensor).reshape(depth, *size[-2:])
 
 
 def _change_grey(grey: Tensor, case: PreparedCase, config: AugmentationConfig, draw: _Draws) -> Tensor:

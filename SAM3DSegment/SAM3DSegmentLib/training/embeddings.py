@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ..cache import EmbeddingCache
 from ..cached_encoder import CachedEncoder
+from ..card import DecoderConfig
+from ..detail import decoder_input, fold_grey
 from ..errors import Cancelled
 from ..files import written_whole
 from ..intensity import sam_normalise
@@ -32,9 +34,16 @@ class StoredViews:
     """Views of cases whose embeddings are in the cache, found by the keys that `ViewEncoder` leaves in `folder`."""
 
     def __init__(
-        self, cases: list[PreparedCase], config: TrainingConfig, cache: EmbeddingCache, folder: Path, ranks: int
+        self,
+        cases: list[PreparedCase],
+        config: TrainingConfig,
+        decoder: DecoderConfig,
+        cache: EmbeddingCache,
+        folder: Path,
+        ranks: int,
     ) -> None:
         self.cases = cases
+        self.decoder = decoder
         self._config = config
         self._cache = cache
         self._folder = folder
@@ -52,7 +61,11 @@ class StoredViews:
         known = [array for array in found if array is not None]
         if len(known) < len(found):  # evicted
             return Sample(classes, grey=self.draw(case, copy)[0][start:stop])
-        return Sample(classes, embeddings=torch.from_numpy(np.stack(known, axis=1)))
+        embeddings = torch.from_numpy(np.stack(known))
+        if self.decoder.detail:
+            folded = np.load(self._path(case, copy, "grey"), mmap_mode="r")[start:stop]
+            embeddings = torch.cat([embeddings, torch.tensor(folded)], dim=1)
+        return Sample(classes, embeddings=embeddings.transpose(0, 1))
 
     def draw(self, case: int, copy: int) -> tuple[Tensor, Tensor]:
         """A whole view, the same each time: copy 0 is the case as it is."""
@@ -67,9 +80,12 @@ class StoredViews:
     def is_stored(self, case: int, copy: int) -> bool:
         return self._path(case, copy, "keys").is_file()
 
-    def store(self, case: int, copy: int, keys: list[str], classes: Tensor) -> None:
+    def store(self, case: int, copy: int, keys: list[str], grey: Tensor, classes: Tensor) -> None:
         with written_whole(self._path(case, copy, "classes")) as partial:
             np.save(partial, classes.numpy())
+        if self.decoder.detail:
+            with written_whole(self._path(case, copy, "grey")) as partial:
+                np.save(partial, fold_grey(grey, self.decoder.levels).half().numpy())
         with written_whole(self._path(case, copy, "keys")) as partial:
             np.save(partial, np.array(keys))
 
@@ -120,9 +136,10 @@ class ViewEncoder:
         next(self._copies, None)
 
     def embed(self, grey: Tensor) -> Tensor:
-        """Grey (D, S, S) in 0..255 -> embeddings (256, D, s, s) float32, from the cache or computed."""
+        """Grey (D, S, S) in 0..255 -> the decoder's input (C, D, s, s) float32, from the cache or computed."""
         parts = [self.encoder(sam_normalise(part[:, None])) for part in grey.split(ENCODE_BATCH)]
-        return torch.cat(parts).transpose(0, 1)
+        embeddings = torch.cat(parts)
+        return decoder_input(embeddings, grey.to(embeddings.device), self._views.decoder).transpose(0, 1)
 
     def _encode_all(self, wanted: list[tuple[int, int]]) -> Iterator[int]:
         """Yields the number of slices after each batch."""
@@ -137,5 +154,5 @@ class ViewEncoder:
                 self.encoder(slices)
                 keys += self.encoder.keys(slices)
                 if len(keys) == len(grey):
-                    self._views.store(case, copy, keys, classes)
+                    self._views.store(case, copy, keys, grey, classes)
                 yield len(part)

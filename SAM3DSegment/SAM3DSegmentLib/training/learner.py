@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
+from ..detail import decoder_input
 from ..encoder import COMPACT_ENCODER, COMPACT_VIT, FrozenEncoder, SliceEncoder, build_vit, tensors_sha256
 from ..intensity import sam_normalise
 from .embeddings import ViewEncoder
@@ -51,7 +52,7 @@ class DecoderLearner:
         if sample.embeddings is not None:
             return sample.embeddings.to(device, non_blocking=True).float()
         assert sample.grey is not None
-        return self._embeddings.embed(sample.grey)
+        return self._embeddings.embed(sample.grey)  # evicted, or not yet encoded
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
         decoder = copy.deepcopy(self._decoder)
@@ -60,17 +61,17 @@ class DecoderLearner:
 
 
 class EndToEnd(nn.Module):
-    """Slices (N, 3, D, S, S), SAM-normalised -> the decoder's logits, with an encoder that learns."""
+    """Grey slices (N, 1, D, S, S) in 0..255 -> the decoder's logits, with an encoder that learns."""
 
     def __init__(self, encoder: nn.Module, decoder: Sam3dDecoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, slices: Tensor) -> list[Tensor]:
-        batch, _, depth = slices.shape[:3]
-        embeddings = self.encoder(slices.transpose(1, 2).flatten(0, 1))
-        return self.decoder(embeddings.unflatten(0, (batch, depth)).transpose(1, 2))
+    def forward(self, grey: Tensor) -> list[Tensor]:
+        slices = grey.transpose(1, 2).flatten(0, 1)
+        features = decoder_input(self.encoder(sam_normalise(slices)), slices[:, 0], self.decoder.config)
+        return self.decoder(features.unflatten(0, (len(grey), -1)).transpose(1, 2))
 
 
 class CompactLearner:
@@ -83,9 +84,7 @@ class CompactLearner:
         self._device = device
 
     def inputs(self, samples: list[Sample]) -> Tensor:
-        grey = stack_on(self._device, [sample.grey for sample in samples if sample.grey is not None])
-        slices = sam_normalise(grey.flatten(0, 1)[:, None])
-        return slices.unflatten(0, grey.shape[:2]).transpose(1, 2)
+        return stack_on(self._device, [sample.grey for sample in samples if sample.grey is not None])[:, None]
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
         module = copy.deepcopy(self._end_to_end)

@@ -228,4 +228,4 @@ def _decoder(
     if not levels:
         height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
         levels = SquareFit.plan(height, width, spacing[1:], image_size).level()
-    return DecoderConfig(num_classes, config.channels, levels=levels)
+    return DecoderConfig(num_classes, config.channels, levels=levels, detail=config.detail)

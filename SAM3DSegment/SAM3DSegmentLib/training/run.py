@@ -230,11 +230,12 @@ class Run:
         if self.begin is None:
             return
         name, card = self.config.start_from, self.begin.card
-        levels = self.plan.decoder.levels
-        if dataclasses.replace(card.decoder, levels=levels) != self.plan.decoder or card.decoder.levels < levels:
+        wanted = self.plan.decoder
+        has = dataclasses.replace(card.decoder, levels=wanted.levels, detail=card.decoder.detail or wanted.detail)
+        if has != wanted or card.decoder.levels < wanted.levels:
             raise InputError(
-                f"the decoder of {name!r}, {card.decoder}, is not the one to train, {self.plan.decoder}; use its "
-                "labels, channels and at most its levels, or do not start from it."
+                f"the decoder of {name!r}, {card.decoder}, is not the one to train, {wanted}; use its labels, "
+                "channels, detail and at most its levels, or do not start from it."
             )
         if self.encoder is None:
             if card.encoder.vit != COMPACT_VIT:
@@ -283,7 +284,8 @@ class Run:
         torch.manual_seed(config.seed + number)
         decoder = Sam3dDecoder.from_config(self.plan.decoder)
         if self.begin is not None:
-            decoder.load_state_dict(self.begin.decoder.first_levels(self.plan.decoder.levels).state_dict())
+            begin = self.begin.decoder.first_levels(self.plan.decoder.levels)
+            decoder.load_state_dict({**decoder.state_dict(), **begin.state_dict()})  # a detail part may be new
         learner, views, view_encoder = self._make_learner(decoder, cases)
         samples = Samples(cases, views, config, config.batch_size * fabric.world_size)
         steps = -(-config.epochs * samples.per_pass // (config.batch_size * fabric.world_size))
@@ -331,7 +333,9 @@ class Run:
                 load_vit_state(vit, self.begin.encoder_tensors, self.config.start_from)
             compact = CompactLearner(vit, decoder, self.plan.image_size, fabric.device)
             return compact, FreshViews(cases, self.config.augmentation), None
-        views = StoredViews(cases, self.config, self.encoder.cache, self.folder.views, fabric.world_size)
+        views = StoredViews(
+            cases, self.config, self.plan.decoder, self.encoder.cache, self.folder.views, fabric.world_size
+        )
         view_encoder = ViewEncoder(views, self.encoder, fabric.global_rank, fabric.world_size)
         return DecoderLearner(decoder, view_encoder, self.carried), views, view_encoder
 
