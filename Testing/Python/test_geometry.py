@@ -7,7 +7,7 @@ import pytest
 
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.errors import GeometryError
-from SAM3DSegmentLib.geometry import plan_slicing, spacing_and_directions
+from SAM3DSegmentLib.geometry import Crop, plan_slicing, spacing_and_directions
 
 SHAPE_KJI = (5, 7, 11)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -105,3 +105,21 @@ def test_spacing_and_directions_of_an_oblique_left_handed_volume():
 def test_an_impossible_matrix_is_refused(bad):
     with pytest.raises(GeometryError, match="repair the image's header"):
         plan_slicing(bad, SlicingRule())
+
+
+def test_a_crop_is_of_the_voxels_that_the_points_lie_in_and_goes_back():
+    """Voxels of 2 mm: the first reaches from -1 to 1 mm."""
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    ijk_to_ras = np.diag([2.0, 2.0, 2.0, 1.0])
+    crop = Crop.around(np.array([[1.1, -50, 0.9], [6.9, 2.9, 50]]), ijk_to_ras, array.shape)
+    assert (crop.low_ijk, crop.high_ijk) == ((1, 0, 0), (4, 2, 4))
+    np.testing.assert_array_equal(crop.take(array), array[0:4, 0:2, 1:4])
+    np.testing.assert_array_equal(crop.move(ijk_to_ras)[:, 3], [2, 0, 0, 1])
+    whole = crop.put_back(crop.take(array))
+    np.testing.assert_array_equal(whole[:, 0:2, 1:4], array[:, 0:2, 1:4])
+    assert np.count_nonzero(whole) == np.count_nonzero(array[:, 0:2, 1:4])
+
+
+def test_a_crop_outside_of_the_volume_is_refused():
+    with pytest.raises(GeometryError, match="lies outside of the volume"):
+        Crop.around(np.array([[-20.0, 0, 0], [-1.1, 5, 5]]), np.diag([2.0, 2.0, 2.0, 1.0]), (4, 5, 6))
