@@ -7,7 +7,7 @@ import pytest
 
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.errors import GeometryError
-from SAM3DSegmentLib.geometry import Crop, plan_slicing, spacing_and_directions
+from SAM3DSegmentLib.geometry import Crop, has_right_angles, plan_slicing, spacing_and_directions
 
 SHAPE_KJI = (5, 7, 11)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -105,6 +105,21 @@ def test_spacing_and_directions_of_an_oblique_left_handed_volume():
 def test_an_impossible_matrix_is_refused(bad):
     with pytest.raises(GeometryError, match="repair the image's header"):
         plan_slicing(bad, SlicingRule())
+
+
+@pytest.mark.parametrize("fine", [0, 1, 2])
+def test_one_fine_axis_among_two_coarse_ones_is_no_stack_of_slices(fine):
+    spacing = [4.0, 4.0, 4.0]
+    spacing[fine] = 1.0
+    for plane in ("axial", "coronal", "sagittal"):
+        assert plan_slicing(matrix(spacing_ras=spacing), SlicingRule(plane)).plane == plane
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(0.001, True), (0.1, False), (3.0, False), (20.0, False)])
+def test_a_tilt_is_seen_from_a_tenth_of_a_degree_on(degrees, expected):
+    tilted = matrix(spacing_ras=(1.0, 2.0, 3.0))
+    tilted[1, 2] = 3 * np.tan(np.radians(degrees))
+    assert has_right_angles(tilted) is expected
 
 
 def test_a_crop_is_of_the_voxels_that_the_points_lie_in_and_goes_back():
