@@ -312,21 +312,18 @@ def _segment(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    import dataclasses
-
     from .devices import keep_freed_memory
     from .errors import InputError
-    from .jsonable import from_json
-    from .settings import TrainingConfig
     from .training.check import check
+    from .training.plan import make_config
     from .training.run import Options, train
 
     keep_freed_memory()
-    config = from_json(TrainingConfig, _read_json(options.config) if options.config else {})
+    settings = _read_json(options.config) if options.config else {}
     given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed", "folds", "resample")}
     if given["minutes"] is not None:
         given["epochs"] = 0
-    config = dataclasses.replace(config, **{key: value for key, value in given.items() if value is not None})
+    config = make_config(settings, {key: value for key, value in given.items() if value is not None})
     how = Options(options.cases, options.sam_checkpoint, options.device, options.resume, options.overwrite)
     if options.check:
         lines, problems = check(options.data, config, how)
@@ -347,17 +344,13 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _bench_fewshot(options: argparse.Namespace) -> int:
-    import dataclasses
-
     from .devices import keep_freed_memory
-    from .jsonable import from_json
-    from .settings import TrainingConfig
     from .training.fewshot import Benchmark, make_table, run_benchmark
+    from .training.plan import make_config
 
     keep_freed_memory()
-    config = from_json(TrainingConfig, _read_json(options.config) if options.config else {})
-    if options.encoder:
-        config = dataclasses.replace(config, encoder=options.encoder)
+    settings = _read_json(options.config) if options.config else {}
+    config = make_config(settings, {"encoder": options.encoder} if options.encoder else {})
     benchmark = Benchmark(
         options.data,
         config,

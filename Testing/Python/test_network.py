@@ -29,11 +29,14 @@ class Recorder:
         return self._encoder(slices)
 
 
-def make_network():
+def make_network(detail=()):
     torch.manual_seed(0)
     config = EncoderConfig("tiny", SIZE, "0" * 64, VitConfig(48, 1, 3, (0,)))
     encoder = FrozenEncoder(build_vit(config.vit, SIZE).eval(), config, torch.device("cpu"), torch.float32)
-    return Network(Recorder(encoder), [Sam3dDecoder.from_config(DecoderConfig(3, (256, 8, 8, 8, 8), levels=2)).eval()])
+    return Network(
+        Recorder(encoder),
+        [Sam3dDecoder.from_config(DecoderConfig(3, (256, 8, 8, 8, 8), levels=2, detail=detail)).eval()],
+    )
 
 
 def slices_with_air():
@@ -71,3 +74,17 @@ def test_a_volume_in_air_is_as_it_is_when_all_of_it_is_encoded(bundled_model, mo
     mask = segmenter.segment(array, mri.ijk_to_ras)
     monkeypatch.setattr(Network, "encode", Network._encode)
     np.testing.assert_array_equal(mask, segmenter.segment(array, mri.ijk_to_ras))
+
+
+@pytest.mark.parametrize("mirror", [0, 1, 2])
+def test_a_detail_part_sees_the_mirrored_slices_in_the_mirrored_view(mirror):
+    """So that the mirror image of a volume has the mirror image of its logits."""
+    network = make_network(detail=(4, 6))
+    for decoder in network._decoders:  # a new part adds nothing
+        torch.nn.init.normal_(decoder.detail.head.weight)
+    grey = torch.rand(5, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 255
+    logits = network.decode(network.encode(grey, mirror), mirror)
+    of_mirrored = network.decode(network.encode(grey.flip(mirror), mirror), mirror)
+    axis = 0 if mirror == 0 else mirror + 1  # of (D, C, g, g)
+    torch.testing.assert_close(of_mirrored.flip(axis), logits, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(logits, make_network().decode(network.encode(grey, mirror)[:, :, :256], mirror))

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.errors import Cancelled, InputError, TrainingError, WeightsError
-from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.inference import Segmenter, segment_volume
 from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
 from SAM3DSegmentLib.metrics import dice
@@ -33,7 +34,7 @@ from SAM3DSegmentLib.progress import NoProgress
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
-from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.plan import make_config, make_plan
 from SAM3DSegmentLib.training.report import draw_case
 from SAM3DSegmentLib.training.run import Options, train
 from SAM3DSegmentLib.training.samples import Sample
@@ -375,6 +376,41 @@ def test_a_model_of_fewer_levels_begins_with_the_coarse_ones_of_another(tmp_path
             tmp_path / "more.sam3d",
             dataclasses.replace(COMPACT, levels=4, start_from=str(tmp_path / "short.sam3d")),
         )
+
+
+def test_slices_are_prepared_as_for_the_lent_encoder_unless_asked_otherwise(lender):
+    """`lender` was trained on coronal slices."""
+    assert make_config({}, {}).slicing == SlicingRule()
+    lent = make_config({"encoder": str(lender)}, {"minutes": 2.0})
+    assert (lent.slicing, lent.minutes) == (SlicingRule("coronal"), 2.0)
+    assert make_config({}, {"encoder": str(lender)}).slicing == SlicingRule("coronal")
+    asked = make_config({"slicing": {"plane": "sagittal"}}, {"encoder": str(lender)})
+    assert asked.slicing == SlicingRule("sagittal")
+    for settings in ([], {"slicing": "coronal"}, {"planes": 3}):
+        with pytest.raises(InputError):
+            make_config(settings, {"encoder": str(lender)})
+
+
+def test_a_detail_part_is_trained_kept_and_used(tmp_path, frozen):
+    """Beside an encoder that learns, and on the kept embeddings of a frozen one, beginning with a model without it."""
+    end_to_end = start(tmp_path / "m.sam3d", dataclasses.replace(COMPACT, detail=(4, 6, 8)))
+    config = dataclasses.replace(frozen, detail=(4, 6), start_from=frozen.encoder)
+    on_frozen = start(tmp_path / "frozen.sam3d", config)
+    volume = read_volume(HIPPOCAMPUS / "imagesTr" / "hippocampus_051.nii.gz")
+    for name, made in (("m", end_to_end), ("frozen", on_frozen)):
+        model = load_model(tmp_path / f"{name}.sam3d")
+        assert_same_decoder(model, made)
+        part = model.decoder.detail
+        assert all(bool(parameter.abs().sum() > 0) for parameter in part.head.parameters())  # it was zero
+        segment = functools.partial(segment_volume, volume.array_kji, volume.ijk_to_ras, device="cpu")
+        logits = segment(model)
+        torch.nn.init.zeros_(part.head.weight)
+        torch.nn.init.constant_(part.head.bias, 0)
+        part.head.bias.data[1] = 1e4
+        assert (segment(model) == model.card.labels[0].value).all()
+        assert logits.shape == volume.array_kji.shape
+    with pytest.raises(InputError, match="detail and at most its levels"):
+        start(tmp_path / "n.sam3d", dataclasses.replace(config, detail=(8,), start_from=str(tmp_path / "frozen.sam3d")))
 
 
 def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weights(tmp_path):

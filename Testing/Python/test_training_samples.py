@@ -14,6 +14,7 @@ from SAM3DSegmentLib.cache import EmbeddingCache
 from SAM3DSegmentLib.cached_encoder import CachedEncoder
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.detail import input_channels
 from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
 from SAM3DSegmentLib.inference import stream_logits
 from SAM3DSegmentLib.intensity import sam_normalise
@@ -279,9 +280,12 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
     assert any(not torch.equal(sample.embeddings, early.embeddings) for sample in later)
 
 
-def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder):
+@pytest.mark.parametrize("detail", [(), (4, 6)])
+def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder, detail):
+    """To the bit, with the grey slices that a detail part reads."""
     (tmp_path / "views").mkdir()
-    views = StoredViews([case], FROZEN, DECODER, tiny_encoder.cache, tmp_path / "views", 1)
+    decoder = dataclasses.replace(DECODER, detail=detail)
+    views = StoredViews([case], FROZEN, decoder, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     encoder.encode_plain(lambda done, total: None, lambda: False)
     before = views.window(0, 0, 4, 0, torch.Generator())
@@ -289,6 +293,7 @@ def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder)
         entry.unlink()
     after = views.window(0, 0, 4, 0, torch.Generator())
     assert after.embeddings is None
+    assert len(before.embeddings) == input_channels(decoder)
     assert torch.equal(after.classes, before.classes)
     assert torch.equal(encoder.embed(after.grey), before.embeddings.float())
 

@@ -138,8 +138,9 @@ class ViewEncoder:
     def embed(self, grey: Tensor) -> Tensor:
         """Grey (D, S, S) in 0..255 -> the decoder's input (C, D, s, s) float32, from the cache or computed."""
         parts = [self.encoder(sam_normalise(part[:, None])) for part in grey.split(ENCODE_BATCH)]
-        embeddings = torch.cat(parts)
-        return decoder_input(embeddings, grey.to(embeddings.device), self._views.decoder).transpose(0, 1)
+        embeddings = torch.cat(parts).half()  # exact: they were kept so
+        features = decoder_input(embeddings, grey.to(embeddings.device), self._views.decoder)
+        return features.transpose(0, 1).float()
 
     def _encode_all(self, wanted: list[tuple[int, int]]) -> Iterator[int]:
         """Yields the number of slices after each batch."""

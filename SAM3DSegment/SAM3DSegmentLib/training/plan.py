@@ -13,7 +13,7 @@ from ..card import DecoderConfig, Label
 from ..encoder import COMPACT_ENCODER, SAM_ENCODERS
 from ..errors import InputError
 from ..geometry import plan_slicing, spacing_and_directions
-from ..jsonable import to_json
+from ..jsonable import from_json, to_json
 from ..model_store import find_model, read_card
 from ..preparation import SquareFit
 from ..settings import TrainingConfig
@@ -78,6 +78,22 @@ class Plan:
             "fingerprint": fingerprint(self.dataset.cases),
         }
         return json.loads(json.dumps(record))  # as it will be read again
+
+
+def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
+    """From a JSON object, with what overrides it. Raises InputError for settings that make no sense.
+
+    What is not given of how volumes are prepared is as in the model that lends its encoder, which has learnt from
+    slices of that kind.
+    """
+    from_json(TrainingConfig, settings)
+    given = {**settings, **overrides}
+    config = from_json(TrainingConfig, given)
+    if config.encoder in (COMPACT_ENCODER, *SAM_ENCODERS):
+        return config
+    lender = read_card(find_model(config.encoder))
+    prepared = {"slicing": to_json(lender.slicing), "intensity": to_json(lender.intensity), "mirror": lender.mirror}
+    return from_json(TrainingConfig, {**prepared, **given})
 
 
 def make_plan(data: str | Path, config: TrainingConfig, most_training: int | None = None) -> Plan:
