@@ -5,6 +5,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+import image_files as make
 from conftest import MRI, write_dicom
 from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.errors import InputError
@@ -218,6 +219,14 @@ def test_all_labels_of_a_byte_are_read(tmp_path):
     array = np.arange(256, dtype=np.int32).reshape(4, 8, 8)
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.nrrd"))
     np.testing.assert_array_equal(read_label_map(tmp_path / "a.nrrd").layers[0], array)
+
+
+def test_a_segment_without_a_voxel_is_not_present(tmp_path):
+    array = (make.voxels() > 300).astype(np.uint8)
+    make.named_segments(tmp_path / "a.seg.nrrd", array, {1: "Drawn", 2: "Empty"})
+    label_map = read_label_map(tmp_path / "a.seg.nrrd")
+    assert [segment.name for segment in label_map.segments] == ["Drawn", "Empty"]
+    assert [segment.name for segment in label_map.present()] == ["Drawn"]
 
 
 class CountedStream:
