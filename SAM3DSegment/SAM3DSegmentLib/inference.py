@@ -190,7 +190,7 @@ class Segmenter:
         confidence = prepared.slicing.to_dhw(confidence_kji) if confidence_kji is not None else None
         for index, logits in enumerate(stream_logits(prepared, self.network, work, on_progress, should_cancel)):
             probability, classes = _classify(prepared, logits)
-            labels[index] = self._label_values[classes.cpu()].numpy()
+            labels[index] = self._label_values.take(classes.cpu()).numpy()
             if confidence is not None:
                 confidence[index] = (probability * 100).round().to(torch.uint8).cpu().numpy()
         if self.card.island_share:
@@ -280,8 +280,9 @@ def _decode_windows(
 
 def _classify(prepared: Prepared, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (C, g, g) of one slice -> probability and index (H, W) of each pixel's most probable class."""
-    probability, classes = prepared.fit.restore(logits).softmax(0).max(0)
-    return probability, classes
+    restored = prepared.fit.restore(logits).mT  # contiguous so, or softmax would copy it
+    probability, classes = restored.softmax(0).max(0)
+    return probability.mT, classes.mT
 
 
 def measure_speed(prepared: Prepared, network: Network) -> Speed:
