@@ -2,7 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PANEL_LOG := $(VENV)/panel-tests.log
+TEST := $(BIN)/python -m pytest -m "not slow"
+LOG := $(VENV)/tests.log
 SOURCES := SAM3DSegment Testing Utilities
 
 # Of the Slicer that `make package` packs for; the revision is in Help > About 3D Slicer and matters on macOS only.
@@ -26,13 +27,14 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/python Utilities/demo.py
 
-# The panel's tests have a process of their own, beside that of the others: the stand-in host changes Qt and hides
-# packages for all that follows. What they say is shown when both have ended. One thread each, as they share the cores.
+# Two rows of processes beside each other, one thread each, as they share the cores. The panel's tests have a process of
+# their own: the stand-in host changes Qt and hides packages for all that follows. What the second row says is shown,
+# whole, when both have ended.
 test: venv libraries lint
 	@export OMP_NUM_THREADS=1; \
-	$(BIN)/python -m pytest -m "not slow" Testing/Gui > $(PANEL_LOG) 2>&1 & panel=$$!; \
-	$(BIN)/python -m pytest -m "not slow" Testing/Mrml Testing/Packaging Testing/Python; others=$$?; \
-	wait $$panel; panel=$$?; cat $(PANEL_LOG); exit $$((others + panel))
+	{ $(TEST) Testing/Gui; gui=$$?; $(TEST) Testing/Mrml Testing/Packaging || exit; exit $$gui; } > $(LOG) 2>&1 & row=$$!; \
+	$(TEST) Testing/Python; python=$$?; \
+	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
 
 test-slow: venv libraries
 	$(BIN)/python -m pytest -m slow Testing/Gui

@@ -13,12 +13,31 @@ CORE = [path for path in LIBRARY.rglob("*.py") if "bridge" not in path.parts]
 SLICER_SIDE = {"slicer", "vtk", "qt", "ctk", "PythonQt", "PySide6", "vtkmodules"}
 
 
+def imports(path):
+    return [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+
+
 def imported(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Packages of others."""
+    for node in imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module.split(".")[0]
+
+
+def imported_from_ours(path):
+    """Modules and packages of ours, as words: `from .a import b` gives a and b."""
+    for node in imports(path):
+        if isinstance(node, ast.Import):
+            yield from (word for alias in node.names for word in alias.name.split(".") if "SAM3D" in alias.name)
+        elif node.level or node.module.startswith("SAM3DSegmentLib"):
+            yield from (node.module or "").split(".")
+            yield from (alias.name for alias in node.names)
 
 
 def test_the_core_is_found():
@@ -28,6 +47,16 @@ def test_the_core_is_found():
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_the_core_never_imports_slicer_vtk_or_qt(path):
     assert not set(imported(path)) & SLICER_SIDE
+    assert "bridge" not in imported_from_ours(path)
+
+
+@pytest.mark.parametrize(
+    "line", ["from .bridge import nodes", "from . import bridge", "import SAM3DSegmentLib.bridge.nodes",
+             "from SAM3DSegmentLib.bridge.nodes import x", "def f():\n    from ..bridge.nodes import x"]
+)  # fmt: skip
+def test_an_import_of_the_bridge_is_seen(tmp_path, line):
+    (tmp_path / "core.py").write_text(line)
+    assert "bridge" in imported_from_ours(tmp_path / "core.py")
 
 
 @pytest.mark.parametrize("path", [*LIBRARY.glob("bridge/*.py"), MODULE / "SAM3DSegment.py"], ids=lambda path: path.name)

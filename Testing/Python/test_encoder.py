@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from SAM3DSegmentLib.card import EncoderConfig, VitConfig
 from SAM3DSegmentLib.encoder import (
     COMPACT_VIT,
     SAM_ENCODERS,
@@ -85,9 +86,13 @@ def test_shapes_are_sams(name):
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 
-def test_batches_shrink_with_the_image_size(untrained_sam):
-    small = load_encoder("sam_vit_b", untrained_sam, 128, "cpu", "fp32")
-    assert 1 <= small.batch_size <= 8
+@pytest.mark.parametrize(("free_mib", "size", "slices_each"), [(96, 64, 8), (96, 128, 6), (96, 256, 1), (1, 256, 1)])
+def test_batches_shrink_with_the_image_size_and_the_free_memory(monkeypatch, free_mib, size, slices_each):
+    """16 float32 activations of width 1024 live at once: 64 KiB for each token of 16 x 16 pixels."""
+    monkeypatch.setattr("SAM3DSegmentLib.encoder.available_memory_bytes", lambda device: free_mib * 2**20)
+    config = VitConfig(1024, 1, 2, (0,))
+    encoder = FrozenEncoder(build_vit(config, size), EncoderConfig("wide", size), torch.device("cpu"), torch.float32)
+    assert encoder.batch_size == slices_each
 
 
 @pytest.mark.parametrize(

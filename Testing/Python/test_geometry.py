@@ -7,7 +7,7 @@ import pytest
 
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.errors import GeometryError
-from SAM3DSegmentLib.geometry import plan_slicing, spacing_and_directions
+from SAM3DSegmentLib.geometry import Crop, has_right_angles, plan_slicing, spacing_and_directions
 
 SHAPE_KJI = (5, 7, 11)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -105,3 +105,36 @@ def test_spacing_and_directions_of_an_oblique_left_handed_volume():
 def test_an_impossible_matrix_is_refused(bad):
     with pytest.raises(GeometryError, match="repair the image's header"):
         plan_slicing(bad, SlicingRule())
+
+
+@pytest.mark.parametrize("fine", [0, 1, 2])
+def test_one_fine_axis_among_two_coarse_ones_is_no_stack_of_slices(fine):
+    spacing = [4.0, 4.0, 4.0]
+    spacing[fine] = 1.0
+    for plane in ("axial", "coronal", "sagittal"):
+        assert plan_slicing(matrix(spacing_ras=spacing), SlicingRule(plane)).plane == plane
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(0.001, True), (0.1, False), (3.0, False), (20.0, False)])
+def test_a_tilt_is_seen_from_a_tenth_of_a_degree_on(degrees, expected):
+    tilted = matrix(spacing_ras=(1.0, 2.0, 3.0))
+    tilted[1, 2] = 3 * np.tan(np.radians(degrees))
+    assert has_right_angles(tilted) is expected
+
+
+def test_a_crop_is_of_the_voxels_that_the_points_lie_in_and_goes_back():
+    """Voxels of 2 mm: the first reaches from -1 to 1 mm."""
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    ijk_to_ras = np.diag([2.0, 2.0, 2.0, 1.0])
+    crop = Crop.around(np.array([[1.1, -50, 0.9], [6.9, 2.9, 50]]), ijk_to_ras, array.shape)
+    assert (crop.low_ijk, crop.high_ijk) == ((1, 0, 0), (4, 2, 4))
+    np.testing.assert_array_equal(crop.take(array), array[0:4, 0:2, 1:4])
+    np.testing.assert_array_equal(crop.move(ijk_to_ras)[:, 3], [2, 0, 0, 1])
+    whole = crop.put_back(crop.take(array))
+    np.testing.assert_array_equal(whole[:, 0:2, 1:4], array[:, 0:2, 1:4])
+    assert np.count_nonzero(whole) == np.count_nonzero(array[:, 0:2, 1:4])
+
+
+def test_a_crop_outside_of_the_volume_is_refused():
+    with pytest.raises(GeometryError, match="lies outside of the volume"):
+        Crop.around(np.array([[-20.0, 0, 0], [-1.1, 5, 5]]), np.diag([2.0, 2.0, 2.0, 1.0]), (4, 5, 6))

@@ -1,6 +1,7 @@
 """Segmenting real volumes with the bundled model, in every form they may come in."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import SimpleITK as sitk
 import torch
 
 from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
-from SAM3DSegmentLib.card import ModelCard, WindowRule
+from SAM3DSegmentLib.card import IntensityRule, ModelCard, SlicingRule, WindowRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
-from SAM3DSegmentLib.inference import Segmenter, segment_volume
-from SAM3DSegmentLib.quality import plan_windows
+from SAM3DSegmentLib.inference import Segmenter, segment_volume, stream_logits
+from SAM3DSegmentLib.preparation import Preparation
+from SAM3DSegmentLib.quality import Work, plan_windows
 from SAM3DSegmentLib.volume_io import read_volume
 
 
@@ -140,10 +142,36 @@ def test_windows_cover_every_slice_and_move_forwards(depth, length, overlap):
     assert all(stop - start == min(length, depth) for start, stop in windows)
 
 
+def test_confidence_is_the_probability_of_the_label_in_percent(segmenter, monkeypatch):
+    def decode(embeddings, *more):
+        """Probabilities of a third, two thirds and next to none, everywhere."""
+        return torch.tensor([0, np.log(2), -50]).view(1, 3, 1, 1).repeat(len(embeddings), 1, 2, 2)
+
+    monkeypatch.setattr(segmenter.network, "decode", decode)
+    volume = np.random.default_rng(0).normal(size=(3, 5, 4))
+    labels, confidence = segmenter.segment_with_confidence(volume, np.eye(4))
+    np.testing.assert_array_equal(labels, np.full(volume.shape, 1, np.uint8))
+    np.testing.assert_array_equal(confidence, np.full(volume.shape, 67, np.uint8))
+
+
+def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeypatch):
+    windows = itertools.count()
+
+    def decode(embeddings, *more):
+        """The number of the window, everywhere."""
+        return torch.full((len(embeddings), 1, 1, 1), float(next(windows)))
+
+    monkeypatch.setattr(segmenter.network, "decode", decode)
+    preparation = Preparation(SlicingRule("axial"), IntensityRule(), segmenter.card.encoder.image_size)
+    prepared = preparation.prepare(np.arange(12 * 8 * 8).reshape(12, 8, 8), np.eye(4))
+    logits = list(stream_logits(prepared, segmenter.network, Work(12, WindowRule(8, 4)), None, None))
+    assert [float(one) for one in logits] == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+
+
 def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     """While a long volume streams through, embeddings behind the window are let go."""
-    long = np.concatenate([mri.array_kji] * 4, axis=2)  # sagittal slices are cut along i
-    small = with_windows(segmenter, 16, 4)
+    long = np.concatenate([mri.array_kji] * 2, axis=2)  # sagittal slices are cut along i
+    small = with_windows(segmenter, 8, 2)
     held = []
     decode = small.network.decode
     monkeypatch.setattr(
@@ -151,7 +179,7 @@ def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     )
     assert small.segment(long, mri.ijk_to_ras).shape == long.shape
     assert len(held) > 10
-    assert max(held) <= 16 + small.network.encoder.batch_size
+    assert max(held) <= 8 + small.network.encoder.batch_size
 
 
 def test_progress_counts_slices_and_ends_at_the_total(segmenter, mri):

@@ -88,3 +88,15 @@ def test_a_detail_part_sees_the_mirrored_slices_in_the_mirrored_view(mirror):
     axis = 0 if mirror == 0 else mirror + 1  # of (D, C, g, g)
     torch.testing.assert_close(of_mirrored.flip(axis), logits, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(logits, make_network().decode(network.encode(grey, mirror)[:, :, :256], mirror))
+
+
+@pytest.mark.parametrize("mirror", [0, 2])
+def test_of_a_view_and_its_mirror_image_the_mean_is_taken(mirror):
+    network = make_network()
+    grey = torch.rand(5, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 255
+    plain = network.decode(network.encode(grey))
+    flipped = grey.flip(mirror)  # mirror is an axis of (D, H, W), as those of grey are
+    mirrored = network.decode(network.encode(flipped)).flip([0, None, 3][mirror])
+    torch.testing.assert_close(
+        network.decode(network.encode(grey, mirror), mirror), (plain + mirrored) / 2, atol=1e-3, rtol=1e-3
+    )

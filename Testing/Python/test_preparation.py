@@ -23,6 +23,13 @@ def test_slices_are_centred_and_fill_the_square(height, width, size):
         assert abs(int(filled[0]) - (size - 1 - int(filled[-1]))) <= 1
 
 
+def test_a_pixel_takes_the_label_at_its_centre():
+    fit = SquareFit.plan(144, 144, (1.0, 1.0), 48)
+    rows = torch.arange(144).expand(144, 144).T[None]
+    assert fit.place_labels(rows)[0, :, 0].tolist() == list(range(1, 144, 3))
+    assert fit.place_labels(rows.mT)[0, 0].tolist() == list(range(1, 144, 3))
+
+
 @pytest.mark.parametrize(("height", "width"), itertools.product((5, 7, 11), repeat=2))
 def test_labels_survive_the_square_to_the_voxel(height, width):
     fit = SquareFit.plan(height, width, (1.0, 1.0), 48)
@@ -76,6 +83,11 @@ def test_the_aspect_is_kept_in_millimetres():
 )
 def test_a_level_is_as_fine_as_the_volume(height, width, size, level):
     assert SquareFit.plan(height, width, (1.0, 1.0), size).level() == level
+
+
+@pytest.mark.parametrize(("height", "width", "spacing"), [(8, 32, (4.0, 1.0)), (32, 8, (1.0, 4.0))])
+def test_a_level_is_as_fine_as_the_volume_along_both_axes(height, width, spacing):
+    assert SquareFit.plan(height, width, spacing, 64).level() == 3
 
 
 @pytest.mark.parametrize("shape", [(9, 70, 90), (9, 20, 13), (5, 33, 121), (1, 1, 40)])

@@ -126,11 +126,18 @@ def test_verify_stops(tmp_path):
         assert_it_stops(launcher, pid)
 
 
+def train_command(folder, model):
+    """Of ten minutes, with small steps."""
+    settings = {"image_size": 32, "channels": [256, 16, 16, 8, 8], "validation_cases": 1, "encoder": "compact_vit"}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    arguments = command("train", "--data", HIPPOCAMPUS, "-o", model, "--minutes", "10", "--progress", "json")
+    return (*arguments, "--config", folder / "settings.json", "--device", "cpu")
+
+
 def test_train_stops(tmp_path):
     model = tmp_path / "out" / "m.sam3d"
     model.parent.mkdir()
-    arguments = command("train", "--data", HIPPOCAMPUS, "-o", model, "--minutes", "10", "--progress", "json")
-    with launched(*arguments, "--encoder", "compact_vit", "--device", "cpu") as (launcher, pid):
+    with launched(*train_command(tmp_path, model)) as (launcher, pid):
         while "train" not in (line := launcher.stdout.readline()):
             assert line, launcher.stderr.read()
         assert_it_stops(launcher, pid)
@@ -140,10 +147,7 @@ def test_train_stops(tmp_path):
 
 def test_train_finishes_early_with_a_model_when_it_is_asked_to(tmp_path):
     model = tmp_path / "m.sam3d"
-    arguments = command("train", "--data", HIPPOCAMPUS, "-o", model, "--minutes", "10", "--progress", "json")
-    settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({"image_size": 32, "channels": [256, 16, 16, 8, 8], "validation_cases": 1}))
-    with launched(*arguments, "--config", settings, "--encoder", "compact_vit", "--device", "cpu") as (launcher, _pid):
+    with launched(*train_command(tmp_path, model)) as (launcher, _pid):
         while "train" not in (line := launcher.stdout.readline()):
             assert line, launcher.stderr.read()
         for part in ("fin", "ish\n"):

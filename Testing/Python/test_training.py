@@ -267,13 +267,8 @@ def stopped(tmp_path_factory):
     """A training of four steps, stopped; and its data, which a test may change in a copy."""
     folder = tmp_path_factory.mktemp("stopped")
     shutil.copytree(HIPPOCAMPUS, folder / "data")
-    calls = []
     with pytest.raises(Cancelled):
-        start(
-            folder / "m.sam3d",
-            data=folder / "data",
-            should_cancel=lambda: len(calls) >= 7 or calls.append(1),
-        )
+        start(folder / "m.sam3d", data=folder / "data", should_cancel=cancel_after(7))
     return folder
 
 

@@ -5,10 +5,11 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+import image_files as make
 from conftest import MRI, write_dicom
 from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.label_maps import write_labels
+from SAM3DSegmentLib.label_maps import read_label_map, write_labels
 from SAM3DSegmentLib.volume_io import read_volume, volume_name
 
 LABELS = (
@@ -203,6 +204,29 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(InputError, match="make it first"):
         write_labels(tmp_path / "nowhere" / "mask.nrrd", labels, source, LABELS)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [-1, 256, 1000])
+def test_a_label_that_does_not_fit_into_a_byte_is_refused(tmp_path, value):
+    array = np.zeros((3, 4, 5), np.int16)
+    array[1, 1, 1] = value
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.nrrd"))
+    with pytest.raises(InputError, match=rf"values from {min(0, value)} to {max(0, value)}, outside 0\.\.255"):
+        read_label_map(tmp_path / "a.nrrd")
+
+
+def test_all_labels_of_a_byte_are_read(tmp_path):
+    array = np.arange(256, dtype=np.int32).reshape(4, 8, 8)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.nrrd"))
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.nrrd").layers[0], array)
+
+
+def test_a_segment_without_a_voxel_is_not_present(tmp_path):
+    array = (make.voxels() > 300).astype(np.uint8)
+    make.named_segments(tmp_path / "a.seg.nrrd", array, {1: "Drawn", 2: "Empty"})
+    label_map = read_label_map(tmp_path / "a.seg.nrrd")
+    assert [segment.name for segment in label_map.segments] == ["Drawn", "Empty"]
+    assert [segment.name for segment in label_map.present()] == ["Drawn"]
 
 
 class CountedStream:
