@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from panel_fixtures import LABELS, add_volume
+from panel_fixtures import LABELS, add_volume, temporary_folders
 from vtk.util.numpy_support import vtk_to_numpy
 
 import host
@@ -118,6 +118,7 @@ def test_the_node_is_complete(array, tiny_model):
     assert provenance["Model"] == "tiny"
     assert len(provenance["ModelSha256"]) == 64
     assert provenance["Device"] == "cpu"
+    assert provenance["Quality"] == "best"
     assert set(provenance) >= {"Versions", "Seconds", "Date", "Volume", "Precision"}
 
 
@@ -243,6 +244,47 @@ def test_both_ways_give_the_same_voxels(with_region):
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(here, segment_id, volume)
         np.testing.assert_array_equal(mask, slicer.util.arrayFromSegmentBinaryLabelmap(there, other_id, volume))
         assert mask.any()
+
+
+def in_a_child(volume, model, **options):
+    """What startSegment gives: the segmentation, or the error message."""
+    ended = []
+    startSegment(volume, model=model, device="cpu", onFinished=ended.append, onFailed=ended.append, **options)
+    assert host.pump(lambda: ended, 180)
+    return ended[0]
+
+
+def test_both_ways_give_the_same_voxels_of_another_quality(array, tiny_model):
+    volume = add_volume(array, np.eye(4))
+    best = segment(volume, model=tiny_model, device="cpu")
+    here = segment(volume, model=tiny_model, device="cpu", quality="fast")
+    there = in_a_child(volume, tiny_model, quality="fast")
+    np.testing.assert_array_equal(label_map(here, volume), label_map(there, volume))
+    assert (label_map(here, volume) != label_map(best, volume)).any()
+    assert [nodes.readProvenance(node)["Quality"] for node in (best, here, there)] == ["best", "fast", "fast"]
+
+
+def test_what_is_chosen_automatically_is_told_before_it_is_computed(array, tiny_model):
+    told = []
+    node = in_a_child(
+        add_volume(array, np.eye(4)),
+        tiny_model,
+        quality="auto",
+        onChoice=lambda quality, seconds: told.append((quality, seconds)),
+        onProgress=lambda *progress: told.append(progress[0]),
+    )
+    (quality, seconds), *stages = told
+    assert quality == nodes.readProvenance(node)["Quality"] == "best"  # of a few slices, which take no minute
+    assert 0 < seconds < 60
+    assert stages
+    assert not isinstance(stages[0], tuple)
+
+
+@pytest.mark.parametrize("start", [segment, startSegment])
+def test_an_unknown_quality_is_refused_before_anything_is_computed(array, tiny_model, start):
+    with pytest.raises(InputError, match="quality 'superb' is unknown; use best, balanced, fast or auto"):
+        start(add_volume(array, np.eye(4)), model=tiny_model, quality="superb")
+    assert not temporary_folders()
 
 
 def test_a_volume_removed_meanwhile_is_an_error(array, tiny_model):

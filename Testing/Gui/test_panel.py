@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from panel_fixtures import STOP_S, add_volume, is_running, temporary_folders
 
 import host
 import qt
+from web_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 # `make test-installed` points this at the tree that CMake installed.
@@ -324,6 +326,90 @@ def test_an_error_of_the_child_is_told_in_its_own_words(widget, volume, tiny_mod
     assert "cuda:7" in widget.ui.statusLabel.text
 
 
+def choose_quality(widget, title):
+    widget.ui.advancedBox.collapsed = False
+    widget.ui.qualityBox.setCurrentText(title)
+
+
+def test_the_chosen_quality_is_computed_and_told_with_the_result(widget, volume, tiny_model):
+    assert widget.ui.qualityBox.currentText == "Best"
+    choose_quality(widget, "Fast")
+    node = segment(widget, volume, tiny_model)
+    assert node.GetAttribute("SAM3DSegment.Quality") == "fast"
+    assert "with fast quality" in widget.ui.provenanceLabel.text
+    node.RemoveAttribute("SAM3DSegment.Quality")  # as in a scene of a version that had no choice
+    widget.panel.enter()
+    assert "with best quality" in widget.ui.provenanceLabel.text
+
+
+def test_what_automatic_chooses_is_told_until_the_end(widget, tiny_model):
+    array = np.random.default_rng(0).normal(size=(600, 40, 40)).astype(np.float32)
+    choose(widget, tiny_model)
+    choose_quality(widget, "Automatic")
+    widget.ui.inputSelector.setCurrentNode(add_volume(array, np.eye(4)))
+    widget.ui.segmentButton.click()
+    said = []
+
+    def finished():
+        said.append(widget.ui.statusLabel.text)
+        return is_idle(widget)
+
+    assert host.pump(finished, TIMEOUT_S)
+    chosen = [text for text in said if "quality was chosen" in text]
+    assert re.match(r"(Best|Balanced|Fast) quality was chosen, for about \d+ s in all\. ", chosen[0])
+    assert any("Slice" in text for text in chosen)
+    assert not [text for text in said[said.index(chosen[0]) : -1] if text not in chosen]
+    quality = widget.ui.outputSelector.currentNode().GetAttribute("SAM3DSegment.Quality")
+    assert quality.title() == chosen[0].split()[0]
+    choose_quality(widget, "Best")
+    widget.ui.segmentButton.click()
+    assert widget.ui.statusLabel.text == "Starting..."
+    assert host.pump(lambda: is_computing(widget), TIMEOUT_S)
+    assert widget.ui.statusLabel.text.startswith("Slice")
+
+
+def test_the_quality_is_kept_with_the_scene(widget, tmp_path):
+    choose_quality(widget, "Balanced")
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear()
+    assert widget.ui.qualityBox.currentText == "Best"
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert widget.ui.qualityBox.currentText == "Balanced"
+
+
+def test_an_unknown_quality_in_a_scene_is_shown_and_refused(widget, volume):
+    widget.ui.inputSelector.setCurrentNode(volume)
+    widget.logic.getParameterNode().quality = "superb"
+    assert widget.ui.qualityBox.currentText == "superb"
+    assert not widget.ui.segmentButton.enabled
+    assert "quality 'superb' is unknown; use best, balanced, fast or auto" in widget.ui.segmentButton.toolTip
+    choose_quality(widget, "Best")
+    assert widget.ui.segmentButton.enabled
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        '{"event": "quality"}',
+        '{"event": "quality", "quality": "best", "seconds": Infinity}',
+        '{"event": "quality", "quality": [], "seconds": "soon"}',
+        '{"event": ["of", "another", "kind"]}',
+    ],
+)
+def test_an_event_that_cannot_be_shown_stops_nothing(widget, volume, use_program, event):
+    """The program fails at the end, after its progress: with an event that stopped it, it would be cancelled."""
+    progress = '{"stage": "segment", "done": 3, "total": 35, "eta_s": 2.5}'
+    use_program(
+        f"import sys, time\nprint({event!r}, flush=True)\nprint({progress!r}, flush=True)\n"
+        "time.sleep(0.5)\nsys.exit('ERROR: the end.')"
+    )
+    widget.ui.inputSelector.setCurrentNode(volume)
+    widget.ui.segmentButton.click()
+    assert host.pump(lambda: widget.ui.statusLabel.text.startswith("Slice 3 of 35"), TIMEOUT_S)
+    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
+    assert host.messages[-1].text == "the end."
+
+
 def test_an_exception_at_the_start_gives_the_panel_back(widget, volume, monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("no such luck")
@@ -518,6 +604,45 @@ def test_a_download_is_stopped_and_leaves_nothing(widget, tmp_path, monkeypatch)
     assert not is_running(process_id)
     assert widget.ui.setupStatusLabel.text == "Stopped."
     assert not list((tmp_path / "weights").iterdir())
+
+
+def test_the_percentage_of_a_download_is_shown(widget, tmp_path, monkeypatch):
+    """Of another content than the published one, so that it is refused at the end."""
+    server = Server(bytes(2_000_000))
+    server.bytes_per_s = 2e6
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", server.url)
+    widget.ui.setupSection.collapsed = False
+    widget.ui.downloadWeightsButton.click()
+    said = set()
+
+    def ended():
+        said.add(widget.ui.setupStatusLabel.text)
+        return widget.ui.downloadWeightsButton.enabled
+
+    assert host.pump(ended, TIMEOUT_S)
+    server.close()
+    found = [re.search(r"(\d+) % of 2 MB", text) for text in said]
+    assert len({int(match[1]) for match in found if match}) > 2
+    assert "is not the published file" in host.messages[-1].text
+
+
+def test_only_weights_that_were_downloaded_are_removed(widget, tmp_path, monkeypatch):
+    """A user's own file of the same name is left, and what has arrived of a download goes."""
+    monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path))
+    own, arrived = tmp_path / "sam_vit_b_01ec64.pth", tmp_path / ".sam_vit_b_01ec64.pth.partial"
+    for path in (own, arrived):
+        path.write_bytes(b"my own")
+    widget.ui.setupSection.collapsed = False
+    host.answerNext("okCancel", False)
+    widget.ui.removeWeightsButton.click()
+    assert arrived.exists()
+    host.answerNext("okCancel", True)
+    widget.ui.removeWeightsButton.click()
+    assert host.pump(lambda: widget.ui.removeWeightsButton.enabled, TIMEOUT_S)
+    assert "sam_vit_b_01ec64.pth is not the published file, so it was left" in widget.ui.setupStatusLabel.text
+    assert own.read_bytes() == b"my own"
+    assert not arrived.exists()
 
 
 def test_the_cache_is_shown_and_cleared(widget, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from ..card import ModelCard
 from ..errors import InputError
 from ..geometry import Crop
 from ..model_store import find_model, read_card
+from ..quality import BEST, check_quality
 from ..stop import FOLDER_PREFIX
 from . import nodes, settings
 from .problems import explain
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "hippocampus-mri"
 VOLUME, LABELS, CONFIDENCE, REPORT = "volume.nrrd", "labels.nrrd", "confidence.nrrd", "report.json"
 OnProgress = Callable[[str, int, int, float | None], None]  # stage, slices done, slices in all, seconds to go
+OnChoice = Callable[[str, float], None]  # the quality that "auto" has chosen, seconds that it is expected to take
 Result = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]  # labels, confidence, record of how they were made
 
 
@@ -41,6 +43,7 @@ class Request:
     arrayKji: np.ndarray
     ijkToWorld: np.ndarray
     crop: Crop | None
+    quality: str
     device: str
     samCheckpoint: str | None
     confidenceMap: bool
@@ -52,6 +55,7 @@ class Request:
         segmentationNode: slicer.vtkMRMLSegmentationNode | None,
         *,
         model: str,
+        quality: str,
         device: str,
         roiNode: slicer.vtkMRMLMarkupsROINode | None,
         samCheckpoint: str | None,
@@ -74,6 +78,7 @@ class Request:
             arrayKji=array,
             ijkToWorld=matrix,
             crop=crop,
+            quality=check_quality(quality),
             device=device,
             samCheckpoint=samCheckpoint or settings.samCheckpoint(),
             confidenceMap=confidenceMap,
@@ -98,6 +103,7 @@ class Request:
             "Model": record["model"],
             "ModelSha256": record["model_sha256"],
             "Versions": json.dumps(record["versions"]),
+            "Quality": record["quality"],
             "Device": record["device"],
             "Precision": record["precision"],
             "Seconds": record["seconds"],
@@ -120,6 +126,7 @@ def segment(
     segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
     *,
     model: str = DEFAULT_MODEL,
+    quality: str = BEST,
     device: str = "auto",
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None,
     samCheckpoint: str | None = None,
@@ -129,15 +136,17 @@ def segment(
 ) -> slicer.vtkMRMLSegmentationNode:
     """Segment in this process and return the segmentation node; for scripts and self-tests, as it blocks.
 
-    samCheckpoint: by default the file chosen in the panel, else the one in the weights folder. With `confidenceMap` the
-    scene also gets a volume with the probability of each voxel's label in percent. onProgress(stage, slices done,
-    slices in all); shouldCancel() -> bool is asked between batches of slices.
+    quality: a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute. samCheckpoint: by
+    default the file chosen in the panel, else the one in the weights folder. With `confidenceMap` the scene also gets a
+    volume with the probability of each voxel's label in percent. onProgress(stage, slices done, slices in all);
+    shouldCancel() -> bool is asked between batches of slices.
     Raises an error of `errors.py`, `Cancelled` among them; the scene is then as before.
     """
     request = Request.make(
         volumeNode,
         segmentationNode,
         model=model,
+        quality=quality,
         device=device,
         roiNode=roiNode,
         samCheckpoint=samCheckpoint,
@@ -149,7 +158,7 @@ def segment(
     from ..model_file import load_model
 
     loaded = load_model(request.modelPath)
-    segmenter = Segmenter.load(loaded, request.device, sam_checkpoint=request.samCheckpoint)
+    segmenter = Segmenter.load(loaded, request.device, sam_checkpoint=request.samCheckpoint, quality=request.quality)
     labels, confidence, record = segment_array(
         segmenter, loaded, request.arrayKji, request.ijkToWorld, onProgress, shouldCancel
     )
@@ -164,6 +173,7 @@ class SegmentationJob:
         request: Request,
         *,
         onProgress: OnProgress,
+        onChoice: OnChoice,
         onFinished: Callable[[slicer.vtkMRMLSegmentationNode], None],
         onFailed: Callable[[str], None],
         onCancelled: Callable[[], None],
@@ -175,13 +185,18 @@ class SegmentationJob:
         self._cancelled = False
         self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=slicer.app.temporaryPath))
         arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
-        arguments += ["--model", str(request.modelPath), "--device", request.device]
+        arguments += ["--model", str(request.modelPath), "--quality", request.quality, "--device", request.device]
         if request.confidenceMap:
             arguments += ["--confidence", CONFIDENCE]
         if request.samCheckpoint:
             arguments += ["--sam-checkpoint", request.samCheckpoint]
         self._process = CommandProcess(
-            arguments, progressReader(onProgress), self._readResult, self._fail, self._endCancelled, self._folder
+            arguments,
+            progressReader(onProgress, lambda event: _tellChoice(event, onChoice)),
+            self._readResult,
+            self._fail,
+            self._endCancelled,
+            self._folder,
         )
         path, array, matrix = self._folder / VOLUME, request.arrayKji, request.ijkToWorld
         self._call = BackgroundCall(lambda: _write(path, array, matrix), self._startProcess, self._failWith)
@@ -245,6 +260,11 @@ class SegmentationJob:
         removeFolder(self._folder)
 
 
+def _tellChoice(event: dict[str, Any], onChoice: OnChoice) -> None:
+    if event["event"] == "quality":
+        onChoice(event["quality"], event["seconds"])
+
+
 # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
 def _write(path: Path, arrayKji: np.ndarray, ijkToWorld: np.ndarray) -> None:
     from ..volume_io import write_volume
@@ -266,29 +286,39 @@ def startSegment(
     segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
     *,
     model: str = DEFAULT_MODEL,
+    quality: str = BEST,
     device: str = "auto",
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None,
     samCheckpoint: str | None = None,
     confidenceMap: bool = False,
-    onProgress: OnProgress = lambda stage, done, total, eta: None,
+    onProgress: OnProgress = ignore,
+    onChoice: OnChoice = ignore,
     onFinished: Callable[[slicer.vtkMRMLSegmentationNode], None] = lambda node: None,
     onFailed: Callable[[str], None] = logger.error,
     onCancelled: Callable[[], None] = lambda: None,
 ) -> SegmentationJob:
     """Segment in a child process and return at once; keep the job to cancel it. Raises an error of `errors.py`.
 
-    One of onFinished(segmentation node), onFailed(message), onCancelled() is called at the end, on the main thread. The
-    scene is untouched until then, and after the two last ones too. Other parameters: as `segment`.
+    onChoice(quality, seconds) is called with `quality` "auto", before it computes: what was chosen, and how long it is
+    expected to take. One of onFinished(segmentation node), onFailed(message), onCancelled() is called at the end. All
+    are called on the main thread. The scene is untouched until the end, and after the two last ones too. Other
+    parameters: as `segment`.
     """
     request = Request.make(
         volumeNode,
         segmentationNode,
         model=model,
+        quality=quality,
         device=device,
         roiNode=roiNode,
         samCheckpoint=samCheckpoint,
         confidenceMap=confidenceMap,
     )
     return SegmentationJob(
-        request, onProgress=onProgress, onFinished=onFinished, onFailed=onFailed, onCancelled=onCancelled
+        request,
+        onProgress=onProgress,
+        onChoice=onChoice,
+        onFinished=onFinished,
+        onFailed=onFailed,
+        onCancelled=onCancelled,
     )

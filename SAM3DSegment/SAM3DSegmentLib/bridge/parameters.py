@@ -8,18 +8,22 @@ from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from ..errors import Sam3dError
 from ..model_store import find_model, read_card
+from ..quality import BEST, check_quality
 from .logic import DEFAULT_MODEL
 from .nodes import readGrid
 
 
 @parameterNodeWrapper
 class SegmentParameters:
-    """The choices of the "Segment" section. `model` is a name of `models list`, or the path of a model file."""
+    """The choices of the "Segment" section. `model` is a name of `models list`, or the path of a model file;
+    `quality` one of `quality.QUALITIES`, or "auto".
+    """
 
     inputVolume: Optional[slicer.vtkMRMLScalarVolumeNode] = None
     outputSegmentation: Optional[slicer.vtkMRMLSegmentationNode] = None
     roi: Optional[slicer.vtkMRMLMarkupsROINode] = None
     model: str = DEFAULT_MODEL
+    quality: str = BEST
     device: str = "auto"
     confidenceMap: bool = False
 
@@ -30,6 +34,7 @@ class SegmentParameters:
         try:
             readGrid(self.inputVolume)
             read_card(find_model(self.model))
+            check_quality(self.quality)
         except Sam3dError as error:
             return str(error)
         return ""

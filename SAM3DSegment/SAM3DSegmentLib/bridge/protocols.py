@@ -13,7 +13,7 @@ import slicer
 import ctk
 import qt
 
-from .logic import OnProgress, SegmentationJob
+from .logic import OnChoice, OnProgress, SegmentationJob
 
 Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
 
@@ -25,6 +25,7 @@ class Parameters(Protocol):
     outputSegmentation: slicer.vtkMRMLSegmentationNode | None
     roi: slicer.vtkMRMLMarkupsROINode | None
     model: str
+    quality: str
     device: str
     confidenceMap: bool
 
@@ -46,10 +47,12 @@ class Logic(Protocol):
         segmentationNode: slicer.vtkMRMLSegmentationNode | None,
         *,
         model: str,
+        quality: str,
         device: str,
         roiNode: slicer.vtkMRMLMarkupsROINode | None,
         confidenceMap: bool,
         onProgress: OnProgress,
+        onChoice: OnChoice,
         onFinished: Callable[[slicer.vtkMRMLSegmentationNode], None],
         onFailed: Callable[[str], None],
         onCancelled: Callable[[], None],
@@ -65,6 +68,7 @@ class Form(Protocol):
     modelCardLabel: qt.QLabel
     outputSelector: slicer.qMRMLNodeComboBox
     advancedBox: ctk.ctkCollapsibleGroupBox
+    qualityBox: qt.QComboBox
     deviceBox: qt.QComboBox
     warningLabel: qt.QLabel
     segmentButton: qt.QPushButton

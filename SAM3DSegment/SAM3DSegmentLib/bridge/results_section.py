@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 import qt
 
+from ..quality import BEST
 from .nodes import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationWatch, SegmentMeter, readProvenance, readSegments
 from .protocols import Form, Observe, Parameters
 
@@ -109,9 +110,10 @@ class ResultsSection:
 def _describeProvenance(provenance: dict[str, str]) -> str:
     if not provenance:
         return ""
-    return _("Made by {model} from {volume} on {device} in {seconds} s.").format(
+    return _("Made by {model} from {volume} with {quality} quality on {device} in {seconds} s.").format(
         model=provenance["Model"],
         volume=provenance["Volume"],
+        quality=provenance.get("Quality", BEST),  # scenes of the time before there was a choice do not say it
         device=provenance["Device"],
         seconds=provenance["Seconds"],
     )

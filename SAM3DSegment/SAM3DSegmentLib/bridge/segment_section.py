@@ -15,6 +15,7 @@ import qt
 from ..card import ModelCard
 from ..errors import Sam3dError
 from ..model_store import SUFFIX, find_model, list_models, read_card
+from ..quality import AUTO, QUALITIES
 from .dependencies import Installer
 from .logic import SegmentationJob
 from .problems import explain
@@ -50,11 +51,14 @@ class SegmentSection:
         self._job: SegmentationJob | None = None
         self._card: ModelCard | None = None
         self._cardOf = ""
+        self._choice = ""  # of the quality, if the computer was to choose it
         ui.progressBar.visible = False
         self.listModels()
+        self._listQualities()
         self.listDevices(DEVICES)
         ui.modelBox.connect("currentIndexChanged(int)", self._modelChosen)
         ui.modelFileButton.connect("clicked(bool)", self._askForModel)
+        ui.qualityBox.connect("currentIndexChanged(int)", self._qualityChosen)
         ui.deviceBox.connect("currentIndexChanged(int)", self._deviceChosen)
         ui.segmentButton.connect("clicked(bool)", self._segmentOrCancel)
 
@@ -73,30 +77,24 @@ class SegmentSection:
 
     def listModels(self) -> None:
         """Fill the list anew: bundled models, then those of the user's folder."""
-        box = self._ui.modelBox
-        wasBlocked = box.blockSignals(True)
-        box.clear()
-        for path in list_models():
-            box.addItem(path.stem, path.stem)
-        box.blockSignals(wasBlocked)
+        _fill(self._ui.modelBox, {path.stem: path.stem for path in list_models()})
         self._cardOf = ""  # a model may be another one now
         self.update()
 
     def listDevices(self, names: tuple[str, ...]) -> None:
         """Fill the list of devices; names are those of the command line."""
         titles = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("CUDA"), "mps": _("Apple GPU (MPS)")}
-        box = self._ui.deviceBox
-        wasBlocked = box.blockSignals(True)
-        box.clear()
-        for name in names:
-            box.addItem(titles.get(name, name), name)
-        box.blockSignals(wasBlocked)
+        _fill(self._ui.deviceBox, {name: titles.get(name, name) for name in names})
         self.update()
+
+    def _listQualities(self) -> None:
+        _fill(self._ui.qualityBox, {name: _qualityTitle(name) for name in (*QUALITIES, AUTO)})
 
     def update(self) -> None:
         """Show what the parameters say."""
         if self._parameters is not None:
             _select(self._ui.modelBox, self._parameters.model)
+            _select(self._ui.qualityBox, self._parameters.quality)
             _select(self._ui.deviceBox, self._parameters.device)
             self._showCard(self._parameters.model)
             self._showWarnings(self._parameters)
@@ -156,6 +154,10 @@ class SegmentSection:
         if path and self._parameters is not None:
             self._parameters.model = path
 
+    def _qualityChosen(self, index: int) -> None:
+        if self._parameters is not None:
+            self._parameters.quality = self._ui.qualityBox.itemData(index)
+
     def _deviceChosen(self, index: int) -> None:
         if self._parameters is not None:
             self._parameters.device = self._ui.deviceBox.itemData(index)
@@ -179,24 +181,33 @@ class SegmentSection:
             parameters.inputVolume,
             parameters.outputSegmentation,
             model=parameters.model,
+            quality=parameters.quality,
             device=parameters.device,
             roiNode=parameters.roi,
             confidenceMap=parameters.confidenceMap,
             onProgress=self._progressed,
+            onChoice=self._choiceTold,
             onFinished=self._finished,
             onFailed=self._failed,
             onCancelled=self._cancelled,
         )
+        self._choice = ""
         self._ui.statusLabel.text = _("Starting...")
         self._ui.progressBar.setRange(0, 0)  # busy, until the first slices are done
         self._ui.progressBar.visible = True
         self._showButton()
         self._onRunningChanged()
 
+    def _choiceTold(self, quality: str, seconds: float) -> None:
+        self._choice = _("{quality} quality was chosen, for about {seconds} s in all. ").format(
+            quality=_qualityTitle(quality), seconds=math.ceil(seconds)
+        )
+        self._ui.statusLabel.text = self._choice
+
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         self._ui.progressBar.setRange(0, total)
         self._ui.progressBar.value = done
-        text = _("Slice {done} of {total}").format(done=done, total=total)
+        text = self._choice + _("Slice {done} of {total}").format(done=done, total=total)
         if secondsToGo is not None and done < total:
             text += ", " + _("about {seconds} s to go").format(seconds=math.ceil(secondsToGo))
         self._ui.statusLabel.text = text
@@ -249,6 +260,19 @@ def _describeLimits(card: ModelCard) -> str:
         )
     limits.append(_("Check every result by eye; not for diagnosis or treatment."))
     return " ".join(limits)
+
+
+def _qualityTitle(name: str) -> str:
+    return {"best": _("Best"), "balanced": _("Balanced"), "fast": _("Fast"), AUTO: _("Automatic")}.get(name, name)
+
+
+def _fill(box: qt.QComboBox, titles: dict[str, str]) -> None:
+    """List these data and their titles, instead of what was listed."""
+    wasBlocked = box.blockSignals(True)
+    box.clear()
+    for value, title in titles.items():
+        box.addItem(title, value)
+    box.blockSignals(wasBlocked)
 
 
 def _select(box: qt.QComboBox, value: str) -> None:

@@ -172,12 +172,19 @@ class SetupSection:
         )
 
     def _removeWeights(self) -> None:
-        """A file that the user chose is only forgotten; a downloaded one is deleted."""
+        """A file that the user chose is only forgotten; what was downloaded is deleted."""
         if samCheckpoint():
             setSamCheckpoint(None)
-        elif slicer.util.confirmOkCancelDisplay(_("Delete {path}?").format(path=CHECKPOINT.path)):
-            CHECKPOINT.path.unlink(missing_ok=True)
-        self.update()
+            self.update()
+            self._onWeights()
+        elif slicer.util.confirmOkCancelDisplay(
+            _("Delete SAM's downloaded weights in {folder}?").format(folder=CHECKPOINT.path.parent)
+        ):
+            self._run(["weights", "clear"], _("Removing SAM's weights..."), logger.info, self._removed)
+
+    def _removed(self) -> None:
+        left = _("{path} is not the published file, so it was left; remove it yourself.").format(path=CHECKPOINT.path)
+        self._say(left if CHECKPOINT.path.is_file() else _("SAM's weights were removed."))
         self._onWeights()
 
     def _clearCache(self) -> None:

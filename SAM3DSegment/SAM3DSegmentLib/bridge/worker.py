@@ -59,20 +59,24 @@ def progressReader(
 ) -> Callable[[str], None]:
     """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go).
 
-    onEvent gets the object of a line that names an event instead.
+    onEvent gets the object of a line that names an event instead; if it fails, that is logged and the work goes on.
     """
 
     def read(line: str) -> None:
         try:
-            progress = json.loads(line)
-            if isinstance(progress, dict) and "event" in progress:
-                onEvent(progress)
-                return
-            values = progress["stage"], progress["done"], progress["total"], progress["eta_s"]
+            said = json.loads(line)
+            isEvent = isinstance(said, dict) and "event" in said
+            values = () if isEvent else (said["stage"], said["done"], said["total"], said["eta_s"])
         except (ValueError, KeyError, TypeError):
             logger.info("%s", line)  # a library's own words
             return
-        onProgress(*values)
+        if not isEvent:
+            onProgress(*values)
+            return
+        try:
+            onEvent(said)
+        except Exception:
+            logger.exception("what the computing process told could not be shown: %s", line)
 
     return read
 
