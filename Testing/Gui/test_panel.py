@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -358,7 +359,7 @@ def test_what_automatic_chooses_is_told_until_the_end(widget, tiny_model):
     chosen = [text for text in said if "quality was chosen" in text]
     assert re.match(r"(Best|Balanced|Fast) quality was chosen, for about \d+ s in all\. ", chosen[0])
     assert any("Slice" in text for text in chosen)
-    assert not [text for text in said[said.index(chosen[0]) : -1] if text not in chosen]
+    assert set(said[said.index(chosen[0]) :]) == {*chosen, "Done."}
     quality = widget.ui.outputSelector.currentNode().GetAttribute("SAM3DSegment.Quality")
     assert quality.title() == chosen[0].split()[0]
     choose_quality(widget, "Best")
@@ -627,22 +628,31 @@ def test_the_percentage_of_a_download_is_shown(widget, tmp_path, monkeypatch):
     assert "is not the published file" in host.messages[-1].text
 
 
-def test_only_weights_that_were_downloaded_are_removed(widget, tmp_path, monkeypatch):
-    """A user's own file of the same name is left, and what has arrived of a download goes."""
+@pytest.mark.parametrize("is_published", [True, False])
+def test_only_weights_that_were_downloaded_are_removed(widget, tmp_path, monkeypatch, is_published):
+    """A user's own file of the same name is left. The hash is one that is remembered: the real file has 375 MB."""
+    from SAM3DSegmentLib.hashes import memory_path
+    from SAM3DSegmentLib.weights import CHECKPOINTS
+
     monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path))
-    own, arrived = tmp_path / "sam_vit_b_01ec64.pth", tmp_path / ".sam_vit_b_01ec64.pth.partial"
-    for path in (own, arrived):
-        path.write_bytes(b"my own")
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE", str(tmp_path))
+    checkpoint = CHECKPOINTS["sam_vit_b"]
+    checkpoint.path.write_bytes(b"some weights")
+    if is_published:
+        found = checkpoint.path.stat()
+        entry = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": checkpoint.sha256}
+        memory_path().parent.mkdir()
+        memory_path().write_text(json.dumps({str(checkpoint.path.resolve()): entry}))
     widget.ui.setupSection.collapsed = False
-    host.answerNext("okCancel", False)
+    host.answerNext("question", False)
     widget.ui.removeWeightsButton.click()
-    assert arrived.exists()
-    host.answerNext("okCancel", True)
+    assert widget.ui.removeWeightsButton.enabled  # nothing runs
     widget.ui.removeWeightsButton.click()
-    assert host.pump(lambda: widget.ui.removeWeightsButton.enabled, TIMEOUT_S)
-    assert "sam_vit_b_01ec64.pth is not the published file, so it was left" in widget.ui.setupStatusLabel.text
-    assert own.read_bytes() == b"my own"
-    assert not arrived.exists()
+    assert not widget.ui.removeWeightsButton.enabled
+    assert host.pump(lambda: widget.ui.checkButton.enabled, TIMEOUT_S)
+    assert widget.ui.removeWeightsButton.enabled == checkpoint.path.exists()
+    assert checkpoint.path.exists() == (not is_published)
+    assert ("were removed" if is_published else "is not the published file") in widget.ui.setupStatusLabel.text
 
 
 def test_the_cache_is_shown_and_cleared(widget, tmp_path, monkeypatch):
