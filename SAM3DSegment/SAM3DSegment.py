@@ -32,7 +32,7 @@ class SAM3DSegment(ScriptedLoadableModule):
         parent.contributors = ["SAM3DSegment contributors"]
         parent.helpText = _(
             "Segments a whole volume at one click: a frozen SAM image encoder reads the slices, a light 3-D decoder "
-            "makes the mask. Choose a volume and a model, then click Segment."
+            "makes the mask. Choose a volume and a model, then click Segment; or train a model of your own."
         )
         parent.acknowledgementText = _(
             "The method follows Bui et al., SAM3D: Segment Anything Model in Volumetric Medical Images, "

@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def train(widget, folder: Path) -> None:
-    """Cases are added from the scene, and a model is trained on them for two minutes."""
+    """Cases are added from the scene, and a model is trained on them for a minute."""
     ui, shown = widget.ui, "/home/you/cases"
     cases = folder / "cases"
     cases.mkdir()
@@ -101,12 +101,12 @@ def train(widget, folder: Path) -> None:
         ui.addCaseButton.click()
         wait(lambda: "looked through" not in ui.casesLabel.text)
     ui.modelNameEdit.text = "my-hippocampus"
-    ui.minutesBox.value = 2
+    ui.minutesBox.value = 1
     ui.casesFolderLabel.text = shown
     grab(widget, "train")
 
     ui.trainButton.click()
-    wait(lambda: ui.trainingStatusLabel.text.count("Dice") and ui.trainingProgressBar.value > 80)
+    wait(lambda: ui.trainingStatusLabel.text.count("Dice") and ui.trainingProgressBar.value > 44, 1200)
     ui.casesFolderLabel.text = shown
     grab(widget, "training")
     draw_chart(OUTPUT / "training_chart.png")
@@ -154,9 +154,9 @@ def draw_chart(path: Path) -> None:
     save(window, path)
 
 
-def wait(condition) -> None:
-    if not host.pump(condition, 300):
-        raise RuntimeError("the panel did not get there in 300 s: " + host.take_errors())
+def wait(condition, timeout_s: float = 300) -> None:
+    if not host.pump(condition, timeout_s):
+        raise RuntimeError("the panel did not get there in time: " + host.take_errors())
 
 
 def grab(widget, name: str) -> None:

@@ -48,6 +48,21 @@ def test_node_combo_box_is_no_combo_box(selector):
         assert not hasattr(selector, name)
 
 
+def test_another_node_of_the_same_name_is_told_once(selector, add_volume):
+    selector.setMRMLScene(slicer.mrmlScene)
+    first, second = add_volume("same"), add_volume("same")
+    selector.setCurrentNode(first)
+    heard = []
+    selector.connect("currentNodeChanged(vtkMRMLNode*)", heard.append)
+    selector.setCurrentNode(second)
+    selector.setCurrentNode(second)
+    add_volume("other")
+    slicer.mrmlScene.RemoveNode(first)  # the row of the second moves
+    assert heard == [second]
+    selector.setCurrentNode(None)
+    assert heard == [second, None]
+
+
 def test_a_rename_of_the_current_node_is_told_again(selector, add_volume):
     heard, volume = [], add_volume("first")
     other = add_volume("second")

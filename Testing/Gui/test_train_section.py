@@ -97,7 +97,7 @@ def add_case(widget, volume, segmentation):
 
 def table(widget):
     rows = range(widget.ui.casesTable.rowCount)
-    return [tuple(widget.ui.casesTable.item(row, column).text() for column in range(3)) for row in rows]
+    return [tuple(widget.ui.casesTable.item(row, column).text() for column in range(2)) for row in rows]
 
 
 def files(folder):
@@ -183,7 +183,7 @@ def test_a_case_is_written_by_slicer_as_the_headless_command_reads_it(widget, fo
     assert [label.name for label in labels] == ["Left kidney", "Right kidney"]
     assert labels[0].color == (51, 153, 255)
     assert (labels[0].type.meaning, labels[0].modifier.meaning) == ("Kidney", "Left")
-    assert table(widget) == [("patient", "Left kidney 0.60, Right kidney 0.58", "good")]
+    assert table(widget) == [("patient", "Left kidney 0.60, Right kidney 0.58")]
     assert "at least 2 are needed" in widget.ui.casesLabel.text
     assert widget.ui.caseStatusLabel.text == "patient was added to the cases."
     assert volume.GetStorageNode() is None  # the user's nodes do not take the case for their own file
@@ -360,14 +360,15 @@ def test_the_folder_is_opened_and_remembered(widget, folders):
 def test_odd_cases_are_shown_and_hold_training_up(patients, folders):
     volume, _ = add_patient()
     add_case(patients, volume, add_segmentation(volume, {"Left kidney": masks()["Left kidney"]}))
-    assert ("patient", "Left kidney 0.60", "no Right kidney") in table(patients)
+    assert ("patient", "Left kidney 0.60, no Right kidney") in table(patients)
     patients.ui.modelNameEdit.text = "kidneys"
     assert patients.ui.trainButton.enabled
     (folders / "cases" / "patient1.nrrd").write_bytes(b"not an image")
     patients.panel.enter()
     settle(patients)
     [row] = [row for row in table(patients) if row[0] == "patient1"]
-    assert "patient1.nrrd" in row[2]
+    assert row[1].startswith("\u26a0")
+    assert "patient1.nrrd" in row[1]
     assert not patients.ui.trainButton.enabled
     assert (
         patients.ui.trainButton.toolTip
@@ -421,6 +422,22 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     assert "Slow without a GPU" in widget.ui.encoderLabel.text
     widget.ui.removeWeightsButton.click()
     assert box.findText("SAM ViT-B") < 0
+
+
+def test_a_check_says_what_the_training_will_take(patients):
+    patients.ui.modelNameEdit.text = "kidneys"
+    patients.ui.checkCasesButton.click()
+    assert not patients.ui.trainButton.enabled
+    assert patients.ui.trainButton.toolTip == "The cases are being checked."
+    assert host.pump(lambda: patients.ui.trainButton.enabled, TIMEOUT_S)
+    said = patients.ui.trainingStatusLabel.text.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        "labels",
+        "2 training, 1 validation, 0 test cases",
+        "disk",
+        "time",
+    ]
+    assert "10 min of training steps" in said[-1]
 
 
 def test_a_model_is_trained_shown_chosen_and_segments(patients, folders):
@@ -570,6 +587,7 @@ text = '''{"stage": "encode", "done": 1, "total": 4, "eta_s": 200.0}
 a library says hello
 {"event": "loss", "step": 1, "seconds": 30.0, "loss": 2.5}
 {"event": "validation", "step": 1, "seconds": 60.0, "loss": 2.5, "dice": {"A \\\\u00e9": 0.5}}
+{"event": "validation", "step": 2, "seconds": 90.0, "loss": 2.5, "dice": {"B": 0.0, "A \\u00e9": 0.6}}
 {"stage": "train", "done": 60, "total": 600, "eta_s": 540.0}
 '''
 for letter in text:
@@ -589,13 +607,27 @@ def test_lines_in_pieces_are_understood_and_an_error_is_told_once(patients, use_
     status = patients.ui.trainingStatusLabel
     assert host.pump(lambda: "Encoding slice 1 of 4, about 4 min to go" in status.text, TIMEOUT_S)
     wait_for_steps(patients)
-    assert status.text == "Training: 1.0 of 10.0 min, about 9 min to go\nHeld-out Dice: A \u00e9 0.500"
-    assert series() == {"Loss": [[0.5], [2.5]], "Dice A \u00e9": [[1.0], [0.5]]}
+    assert status.text == "Training: 1.0 of 10.0 min, about 9 min to go\nHeld-out Dice: B 0.000, A \u00e9 0.600"
+    shown = series()
+    assert shown["Loss"] == [[0.5], [2.5]]
+    assert shown["Dice A \u00e9"] == [[1.0, 1.5], [0.5, 0.6]]
+    np.testing.assert_equal(shown["Dice B"], [[1.0, 1.5], [np.nan, 0.0]])  # no case had it, nor did the model
     patients.ui.trainButton.click()
     wait_for_end(patients)
     assert the_error() == "asked to finish"
     assert status.text == "Failed: asked to finish"
     assert patients.ui.trainButton.enabled
+
+
+def test_a_chart_that_cannot_be_drawn_does_not_cost_the_training(patients, use_program, monkeypatch):
+    monkeypatch.delattr(slicer.modules, "plots")
+    use_program(IN_PIECES)
+    train(patients)
+    wait_for_steps(patients)
+    assert "0.600" in patients.ui.trainingStatusLabel.text
+    patients.ui.trainButton.click()
+    wait_for_end(patients)
+    assert the_error() == "asked to finish"
 
 
 def test_before_a_step_is_made_stop_cancels(patients, use_program):
@@ -614,7 +646,7 @@ def test_before_a_step_is_made_stop_cancels(patients, use_program):
 def test_what_training_needs_is_installed_in_one_go_when_the_user_agrees(patients, use_program):
     use_program("import sys; sys.exit(130)")
     patients.ui.modelNameEdit.text = "kidneys"
-    with host.hide_packages("monai", "lightning-fabric", "tqdm"):
+    with host.hide_packages("monai", "lightning-fabric"):
         patients.panel.enter()
         assert "monai" not in patients.ui.packagesLabel.text  # segmenting needs it not
         settle(patients)
@@ -626,9 +658,9 @@ def test_what_training_needs_is_installed_in_one_go_when_the_user_agrees(patient
         host.answerNext("question", True)
         patients.ui.trainButton.click()
         [question] = [message for message in host.messages if message.kind == "question"]
-        assert "tqdm>=4.66, monai>=1.3, lightning-fabric>=2.4" in question.text
+        assert "monai>=1.3, lightning-fabric>=2.4" in question.text
         [installed] = host.pipInstalls
-        assert [str(name).partition(">")[0] for name in installed] == ["tqdm", "monai", "lightning-fabric"]
+        assert [str(name).partition(">")[0] for name in installed] == ["monai", "lightning-fabric"]
         wait_for_end(patients)
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
@@ -16,55 +17,69 @@ from ..card import Label
 from ..errors import InputError, Sam3dError
 from . import nodes
 
+if TYPE_CHECKING:
+    from ..training.dataset import CaseFacts
+
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case of a folder: its files, its labels with their sizes, and what is odd ("" if nothing is)."""
+    """One case of a folder: its files, the sizes of its labels, those that only others have, and what is wrong."""
 
     name: str
     files: tuple[Path, ...]
-    labels: str = ""
-    oddity: str = ""
-    isUsable: bool = True
+    sizes: str = ""
+    lacking: tuple[str, ...] = ()
+    problem: str = ""
+
+    def describe(self) -> str:
+        """For the user: what is wrong, else the sizes, and what is not there."""
+        if self.problem:
+            return f"\u26a0 {self.problem}"
+        lacking = [_("no {name}").format(name=name) for name in self.lacking]
+        return ", ".join([text for text in (self.sizes, *lacking) if text])
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder of cases has; `problem` is why it cannot be trained on, or ""."""
+    """What a folder of cases has; `problem` is why nothing can be said of them, `notices` what was left out."""
 
     rows: tuple[CaseRow, ...] = ()
     labels: tuple[Label, ...] = ()
     problem: str = ""
     notices: tuple[str, ...] = ()
 
+    def whyNotReady(self) -> str:
+        """Why the cases cannot be trained on, for the user; empty if they can."""
+        if self.problem:
+            return self.problem
+        if any(row.problem for row in self.rows):
+            return _("Some cases cannot be used; mend or remove them.")
+        if not self.rows:
+            return _("No cases yet; add 5 to 20.")
+        return _("One case is there; at least 2 are needed, 5 to 20 are good.") if len(self.rows) == 1 else ""
+
 
 def surveyCases(folder: Path) -> Survey:
-    """Reads all label maps of the folder. Touches no node, so that it may run in a thread."""
+    """Reads all label maps of the folder. Knows neither nodes nor Qt, so that it may run in a thread."""
     from ..training.dataset import examine, find_dataset, find_labels  # these bring SimpleITK
 
+    rows: tuple[CaseRow, ...] = ()
+    notices: tuple[str, ...] = ()
     try:
         dataset = find_dataset(folder, least=0)
+        rows, notices = tuple(CaseRow(case.name, (case.image, case.label)) for case in dataset.cases), dataset.notices
+        labels = find_labels(dataset) if rows else ()
     except Sam3dError as error:
-        return Survey(problem=str(error))
-    rows = tuple(CaseRow(case.name, (case.image, case.label)) for case in dataset.cases)
-    if not rows:
-        return Survey(problem=_("No cases yet; add 5 to 20."), notices=dataset.notices)
-    try:
-        labels = find_labels(dataset)
-    except Sam3dError as error:
-        return Survey(rows, problem=str(error), notices=dataset.notices)
-    described = []
-    for facts in examine(dataset, labels, resample=False):
-        ml = abs(float(np.linalg.det(facts.ijk_to_ras[:3, :3]))) / 1000
-        sizes = ", ".join(f"{name} {count * ml:.2f}" for name, count in facts.voxels.items())
-        lacking = [label.name for label in labels if label.name not in facts.voxels]
-        odd = facts.problem or (_("no {names}").format(names=", ".join(lacking)) if lacking else "")
-        files = facts.files.image, facts.files.label
-        described.append(CaseRow(facts.files.name, files, sizes, odd, not facts.problem))
-    problem = "" if len(rows) > 1 else _("One case is there; at least 2 are needed, 5 to 20 are good.")
-    if not all(row.isUsable for row in described):
-        problem = _("Some cases cannot be used; mend or remove them.")
-    return Survey(tuple(described), labels, problem, dataset.notices)
+        return Survey(rows, problem=str(error), notices=notices)
+    described = tuple(_describe(facts, labels) for facts in examine(dataset, labels, resample=False))
+    return Survey(described, labels, notices=notices)
+
+
+def _describe(facts: CaseFacts, labels: tuple[Label, ...]) -> CaseRow:
+    ml = abs(float(np.linalg.det(facts.ijk_to_ras[:3, :3]))) / 1000
+    sizes = ", ".join(f"{name} {count * ml:.2f}" for name, count in facts.voxels.items())
+    lacking = tuple(label.name for label in labels if label.name not in facts.voxels)
+    return CaseRow(facts.files.name, (facts.files.image, facts.files.label), sizes, lacking, facts.problem)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ class CasesBox:
         self._call: BackgroundCall | None = None
         header = ui.casesTable.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
-        for column in (1, 2):
-            header.setSectionResizeMode(column, qt.QHeaderView.Stretch)
+        header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
         ui.chooseCasesButton.connect("clicked(bool)", self._choose)
         ui.openCasesButton.connect("clicked(bool)", self._open)
         ui.removeCaseButton.connect("clicked(bool)", self._remove)
@@ -64,7 +63,7 @@ class CasesBox:
             return _("Choose a folder for your cases first.")
         if self._call is not None:
             return _("The cases are being looked through.")
-        return self.survey.problem
+        return self.survey.whyNotReady()
 
     def add(
         self,
@@ -121,7 +120,7 @@ class CasesBox:
         table = self._ui.casesTable
         table.setRowCount(len(self.survey.rows))
         for row, case in enumerate(self.survey.rows):
-            for column, text in enumerate((case.name, case.labels, case.oddity or _("good"))):
+            for column, text in enumerate((case.name, case.describe())):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)  # which may be too long for its column
                 table.setItem(row, column, item)

@@ -96,6 +96,7 @@ class Form(Protocol):
     minutesBox: qt.QDoubleSpinBox
     encoderBox: qt.QComboBox
     encoderLabel: qt.QLabel
+    checkCasesButton: qt.QPushButton
     trainButton: qt.QPushButton
     trainingProgressBar: qt.QProgressBar
     trainingStatusLabel: qt.QLabel

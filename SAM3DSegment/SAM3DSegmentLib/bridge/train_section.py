@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from .protocols import Form, Observe, Parameters
 from .training_plot import History, TrainingPlot
 from .worker import CommandProcess, progressReader
 
+logger = logging.getLogger(__name__)
+
 SAM = "sam_vit_b"
 
 
@@ -44,13 +47,17 @@ class TrainingRequest:
     def model(self) -> Path:
         return modelPath(self.name)
 
-    def arguments(self) -> list[str]:
-        """Of the command line."""
-        arguments = ["train", "--data", str(self.cases), "-o", str(self.model), "--progress", "json"]
-        arguments += ["--encoder", self.encoder, "--minutes", str(self.minutes), "--device", self.device]
+    def checkArguments(self) -> list[str]:
+        """Of the command line, to say what the training will do."""
         checkpoint = settings.samCheckpoint()
-        arguments += ["--sam-checkpoint", checkpoint] if checkpoint else []
-        return arguments + ([self.again] if self.again else [])
+        arguments = ["train", "--data", str(self.cases), "--encoder", self.encoder, "--minutes", str(self.minutes)]
+        arguments += ["--device", self.device, *(["--sam-checkpoint", checkpoint] if checkpoint else [])]
+        return [*arguments, "--check"]
+
+    def arguments(self) -> list[str]:
+        """Of the command line, to train."""
+        again = [self.again] if self.again else []
+        return [*self.checkArguments()[:-1], "-o", str(self.model), "--progress", "json", *again]
 
 
 class TrainSection:
@@ -76,6 +83,7 @@ class TrainSection:
         self._whyBusy = whyBusy
         self._parameters: Parameters | None = None
         self._process: CommandProcess | None = None
+        self._check: CommandProcess | None = None
         self._request: TrainingRequest | None = None
         self._stage = ""
         self._isFinishing = False
@@ -88,6 +96,7 @@ class TrainSection:
         self.listEncoders()
         ui.encoderBox.connect("currentIndexChanged(int)", self._describeEncoder)
         ui.modelNameEdit.connect("textChanged(QString)", lambda _text: self.update())
+        ui.checkCasesButton.connect("clicked(bool)", self._startCheck)
         ui.trainButton.connect("clicked(bool)", self._trainOrStop)
         ui.trainingReportButton.connect("clicked(bool)", self._openReport)
         ui.trainSection.connect("contentsCollapsed(bool)", lambda collapsed: None if collapsed else self.enter())
@@ -109,9 +118,10 @@ class TrainSection:
 
     def cleanup(self) -> None:
         self._cases.cleanup()
-        if self._process is not None:
-            self._process.abandon()
-            self._process = None
+        for process in (self._process, self._check):
+            if process is not None:
+                process.abandon()
+        self._process = self._check = None
 
     def addResult(
         self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None, segmentationNode: slicer.vtkMRMLSegmentationNode
@@ -161,6 +171,7 @@ class TrainSection:
             button.text, toolTip = _("Stop"), _("End the training early; the best model so far is kept.")
         button.enabled = not hindrance
         button.toolTip = hindrance or toolTip
+        self._ui.checkCasesButton.enabled = not isRunning and not hindrance
         for widget in (self._ui.casesBox, self._ui.modelNameEdit, self._ui.minutesBox, self._ui.encoderBox):
             widget.enabled = not isRunning
 
@@ -170,6 +181,8 @@ class TrainSection:
             return _("The scene is being closed or loaded.")
         if self._installer.isBusy:
             return _("Packages are being installed.")
+        if self._check is not None:
+            return _("The cases are being checked.")
         return self._whyBusy() or self._cases.whyNotReady() or _whyNoName(self._ui.modelNameEdit.text.strip())
 
     def _encoder(self) -> str:
@@ -205,20 +218,49 @@ class TrainSection:
 
     def _ask(self) -> TrainingRequest | None:
         """The request, after asking what to do with what is there under its name; None if the user wants nothing."""
+        again = _askAboutFormer(self._ui.modelNameEdit.text.strip())
+        return None if again is None else self._chosen(again)
+
+    def _chosen(self, again: str) -> TrainingRequest | None:
+        """What the form says; None while the scene is being closed."""
         if self._parameters is None or self._cases.folder is None:
             return None
-        name = self._ui.modelNameEdit.text.strip()
-        again = _askAboutFormer(name)
-        if again is None:
-            return None
-        minutes, device = round(self._ui.minutesBox.value, 1), self._parameters.device
-        return TrainingRequest(name, self._cases.folder, self._encoder(), minutes, device, again)
+        name, minutes = self._ui.modelNameEdit.text.strip(), round(self._ui.minutesBox.value, 1)
+        return TrainingRequest(name, self._cases.folder, self._encoder(), minutes, self._parameters.device, again)
+
+    def _startCheck(self, _checked: bool = False) -> None:
+        """Ask the command what is odd, how the cases will be split, and how long and how much disk it will take."""
+        request = self._chosen("")
+        if request is None:
+            return
+        try:
+            self._installer.install(training=True)
+        except Exception as error:  # Slicer would only print it
+            self._failed(explain(error))
+            return
+        lines: list[str] = []
+        cases = len(self._cases.survey.rows)
+        self._check = CommandProcess(
+            request.checkArguments(),
+            lines.append,
+            lambda: self._checkEnded("\n".join(lines[cases + 1 :])),  # after the table of the cases
+            lambda message: self._checkEnded(_("Failed: {reason}").format(reason=message)),
+            lambda: self._checkEnded(""),
+        )
+        self._check.start()
+        self._ui.trainingStatusLabel.text = _("Checking; this takes some seconds...")
+        self.update()
+
+    def _checkEnded(self, text: str) -> None:
+        self._check = None
+        self._ui.trainingStatusLabel.text = text
+        self.update()
 
     def _start(self, request: TrainingRequest) -> None:
         request.model.parent.mkdir(parents=True, exist_ok=True)
         self._request, self._stage, self._isFinishing, self._report = request, "", False, ""
         self._history = History()
-        self._plot.begin(request.name)
+        self._draw(lambda: self._plot.begin(request.name))
         self._process = CommandProcess(
             request.arguments(),
             progressReader(self._progressed, self._told),
@@ -272,9 +314,16 @@ class TrainSection:
             self._report = event["file"]
             return
         self._history.add(event)
-        if self._request is not None:
-            colors = {label.name: label.color for label in self._cases.survey.labels}
-            self._plot.show(self._request.name, self._history, colors)
+        name = self._request.name if self._request is not None else ""
+        colors = {label.name: label.color for label in self._cases.survey.labels}
+        self._draw(lambda: self._plot.show(name, self._history, colors))
+
+    def _draw(self, action: Callable[[], object]) -> None:
+        """A chart that cannot be drawn is no reason to lose a training."""
+        try:
+            action()
+        except Exception:
+            logger.exception("the chart of the training could not be drawn")
 
     def _finished(self) -> None:
         request = self._request

@@ -64,8 +64,9 @@ class TrainingPlot:
         if history.losses:
             self._fill(chart, "Loss", [_("Loss")], np.array(history.losses), {_("Loss"): LOSS_COLOR})
         if history.dices:
-            labels = list(history.dices[0][1])
-            rows = [[minutes, *(dice[label] for label in labels)] for minutes, dice in history.dices]
+            labels = list(dict.fromkeys(label for _minutes, dice in history.dices for label in dice))
+            # A validation leaves out a label that neither the cases nor the model have.
+            rows = [[minutes, *(dice.get(label, np.nan) for label in labels)] for minutes, dice in history.dices]
             columns = [_("Dice {label}").format(label=label) for label in labels]
             chosen = {column: colors.get(label, OTHER_COLOR) for column, label in zip(columns, labels)}
             self._fill(chart, "Dice", columns, np.array(rows, float), chosen)

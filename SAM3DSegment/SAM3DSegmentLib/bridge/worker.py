@@ -65,7 +65,7 @@ def progressReader(
     def read(line: str) -> None:
         try:
             progress = json.loads(line)
-            if "event" in progress:
+            if isinstance(progress, dict) and "event" in progress:
                 onEvent(progress)
                 return
             values = progress["stage"], progress["done"], progress["total"], progress["eta_s"]
