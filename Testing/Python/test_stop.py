@@ -186,12 +186,22 @@ def test_a_request_to_terminate_is_heard_by_commands_that_never_ask(noise):
         assert launcher.stderr.read() == "WARNING: cancelled.\n"
 
 
+def measuring(process_id):
+    """The children of bench that measure; it has others, such as those that ask the system for its name."""
+    found = []
+    for child in psutil.Process(process_id).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "measure_volume" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
 def test_bench_stops_with_the_process_that_it_measures():
     with launched(*command("bench", "volume", "--slices", "2000", "--device", "cpu")) as (launcher, pid):
-        wait_until(lambda: psutil.Process(pid).children())
-        (measured,) = psutil.Process(pid).children()
+        wait_until(lambda: measuring(pid))
+        (measured,) = measuring(pid)
         assert_it_stops(launcher, pid)
-        assert not is_running(measured.pid)
+        assert not is_running(measured)
 
 
 def test_doctor_stops_while_it_measures():

@@ -45,7 +45,7 @@ def test_a_compact_encoder_is_sent_its_slices_so():
     learner = CompactLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("meta"))
     samples = [Sample(torch.zeros(2, SIZE, SIZE), grey=torch.zeros(2, SIZE, SIZE)) for _ in range(2)]
     with Watch() as watch:
-        assert learner.inputs(samples).shape == (2, 3, 2, SIZE, SIZE)
+        assert learner.inputs(samples).shape == (2, 1, 2, SIZE, SIZE)
     assert watch.sent == [sample.grey.data_ptr() for sample in samples]
 
 
