@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import slicer
 
 from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.hashes import memory_path
+from SAM3DSegmentLib.weights import CHECKPOINTS
 
 LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
 JOB_CLASSES = ("SegmentationJob", "CommandProcess", "BackgroundCall", "Request")
@@ -61,6 +64,18 @@ def use_program(tmp_path, monkeypatch):
 
 def add_volume(array, matrix, name="volume"):
     return slicer.util.addVolumeFromArray(np.ascontiguousarray(array), ijkToRAS=matrix, name=name)
+
+
+def put_published_weights():
+    """A file of some bytes with the remembered hash of SAM's weights, as which it counts: the real one has 375 MB."""
+    checkpoint = CHECKPOINTS["sam_vit_b"]
+    checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.path.write_bytes(b"weights")
+    found = checkpoint.path.stat()
+    entry = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": checkpoint.sha256}
+    memory_path().parent.mkdir(parents=True, exist_ok=True)
+    memory_path().write_text(json.dumps({str(checkpoint.path.resolve()): entry}))
+    return checkpoint.path
 
 
 def is_running(process_id):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import signal
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from panel_fixtures import STOP_S, add_volume, is_running, temporary_folders
+from panel_fixtures import STOP_S, add_volume, is_running, put_published_weights, temporary_folders
 
 import host
 import qt
@@ -630,19 +629,12 @@ def test_the_percentage_of_a_download_is_shown(widget, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("is_published", [True, False])
 def test_only_weights_that_were_downloaded_are_removed(widget, tmp_path, monkeypatch, is_published):
-    """A user's own file of the same name is left. The hash is one that is remembered: the real file has 375 MB."""
-    from SAM3DSegmentLib.hashes import memory_path
-    from SAM3DSegmentLib.weights import CHECKPOINTS
-
+    """A user's own file of the same name is left."""
     monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("SAM3DSEGMENT_CACHE", str(tmp_path))
-    checkpoint = CHECKPOINTS["sam_vit_b"]
-    checkpoint.path.write_bytes(b"some weights")
-    if is_published:
-        found = checkpoint.path.stat()
-        entry = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": checkpoint.sha256}
-        memory_path().parent.mkdir()
-        memory_path().write_text(json.dumps({str(checkpoint.path.resolve()): entry}))
+    path = put_published_weights()
+    if not is_published:
+        path.write_bytes(b"weights of my own")
     widget.ui.setupSection.collapsed = False
     host.answerNext("question", False)
     widget.ui.removeWeightsButton.click()
@@ -650,8 +642,8 @@ def test_only_weights_that_were_downloaded_are_removed(widget, tmp_path, monkeyp
     widget.ui.removeWeightsButton.click()
     assert not widget.ui.removeWeightsButton.enabled
     assert host.pump(lambda: widget.ui.checkButton.enabled, TIMEOUT_S)
-    assert widget.ui.removeWeightsButton.enabled == checkpoint.path.exists()
-    assert checkpoint.path.exists() == (not is_published)
+    assert widget.ui.removeWeightsButton.enabled == path.exists()
+    assert path.exists() == (not is_published)
     assert ("were removed" if is_published else "is not the published file") in widget.ui.setupStatusLabel.text
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
-from panel_fixtures import STOP_S, add_volume, is_running
+from panel_fixtures import STOP_S, add_volume, is_running, put_published_weights
 
 import host
 import qt
@@ -414,14 +414,13 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     assert box.currentText == "Encoder of tiny"
     box.currentIndex = 0
     assert "MRI of Anterior hippocampus, Posterior hippocampus only" in widget.ui.encoderLabel.text
-    (folders / "weights").mkdir()
-    (folders / "weights" / "sam_vit_b_01ec64.pth").write_bytes(b"weights")
+    put_published_weights()
     widget.panel.enter()
     assert [box.itemText(i) for i in range(box.count)][0] == "SAM ViT-B"
     box.currentIndex = 0
     assert "Slow without a GPU" in widget.ui.encoderLabel.text
     widget.ui.removeWeightsButton.click()
-    assert box.findText("SAM ViT-B") < 0
+    assert host.pump(lambda: box.findText("SAM ViT-B") < 0, TIMEOUT_S)
 
 
 def test_a_check_says_what_the_training_will_take(patients):
