@@ -500,6 +500,7 @@ def test_a_model_is_trained_shown_chosen_and_segments(patients, folders):
     assert labels[0].type.meaning == "Kidney"
 
 
+@pytest.mark.slow
 def test_stop_keeps_the_best_model_and_a_former_one_is_replaced_only_when_the_user_agrees(patients, folders):
     model = folders / "models" / "kidneys.sam3d"
     shutil.copy(folders / "models" / "tiny.sam3d", model)
@@ -523,6 +524,7 @@ def test_stop_keeps_the_best_model_and_a_former_one_is_replaced_only_when_the_us
     assert len(series()["Dice Left kidney"][1]) == 1
 
 
+@pytest.mark.slow
 def test_closing_the_scene_does_not_stop_a_training(patients, folders):
     train(patients)
     assert host.pump(lambda: "Held-out Dice" in patients.ui.trainingStatusLabel.text, TIMEOUT_S)
@@ -541,6 +543,7 @@ def test_closing_the_scene_does_not_stop_a_training(patients, folders):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+@pytest.mark.slow
 def test_a_killed_training_is_told_once_and_can_go_on(patients, folders, use_program):
     train(patients, minutes=0.2)
     assert host.pump(lambda: "Held-out Dice" in patients.ui.trainingStatusLabel.text, TIMEOUT_S)
