@@ -180,6 +180,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True if `error` says that memory ran out, of the host or of a GPU, so that less at a time may do."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # "could not create a primitive" is how oneDNN says it of the memory that a convolution needs beside its tensors.
-    texts = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc", "create a primitive")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    # "could not create a primitive" is how oneDNN says it of the memory that a convolution needs beside its tensors;
+    # "failed to map segment" is said of a library that was wanted only now.
+    texts = (
+        *("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc"),
+        *("create a primitive", "failed to map segment"),
+    )
+    return isinstance(error, (RuntimeError, ImportError)) and any(text in str(error) for text in texts)

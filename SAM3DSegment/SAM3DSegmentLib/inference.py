@@ -24,7 +24,7 @@ from .errors import Cancelled, OutOfMemoryError
 from .halving import Halving
 from .model_file import Sam3dModel, load_model
 from .network import Network
-from .postprocessing import find_islands
+from .postprocessing import find_islands, load_for_islands
 from .preparation import Preparation, Prepared
 from .quality import AUTO, BEST, QUALITIES, Choice, Speed, Work, check_quality, choose_quality
 
@@ -138,7 +138,7 @@ class Segmenter:
         arguments = (array_kji, ijk_to_ras, on_progress, should_cancel, with_confidence)
         try:
             return self._compute(*arguments)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ImportError) as error:
             if not is_out_of_memory(error):
                 raise
             if self.network.encoder.device.type == "cpu" or self._load_on_cpu is None:
@@ -187,6 +187,8 @@ class Segmenter:
         labels_kji = np.zeros(array_kji.shape, np.uint8)
         confidence_kji = np.zeros_like(labels_kji) if with_confidence else None
         labels = prepared.slicing.to_dhw(labels_kji)
+        if self.card.island_share:
+            load_for_islands(labels.shape)
         confidence = prepared.slicing.to_dhw(confidence_kji) if confidence_kji is not None else None
         for index, logits in enumerate(stream_logits(prepared, self.network, work, on_progress, should_cancel)):
             probability, classes = _classify(prepared, logits)

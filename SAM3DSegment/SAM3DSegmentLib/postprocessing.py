@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,8 +19,7 @@ def find_islands(labels: np.ndarray, share: float) -> Iterator[tuple[slice, np.n
     compared with itself only, so a small structure is safe beside a large one, and paired structures of similar size
     both stay.
     """
-    thickness = max(1, SLAB_VOXELS // labels[0].size)
-    slabs = [slice(start, start + thickness) for start in range(0, len(labels), thickness)]
+    slabs = _plan_slabs(labels.shape)
     pieces = _number_pieces(labels, slabs)
     rows, columns = int(labels.max()) + 1, 1 + max(int(numbers.max(initial=0)) for numbers in pieces)
     flat = np.zeros(rows * columns, np.int64)
@@ -33,6 +33,20 @@ def find_islands(labels: np.ndarray, share: float) -> Iterator[tuple[slice, np.n
         mask = values > 0
         mask[mask] = island[values[mask], numbers]
         yield slab, mask
+
+
+def load_for_islands(shape: tuple[int, ...]) -> None:
+    """Import what `find_islands` needs for so many voxels, before memory is short.
+
+    That takes a quarter of a second, which a small volume need not wait for.
+    """
+    if len(_plan_slabs(shape)) > 1:
+        importlib.import_module("scipy.sparse.csgraph")
+
+
+def _plan_slabs(shape: tuple[int, ...]) -> list[slice]:
+    thickness = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+    return [slice(start, start + thickness) for start in range(0, shape[0], thickness)]
 
 
 def _number_pieces(labels: np.ndarray, slabs: list[slice]) -> list[np.ndarray]:
@@ -55,7 +69,7 @@ def _number_pieces(labels: np.ndarray, slabs: list[slice]) -> list[np.ndarray]:
         count = max(count, int(found.max()) + 1)
     if not seams or not count:
         return numbers
-    from scipy.sparse import coo_array  # a quarter of a second, which a small volume need not wait for
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     one, other = np.concatenate(seams, axis=1)

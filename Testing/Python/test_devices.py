@@ -167,6 +167,8 @@ def test_out_of_memory_is_recognised_when_it_really_happens():
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:80] DefaultCPUAllocator: not enough memory"), True),
         (OSError(12, "Cannot allocate memory"), True),
+        (ImportError("libscipy_openblas.so: failed to map segment from shared object"), True),
+        (ImportError("libscipy_openblas.so: cannot open shared object file: No such file or directory"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (OSError(28, "No space left on device"), False),
         (ValueError("out of memory"), False),

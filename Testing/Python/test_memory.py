@@ -100,10 +100,12 @@ torch.set_num_threads(1)
 from SAM3DSegmentLib.errors import Sam3dError
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import load_model
+from SAM3DSegmentLib.postprocessing import load_for_islands
 
 segmenter = Segmenter.load(load_model("hippocampus-mri"), "cpu", "fp32")
 volume = np.random.default_rng(0).integers(0, 999, (200, 512, 512), np.int16)
 segmenter.segment(volume[:2, :64, :64], np.eye(4))  # what is allocated once
+load_for_islands(volume.shape)
 limit = psutil.Process().memory_info().vms + int(sys.argv[1]) * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:

@@ -96,7 +96,7 @@ def test_two_processes_train_under_fabric_run(tmp_path):
     result = subprocess.run(
         [*run, str(MODULE / "Scripts" / "train_sam3d.py"), *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

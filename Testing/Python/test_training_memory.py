@@ -31,11 +31,12 @@ def write_cases(folder):
 
 
 # The child says on its last line how much of it was resident at most.
+# Its own peak, VmHWM: ru_maxrss begins with that of the process that it was forked from.
 CHILD = """
-import resource, sys
+import pathlib, re, sys
 from SAM3DSegmentLib.cli import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) * 1024)
 sys.exit(code)
 """
 
