@@ -313,7 +313,6 @@ def _segment(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from .devices import keep_freed_memory
-    from .errors import InputError
     from .training.check import check
     from .training.plan import make_config
     from .training.run import Options, train

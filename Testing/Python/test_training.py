@@ -27,7 +27,7 @@ from SAM3DSegmentLib.inference import Segmenter, segment_volume
 from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
 from SAM3DSegmentLib.metrics import dice
-from SAM3DSegmentLib.model_file import load_model
+from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.progress import NoProgress
@@ -373,14 +373,18 @@ def test_a_model_of_fewer_levels_begins_with_the_coarse_ones_of_another(tmp_path
         )
 
 
-def test_slices_are_prepared_as_for_the_lent_encoder_unless_asked_otherwise(lender):
-    """`lender` was trained on coronal slices."""
+def test_slices_are_prepared_as_for_the_lent_encoder_unless_asked_otherwise(tmp_path, lender):
+    """`lender` was trained on coronal slices. A mirrored view is not taken over: these labels may have sides."""
     assert make_config({}, {}).slicing == SlicingRule()
     lent = make_config({"encoder": str(lender)}, {"minutes": 2.0})
     assert (lent.slicing, lent.minutes) == (SlicingRule("coronal"), 2.0)
     assert make_config({}, {"encoder": str(lender)}).slicing == SlicingRule("coronal")
     asked = make_config({"slicing": {"plane": "sagittal"}}, {"encoder": str(lender)})
     assert asked.slicing == SlicingRule("sagittal")
+    model = load_model(lender)
+    mirrored = dataclasses.replace(model, card=dataclasses.replace(model.card, mirror=True))
+    save_model(mirrored, tmp_path / "mirrored.sam3d")
+    assert not make_config({"encoder": str(tmp_path / "mirrored.sam3d")}, {}).mirror
     for settings in ([], {"slicing": "coronal"}, {"planes": 3}):
         with pytest.raises(InputError):
             make_config(settings, {"encoder": str(lender)})
@@ -398,12 +402,12 @@ def test_a_detail_part_is_trained_kept_and_used(tmp_path, frozen):
         part = model.decoder.detail
         assert all(bool(parameter.abs().sum() > 0) for parameter in part.head.parameters())  # it was zero
         segment = functools.partial(segment_volume, volume.array_kji, volume.ijk_to_ras, device="cpu")
-        logits = segment(model)
+        labels = segment(model)
         torch.nn.init.zeros_(part.head.weight)
         torch.nn.init.constant_(part.head.bias, 0)
         part.head.bias.data[1] = 1e4
         assert (segment(model) == model.card.labels[0].value).all()
-        assert logits.shape == volume.array_kji.shape
+        assert (labels != model.card.labels[0].value).any()
     with pytest.raises(InputError, match="detail and at most its levels"):
         start(tmp_path / "n.sam3d", dataclasses.replace(config, detail=(8,), start_from=str(tmp_path / "frozen.sam3d")))
 

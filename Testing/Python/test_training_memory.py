@@ -31,12 +31,12 @@ def write_cases(folder):
 
 
 # The child says on its last line how much of it was resident at most.
-# Its own peak, VmHWM: ru_maxrss begins with that of the process that it was forked from.
 CHILD = """
-import pathlib, re, sys
+import sys
+from SAM3DSegmentLib.bench.processes import peak_mib
 from SAM3DSegmentLib.cli import main
 code = main(sys.argv[1:])
-print(int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) * 1024)
+print(int(peak_mib() * 2**20))
 sys.exit(code)
 """
 

@@ -221,8 +221,8 @@ def _moveAll(moves: list[tuple[Path, Path]]) -> None:
             os.replace(source, target)
             done.append((source, target))
     except OSError as error:
-        for source, target in reversed(done):
-            os.replace(target, source)
+        for moved, place in reversed(done):
+            os.replace(place, moved)
         raise _cannotWrite(target, error) from error
 
 

@@ -84,7 +84,7 @@ def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
     """From a JSON object, with what overrides it. Raises InputError for settings that make no sense.
 
     What is not given of how volumes are prepared is as in the model that lends its encoder, which has learnt from
-    slices of that kind.
+    slices of that kind. Whether a mirrored view may be taken is not: that depends on the labels.
     """
     from_json(TrainingConfig, settings)
     given = {**settings, **overrides}
@@ -92,7 +92,7 @@ def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
     if config.encoder in (COMPACT_ENCODER, *SAM_ENCODERS):
         return config
     lender = read_card(find_model(config.encoder))
-    prepared = {"slicing": to_json(lender.slicing), "intensity": to_json(lender.intensity), "mirror": lender.mirror}
+    prepared = {"slicing": to_json(lender.slicing), "intensity": to_json(lender.intensity)}
     return from_json(TrainingConfig, {**prepared, **given})
 
 
