@@ -77,10 +77,10 @@ def main() -> None:
     grab(widget, "setup")
 
     widget.ui.setupSection.collapsed = True
-    with tempfile.TemporaryDirectory() as folder:
-        train(widget, Path(folder))
     draw_slice_view(volume, segmentation, OUTPUT / "slice_view.png")
     draw_3d_view(segmentation, OUTPUT / "3d_view.png")
+    with tempfile.TemporaryDirectory() as folder:  # last: its segmentations would be in the views, too
+        train(widget, Path(folder))
     host.unload_all()
 
 
