@@ -81,7 +81,7 @@ class DecoderConfig:
     "convolutional": a 3x3x3 convolution to half the channels, an instance norm, LeakyReLU and a 1x1x1 convolution.
 
     `detail` is our own addition, off by default: channels of a part that reads the grey slices beside the embeddings,
-    on the finest grid, then on each of half that size.
+    on the slices' own grid, then on each of half that size.
     """
 
     num_classes: int
@@ -122,9 +122,8 @@ class DecoderConfig:
             f"levels {self.levels} is outside 2..4; 4 give logits of the encoder's own size, 3 of half that size.",
         )
         require(
-            len(self.detail) <= self.levels + 1 and all(1 <= width <= 1024 for width in self.detail),
-            f"detail {self.detail} must be at most {self.levels + 1} numbers in 1..1024, one for each grid, such as "
-            "(16, 24, 32), or none.",
+            len(self.detail) <= 5 and all(1 <= width <= 1024 for width in self.detail),
+            f"detail {self.detail} must be at most 5 numbers in 1..1024, such as (16, 32, 64, 128), or none.",
         )
 
 

@@ -150,7 +150,14 @@ def _add_fewshot(bench: Any) -> None:
     fewshot = _command(bench, "fewshot", _bench_fewshot, "Dice against training cases and minutes, beside a 3-D U-Net")
     fewshot.add_argument("--data", type=Path, required=True, metavar="DIR", help="as for train")
     fewshot.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for JSON, table and plot")
-    fewshot.add_argument("--config", type=Path, metavar="FILE", help="settings of the training, with test_cases")
+    fewshot.add_argument(
+        "--config",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="settings to compare, with test_cases and names",
+    )
     fewshot.add_argument(
         "--cases", type=_case_counts, default="5,10,20,50,all", metavar="N,N", help="default: %(default)s"
     )
@@ -348,11 +355,11 @@ def _bench_fewshot(options: argparse.Namespace) -> int:
     from .training.plan import make_config
 
     keep_freed_memory()
-    settings = _read_json(options.config) if options.config else {}
-    config = make_config(settings, {"encoder": options.encoder} if options.encoder else {})
+    overrides = {"encoder": options.encoder} if options.encoder else {}
+    settings = [_read_json(path) for path in options.config] or [{}]
     benchmark = Benchmark(
         options.data,
-        config,
+        tuple(make_config(one, overrides) for one in settings),
         options.cases,
         options.minutes,
         options.seeds,

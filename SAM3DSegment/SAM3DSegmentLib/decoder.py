@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .card import DecoderConfig
-from .detail import NEGATIVE_SLOPE, GreyDetail, input_channels, unfold_grey
+from .detail import NEGATIVE_SLOPE, GreyDetail
 from .errors import InputError
 
 
@@ -81,8 +81,9 @@ class Sam3dDecoder(nn.Module):
 
     forward: (N, channels[0], D, h, w) -> list of logits (N, num_classes, D, h * 2^l, w * 2^l) for the levels l = 1, 2
     up to `levels`, coarse to fine; the fourth has SAM's patch size of 16 undone. D is never resampled. With fewer
-    `heads` than levels only the finest levels are given. Compute and memory are O(D H W). With `detail` the input has
-    more channels, which hold the grey slices (`detail.decoder_input`).
+    `heads` than levels only the finest levels are given. Compute and memory are O(D H W).
+
+    `detail`, a part that reads the grey slices, is no step of it: `network.Network` adds what it finds.
     """
 
     def __init__(
@@ -107,49 +108,36 @@ class Sam3dDecoder(nn.Module):
             for before, after in zip(widths, widths[1:])
         )
         self.heads = nn.ModuleList(_head(head, width, num_classes) for width in widths[1 + self._first_head :])
-        self.detail = GreyDetail(detail, widths, num_classes) if detail else None
+        self.detail = GreyDetail(detail, num_classes) if detail else None
 
     @classmethod
     def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:
         return cls(**vars(config))
 
     def first_levels(self, levels: int) -> Sam3dDecoder:
-        """A decoder that stops at an earlier level, with a copy of this one's weights.
-
-        A detail part is left out then: it reads the finest grid, which is another one.
-        """
-        detail = self.config.detail if levels == self.config.levels else ()
-        decoder = Sam3dDecoder.from_config(dataclasses.replace(self.config, levels=levels, detail=detail))
+        """A decoder that stops at an earlier level, with a copy of this one's weights."""
+        decoder = Sam3dDecoder.from_config(dataclasses.replace(self.config, levels=levels))
         weights = self.state_dict()
         decoder.load_state_dict({key: weights[key] for key in decoder.state_dict()})
         return decoder
 
     def forward(self, embeddings: Tensor, only_finest: bool = False) -> list[Tensor]:
         """`only_finest`: a list of the finest level's logits alone, which is all that inference needs."""
-        channels = input_channels(self.config)
+        channels = self.config.channels[0]
         if embeddings.ndim != 5 or embeddings.shape[1] != channels:
             raise InputError(
                 f"embeddings of shape {tuple(embeddings.shape)} do not fit; the decoder takes (N, {channels}, D, h, w)."
             )
-        g = self._in_fast_layout(embeddings[:, : self.config.channels[0]])
-        features = []
-        if self.detail is not None:
-            grey = unfold_grey(embeddings[:, self.config.channels[0] :], self.config.levels)
-            features = self.detail(self._in_fast_layout(grey))
+        g = self._in_fast_layout(embeddings)
         finest = len(self.layers) - 1
         first_wanted = finest if only_finest else self._first_head
         logits = []
         for level, layer in enumerate(self.layers):
-            if self.detail is not None:
-                g = self.detail.add(g, features, len(self.layers) - level)
             g = layer(g)
             if level >= first_wanted:
                 logits.append(self._logits(g, self.heads[level - self._first_head]))
             if level < finest:
                 g = self._upsample(g)
-        if self.detail is not None:
-            # Channels are mixed before they are enlarged, which gives the same for less.
-            logits[-1] = logits[-1] + self.detail.correct(self._upsample(self.detail.narrow(g)), features)
         return logits
 
     def _in_fast_layout(self, tensor: Tensor) -> Tensor:

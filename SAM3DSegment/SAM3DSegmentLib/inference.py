@@ -191,7 +191,7 @@ class Segmenter:
             load_for_islands(labels.shape)
         confidence = prepared.slicing.to_dhw(confidence_kji) if confidence_kji is not None else None
         for index, logits in enumerate(stream_logits(prepared, self.network, work, on_progress, should_cancel)):
-            probability, classes = _classify(prepared, logits)
+            probability, classes = _classify(logits)
             labels[index] = self._label_values.take(classes.cpu()).numpy()
             if confidence is not None:
                 confidence[index] = (probability * 100).round().to(torch.uint8).cpu().numpy()
@@ -212,11 +212,27 @@ def stream_logits(
     on_progress: OnProgress | None,
     should_cancel: ShouldCancel | None,
 ) -> Iterator[Tensor]:
-    """Logits (C, g, g) float32 of each slice of the volume, in order."""
+    """Logits (C, H, W) float32 of each slice of the volume, in order, on its own pixels."""
+    fit, device, mirror = prepared.fit, network.encoder.device, work.mirror
+
+    def decode(window: Tensor) -> Tensor:
+        return network.decode(window, mirror)
+
+    def add(window: Tensor) -> Tensor:
+        return network.detail(window, mirror)
+
     embeddings = _encode_slices(prepared, network, work, on_progress, should_cancel)
     if work.decode_all:
-        return _decode_windows(_fill_between(embeddings, work), network, work, should_cancel)
-    return _fill_between(_decode_windows(embeddings, network, work, should_cancel), work)
+        logits = _blend_windows(_fill_between(embeddings, work), decode, work.windows, device, should_cancel)
+    else:
+        logits = _fill_between(_blend_windows(embeddings, decode, work.windows, device, should_cancel), work)
+    if not network.has_detail:
+        yield from map(fit.restore, logits)
+        return
+    grey = (prepared.grey(index, index + 1)[0] for index in range(work.depth))
+    details = _blend_windows(grey, add, work.detail_windows, device, should_cancel)
+    for on_square, on_grid in zip(logits, details):
+        yield fit.enlarge((fit.to_grid(on_square) + on_grid)[None])[0]
 
 
 def _encode_slices(
@@ -232,7 +248,7 @@ def _encode_slices(
     while ready < work.depth:
         _raise_if(should_cancel)
         stop = min(ready + network.encoder.batch_size * work.step, work.depth)
-        batch = encode(prepared.grey(ready, stop, work.step))
+        batch = encode(prepared.squares(ready, stop, work.step))
         ready = stop
         if on_progress:
             # The last slice counts as done only when the mask is complete.
@@ -254,23 +270,26 @@ def _fill_between(some: Iterator[Tensor], work: Work) -> Iterator[Tensor]:
     yield from [before] * (work.depth - filled)
 
 
-def _decode_windows(
-    embeddings: Iterator[Tensor], network: Network, work: Work, should_cancel: ShouldCancel | None
+def _blend_windows(
+    slices: Iterator[Tensor],
+    decode: Callable[[Tensor], Tensor],
+    windows: list[tuple[int, int]],
+    device: torch.device,
+    should_cancel: ShouldCancel | None,
 ) -> Iterator[Tensor]:
-    """Logits (C, g, g) float32 of each slice that there is an embedding of, blended from the windows that hold it."""
+    """What `decode` makes of each slice, blended from the windows that hold it: (D, ...) -> (D, C, h, w) float32."""
     decode = Halving(
-        lambda window: network.decode(window, work.mirror),
+        decode,
         "going on with windows of {count} slices, a little less accurate.",
-        least=min(LEAST_WINDOW, work.window.depth),
+        least=min(LEAST_WINDOW, windows[0][1]),
     )
-    windows = work.windows
-    held: list[Tensor] = []  # embeddings from the window's start on
+    held: list[Tensor] = []  # slices from the window's start on
     # Of the slices that a later window still adds to: weighted sum of logits, and sum of weights.
     pending: tuple[Tensor, Tensor] | None = None
     for (start, stop), (next_start, _) in zip(windows, [*windows[1:], (windows[-1][1], 0)]):
-        held.extend(itertools.islice(embeddings, stop - start - len(held)))
+        held.extend(itertools.islice(slices, stop - start - len(held)))
         _raise_if(should_cancel)
-        weights = _blending(stop - start, network.encoder.device)
+        weights = _blending(stop - start, device)
         logits = decode(torch.stack(held)) * weights
         if pending is not None:
             logits[: len(pending[0])] += pending[0]
@@ -280,10 +299,10 @@ def _decode_windows(
         held, pending = held[finished:], (logits[finished:].clone(), weights[finished:].clone())
 
 
-def _classify(prepared: Prepared, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (C, g, g) of one slice -> probability and index (H, W) of each pixel's most probable class."""
-    restored = prepared.fit.restore(logits).mT  # contiguous so, or softmax would copy it
-    probability, classes = restored.softmax(0).max(0)
+def _classify(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (C, H, W) of one slice -> probability and index (H, W) of each pixel's most probable class."""
+    # A restored slice is contiguous so, or softmax would copy it.
+    probability, classes = logits.mT.softmax(0).max(0)
     return probability.mT, classes.mT
 
 
@@ -305,11 +324,15 @@ def measure_speed(prepared: Prepared, network: Network) -> Speed:
         wait_for(device)
         return time.perf_counter() - began, result
 
-    encode_s, embeddings = seconds(lambda start: network.encode(prepared.grey(start, start + count)))
+    encode_s, embeddings = seconds(lambda start: network.encode(prepared.squares(start, start + count)))
     window = embeddings[:1].expand(LEAST_WINDOW, -1, -1, -1, -1)
     decode_s, logits = seconds(lambda _: network.decode(window))
-    finish_s, _ = seconds(lambda _: _classify(prepared, logits[0])[1].cpu())
-    return Speed(encode_s / count, decode_s / LEAST_WINDOW, finish_s)
+    finish_s, _ = seconds(lambda _: _classify(prepared.fit.restore(logits[0]))[1].cpu())
+    detail_s = 0.0
+    if network.has_detail:
+        grey = prepared.grey(middle, middle + 1).expand(LEAST_WINDOW, -1, -1)
+        detail_s, _ = seconds(lambda _: network.detail(grey))
+    return Speed(encode_s / count, decode_s / LEAST_WINDOW, detail_s / LEAST_WINDOW, finish_s)
 
 
 def _blending(length: int, device: torch.device) -> Tensor:

@@ -67,17 +67,20 @@ class DeepSupervisionLoss(nn.Module):
         """Coarse to fine: for four levels [1/15, 2/15, 4/15, 8/15]."""
         return [2**level / (2**levels - 1) for level in range(levels)]
 
-    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-        """logits: one (N, C, D, H, W) tensor, or a list of them coarse to fine; labels (N, D, H, W) int64."""
+    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor | Sequence[Tensor]) -> Tensor:
+        """logits: one (N, C, D, H, W) tensor, or a list of them coarse to fine; labels (N, D, H, W) int64.
+
+        Or as many labels as logits, where these do not all show the same part of a slice.
+        """
         levels = [logits] if isinstance(logits, Tensor) else list(logits)
         if not levels:
             raise InputError("the list of logits is empty; give at least the finest level.")
-        if levels[-1].shape[2] != labels.shape[1]:
-            raise InputError(f"logits {tuple(levels[-1].shape)} and labels {tuple(labels.shape)} differ in depth.")
-        terms = [
-            weight * self.loss(level, _resize_labels(labels, level.shape[-2], level.shape[-1]))
-            for weight, level in zip(self.weights(len(levels)), levels)
-        ]
+        references = [labels] * len(levels) if isinstance(labels, Tensor) else list(labels)
+        terms = []
+        for weight, level, reference in zip(self.weights(len(levels)), levels, references, strict=True):
+            if level.shape[2] != reference.shape[1]:
+                raise InputError(f"logits {tuple(level.shape)} and labels {tuple(reference.shape)} differ in depth.")
+            terms.append(weight * self.loss(level, _resize_labels(reference, level.shape[-2], level.shape[-1])))
         return torch.stack(terms).sum()
 
 

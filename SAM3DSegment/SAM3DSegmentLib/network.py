@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .decoder import Sam3dDecoder
-from .detail import decoder_input
 from .encoder import SliceEncoder
 from .intensity import sam_normalise
 
@@ -30,7 +29,6 @@ class Network:
     def encode(self, grey: Tensor, mirror: int | None = None) -> Tensor:
         """(B, S, S) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
 
-        For a decoder with a detail part there are more channels, those of the grey slices (`detail.decoder_input`).
         There is one view, or a second one with an in-plane axis flipped. Of all black slices one is encoded, once.
         """
         black = ~grey.flatten(1).any(1)
@@ -46,9 +44,7 @@ class Network:
     def _encode(self, grey: Tensor, mirror: int | None) -> Tensor:
         squares = grey.to(self.encoder.device)
         views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
-        config = self._decoders[0].config
-        embeddings = [self.encoder(sam_normalise(view[:, None])).half() for view in views]
-        return torch.stack([decoder_input(known, view, config) for known, view in zip(embeddings, views)], dim=1)
+        return torch.stack([self.encoder(sam_normalise(view[:, None])).half() for view in views], dim=1)
 
     @torch.no_grad()
     def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:
@@ -63,6 +59,26 @@ class Network:
             mirrored = views[:1].flip(2) if mirror == 0 else views[1:]
             logits = (logits + self._mean_logits(mirrored).flip(mirror - 3)) / 2
         return logits[0].transpose(0, 1)
+
+    @property
+    def has_detail(self) -> bool:
+        """Whether there is `detail` to be added to the logits."""
+        return self._decoders[0].detail is not None
+
+    @torch.no_grad()
+    def detail(self, grey: Tensor, mirror: int | None = None) -> Tensor:
+        """Grey slices of a window (D, *grid) in 0..255 -> what is added to their logits, (D, C, *grid) float32."""
+        view = grey.to(self.encoder.device)[None, None]
+        logits = self._mean_detail(view)
+        if mirror is not None:
+            logits = (logits + self._mean_detail(view.flip(mirror - 3)).flip(mirror - 3)) / 2
+        return logits[0].transpose(0, 1)
+
+    def _mean_detail(self, view: Tensor) -> Tensor:
+        """(1, 1, D, *grid) -> (1, C, D, *grid) float32."""
+        parts = [decoder.detail for decoder in self._decoders if decoder.detail is not None]
+        first, *others = (part(view.to(self.encoder.dtype)).float() for part in parts)
+        return sum(others, first) / len(parts)
 
     def _mean_logits(self, view: Tensor) -> Tensor:
         """(1, 256, D, s, s) -> (1, C, D, g, g) float32."""

@@ -22,7 +22,9 @@ from .intensity import GreyScale, measure_grey_scale
 class SquareFit:
     """Slices of height x width pixels on a square of `size` pixels: resized to `inner`, then padded to be centred.
 
-    The longer side in mm fills the square and the aspect is kept in mm, so that anatomy keeps its shape.
+    The longer side in mm fills the square and the aspect is kept in mm, so that anatomy keeps its shape. `grid` is the
+    coarser of both: the slices' own pixels, or `inner` where the square has fewer. Nothing is lost between the two, so
+    whatever does not need the square is computed there.
     """
 
     height: int
@@ -37,28 +39,50 @@ class SquareFit:
         return cls(height, width, size, (inner[0], inner[1]))
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return min(self.height, self.inner[0]), min(self.width, self.inner[1])
+
+    @property
     def _offsets(self) -> tuple[int, int]:
         return (self.size - self.inner[0]) // 2, (self.size - self.inner[1]) // 2
 
-    def place(self, slices: Tensor) -> Tensor:
-        """(B, C, height, width) float -> (B, C, size, size), averaging where pixels become larger, 0 around."""
-        shrinks = self.inner[0] < self.height or self.inner[1] < self.width
-        return self._pad(F.interpolate(slices, self.inner, mode="bilinear", align_corners=False, antialias=shrinks))
+    def shrink(self, slices: Tensor) -> Tensor:
+        """(B, C, height, width) float -> (B, C, *grid), averaging where pixels become larger."""
+        if self.grid == (self.height, self.width):
+            return slices
+        return F.interpolate(slices, self.grid, mode="bilinear", align_corners=False, antialias=True)
 
-    def place_labels(self, labels: Tensor) -> Tensor:
-        """(B, height, width) integers -> (B, size, size), each pixel taking the nearest label, 0 around."""
-        inner = F.interpolate(labels[:, None].float(), self.inner, mode="nearest-exact")[:, 0]
-        return self._pad(inner.to(labels.dtype))
+    def place(self, gridded: Tensor) -> Tensor:
+        """(B, C, *grid) float -> (B, C, size, size), 0 around."""
+        if self.grid != self.inner:
+            gridded = F.interpolate(gridded, self.inner, mode="bilinear", align_corners=False)
+        return self._pad(gridded)
 
-    def restore(self, square: Tensor) -> Tensor:
-        """(..., g, g) -> (..., height, width): bilinear at the centres of the slices' own pixels.
+    def shrink_labels(self, labels: Tensor) -> Tensor:
+        """(B, height, width) integers -> (B, *grid), each pixel taking the nearest label."""
+        return _resize_labels(labels, self.grid)
+
+    def place_labels(self, gridded: Tensor) -> Tensor:
+        """(B, *grid) integers -> (B, size, size), each pixel taking the nearest label, 0 around."""
+        return self._pad(_resize_labels(gridded, self.inner))
+
+    def to_grid(self, square: Tensor) -> Tensor:
+        """(..., g, g) -> (..., *grid): bilinear at the centres of the grid's cells.
 
         g may be any number of cells that covers the square, such as that of a decoder's level.
         """
-        by_row = _sample_rows(square, self._cells(0, square.shape[-2]))
-        # Whole rows are gathered ten times as fast as single pixels.
-        by_column = _sample_rows(by_row.transpose(-1, -2).contiguous(), self._cells(1, square.shape[-1]))
-        return by_column.transpose(-1, -2)
+        return self._read(square, self.grid)
+
+    def restore(self, square: Tensor) -> Tensor:
+        """(..., g, g) -> (..., height, width), as `to_grid` for the slices' own pixels."""
+        return self._read(square, (self.height, self.width))
+
+    def enlarge(self, gridded: Tensor) -> Tensor:
+        """(B, C, *grid) -> (B, C, height, width), the way back from `shrink`."""
+        if self.grid == (self.height, self.width):
+            return gridded
+        return F.interpolate(gridded, (self.height, self.width), mode="bilinear", align_corners=False)
 
     def level(self) -> int:
         """The first level of a decoder, of 2 to 4, whose grid is at or above the slices' own; 4 if none is."""
@@ -68,9 +92,15 @@ class SquareFit:
                 return level
         return 4
 
-    def _cells(self, axis: int, count: int) -> Tensor:
+    def _read(self, square: Tensor, pixels: tuple[int, int]) -> Tensor:
+        by_row = _sample_rows(square, self._cells(0, pixels[0], square.shape[-2]))
+        # Whole rows are gathered ten times as fast as single pixels.
+        columns = self._cells(1, pixels[1], square.shape[-1])
+        return _sample_rows(by_row.transpose(-1, -2).contiguous(), columns).transpose(-1, -2)
+
+    def _cells(self, axis: int, pixels: int, count: int) -> Tensor:
         """Where the centres of the pixels along an axis lie among `count` cells of the square, never beyond `inner`."""
-        pixels, inner, offset = (self.height, self.width)[axis], self.inner[axis], self._offsets[axis]
+        inner, offset = self.inner[axis], self._offsets[axis]
         centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * inner / pixels
         scale = count / self.size
         cells = (offset + centres) * scale - 0.5
@@ -98,15 +128,19 @@ class Prepared:
         return len(self.volume_dhw)
 
     def grey(self, start: int, stop: int, step: int = 1) -> Tensor:
-        """Slices [start, stop), or each `step`th of them, on the square: (n, S, S) float32 in 0..255, black around."""
+        """Slices [start, stop), or each `step`th of them, (n, *fit.grid) float32 in 0..255."""
         # A copy in one layout: what follows is then the same to the bit for every storage order.
         values = np.ascontiguousarray(self.volume_dhw[start:stop:step])
-        return self.fit.place(torch.from_numpy(self.grey_scale.apply(values))[:, None])[:, 0]
+        return self.fit.shrink(torch.from_numpy(self.grey_scale.apply(values))[:, None])[:, 0]
+
+    def squares(self, start: int, stop: int, step: int = 1) -> Tensor:
+        """The same slices on the square: (n, S, S), black around."""
+        return self.fit.place(self.grey(start, stop, step)[:, None])[:, 0]
 
     def classes(self, classes_kji: np.ndarray, start: int, stop: int) -> Tensor:
-        """Class indices (K, J, I) of the volume's grid -> those of slices [start, stop), (n, S, S)."""
+        """Class indices (K, J, I) of the volume's grid -> those of slices [start, stop), (n, *fit.grid)."""
         values = np.ascontiguousarray(self.slicing.to_dhw(classes_kji)[start:stop])
-        return self.fit.place_labels(torch.from_numpy(values))
+        return self.fit.shrink_labels(torch.from_numpy(values))
 
 
 @dataclass(frozen=True)
@@ -132,6 +166,13 @@ def check_volume(array: np.ndarray) -> None:
         raise InputError(f"an array of shape {array.shape} is no volume; give a 3-D one, and of a 4-D one a frame.")
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
         raise InputError(f"voxels of type {array.dtype} cannot be segmented; use integers or real numbers.")
+
+
+def _resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) integers -> (B, *size), the nearest label each."""
+    if labels.shape[1:] == size:
+        return labels
+    return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].to(labels.dtype)
 
 
 def _sample_rows(tensor: Tensor, cells: Tensor) -> Tensor:

@@ -82,22 +82,32 @@ class Work:
         """[start, stop) of the decoder's windows, among all slices or, unless `decode_all`, the encoded ones."""
         return plan_windows(self.depth if self.decode_all else self.encoded, self.window)
 
+    @property
+    def detail_windows(self) -> list[tuple[int, int]]:
+        """Those of a detail part, which reads all slices."""
+        return plan_windows(self.depth, self.window)
+
     def seconds(self, speed: Speed) -> float:
         """How long it takes at this speed."""
         encoded_views = self.encoded * (2 if self.mirror else 1)  # across slices, the mirrored view is the same slices
-        decoded_views = sum(stop - start for start, stop in self.windows) * (1 if self.mirror is None else 2)
-        return encoded_views * speed.encode_s + decoded_views * speed.decode_s + self.depth * speed.finish_s
+        views = 1 if self.mirror is None else 2
+        decoded_views = sum(stop - start for start, stop in self.windows) * views
+        detail_views = sum(stop - start for start, stop in self.detail_windows) * views
+        decoding_s = decoded_views * speed.decode_s + detail_views * speed.detail_s
+        return encoded_views * speed.encode_s + decoding_s + self.depth * speed.finish_s
 
 
 @dataclass(frozen=True)
 class Speed:
     """Seconds that this computer takes with a model for one slice of a volume, of one view.
 
-    encode_s: grey scale and embedding; decode_s: embedding to logits; finish_s: logits to labels on the volume's grid.
+    encode_s: grey scale and embedding; decode_s: embedding to logits; detail_s: what a detail part adds to them;
+    finish_s: logits to labels on the volume's grid.
     """
 
     encode_s: float
     decode_s: float
+    detail_s: float
     finish_s: float
 
 

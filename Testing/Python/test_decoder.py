@@ -1,17 +1,13 @@
 """The decoder against the formulas, written once more in plain numpy."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from SAM3DSegmentLib.card import DecoderConfig
 from SAM3DSegmentLib.decoder import ResDualConv3d, Sam3dDecoder
-from SAM3DSegmentLib.detail import decoder_input, fold_grey, unfold_grey
 from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.losses import DeepSupervisionLoss
 
 
 def conv3d(x, w):
@@ -191,46 +187,3 @@ def test_training_and_inference_give_the_same_in_their_own_layouts():
     half = decoder.bfloat16()(embeddings.bfloat16())
     for at_rest, in_training in zip(half, learned, strict=True):
         assert (at_rest - in_training).square().mean().sqrt() < 0.03 * in_training.square().mean().sqrt()
-
-
-DETAIL = DecoderConfig(3, (16, 8, 8, 4, 4), levels=2, detail=(4, 6, 8))
-
-
-def test_grey_slices_are_folded_and_unfolded_cell_by_cell():
-    grey = torch.rand(5, 48, 48) * 255
-    folded = fold_grey(grey, levels=2)
-    assert folded.shape == (5, 16, 3, 3)
-    cells = unfold_grey(folded.transpose(0, 1)[None], levels=2)[0, 0]
-    torch.testing.assert_close(cells[3, 7, 10], grey[3, 28:32, 40:44].mean() / 127.5 - 1)
-    assert torch.equal(fold_grey(torch.zeros(5, 48, 48), levels=2), torch.full_like(folded, -1))
-
-
-def test_a_new_detail_part_changes_nothing():
-    torch.manual_seed(0)
-    plain = Sam3dDecoder.from_config(dataclasses.replace(DETAIL, detail=()))
-    detailed = Sam3dDecoder.from_config(DETAIL)
-    detailed.load_state_dict({**detailed.state_dict(), **plain.state_dict()})
-    embeddings, grey = torch.randn(4, 16, 3, 3), torch.rand(4, 48, 48) * 255
-    inputs = decoder_input(embeddings, grey, DETAIL).transpose(0, 1)[None]
-    for ours, before in zip(detailed(inputs), plain(inputs[:, :16]), strict=True):
-        torch.testing.assert_close(ours, before)
-
-
-def test_a_detail_part_learns_what_the_embeddings_do_not_show():
-    """Cells above a threshold, from embeddings that say nothing: each of its tensors gets a gradient."""
-    torch.manual_seed(0)
-    decoder = Sam3dDecoder.from_config(DETAIL)
-    grey = torch.rand(4, 12, 12).repeat_interleave(4, 1).repeat_interleave(4, 2) * 255
-    inputs = decoder_input(torch.zeros(4, 16, 3, 3), grey, DETAIL).transpose(0, 1)[None]
-    labels = (grey > 128).long()[None]
-    optimiser = torch.optim.Adam(decoder.parameters(), 0.02)
-    moved = set()
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss = DeepSupervisionLoss()(decoder(inputs), labels)
-        loss.backward()
-        moved |= {name for name, p in decoder.detail.named_parameters() if p.grad.abs().sum() > 0}
-        optimiser.step()
-    assert moved == {name for name, _ in decoder.detail.named_parameters()}
-    found = decoder(inputs, only_finest=True)[0].argmax(1)
-    assert (found == labels[..., 2::4, 2::4]).float().mean() > 0.95

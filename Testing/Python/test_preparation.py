@@ -26,8 +26,8 @@ def test_slices_are_centred_and_fill_the_square(height, width, size):
 def test_a_pixel_takes_the_label_at_its_centre():
     fit = SquareFit.plan(144, 144, (1.0, 1.0), 48)
     rows = torch.arange(144).expand(144, 144).T[None]
-    assert fit.place_labels(rows)[0, :, 0].tolist() == list(range(1, 144, 3))
-    assert fit.place_labels(rows.mT)[0, 0].tolist() == list(range(1, 144, 3))
+    assert fit.shrink_labels(rows)[0, :, 0].tolist() == list(range(1, 144, 3))
+    assert fit.shrink_labels(rows.mT)[0, 0].tolist() == list(range(1, 144, 3))
 
 
 @pytest.mark.parametrize(("height", "width"), itertools.product((5, 7, 11), repeat=2))
@@ -44,7 +44,7 @@ def test_the_way_back_keeps_positions(height, width, size):
     """A linear ramp has the same value at the same place on both grids, to a tenth of a pixel, away from the border."""
     fit = SquareFit.plan(height, width, (1.0, 1.0), size)
     ramp = (torch.arange(height)[:, None] * 3.0 + torch.arange(width)[None] * 2.0)[None, None]
-    back = fit.restore(fit.place(ramp))
+    back = fit.restore(fit.place(fit.shrink(ramp)))
     torch.testing.assert_close(back[..., 2:-2, 2:-2], ramp[..., 2:-2, 2:-2], atol=0.2, rtol=0)
 
 
@@ -97,10 +97,12 @@ def test_a_slice_is_the_same_alone_and_among_others(shape, spacing):
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     matrix = np.diag([*spacing[::-1], 1.0])
     prepared = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume, matrix)
-    whole = prepared.grey(0, prepared.depth)
-    assert whole.shape == (shape[0], 48, 48)
+    whole, squares = prepared.grey(0, prepared.depth), prepared.squares(0, prepared.depth)
+    assert whole.shape == (shape[0], *prepared.fit.grid)
+    assert squares.shape == (shape[0], 48, 48)
     for index in range(prepared.depth):
         assert torch.equal(prepared.grey(index, index + 1)[0], whole[index])
+        assert torch.equal(prepared.squares(index, index + 1)[0], squares[index])
 
 
 def test_shrinking_averages():
@@ -109,3 +111,22 @@ def test_shrinking_averages():
     rule = IntensityRule("window", -5, 5)
     grey = Preparation(SlicingRule(), rule, 64).prepare(noise, np.eye(4)).grey(0, 2)
     assert float(grey.std()) < 0.4 * 255 / 10
+
+
+@pytest.mark.parametrize("size", [16, 64, 112])
+@pytest.mark.parametrize(
+    ("height", "width", "spacing"), [(30, 50, (1.0, 1.0)), (90, 40, (0.5, 2.0)), (7, 7, (1.0, 1.0))]
+)
+def test_the_grid_is_the_coarser_of_the_slices_own_and_the_squares(height, width, spacing, size):
+    fit = SquareFit.plan(height, width, spacing, size)
+    assert fit.grid == (min(height, fit.inner[0]), min(width, fit.inner[1]))
+    ramp = (torch.arange(height)[:, None] * 3.0 + torch.arange(width)[None] * 2.0)[None, None]
+    gridded = fit.shrink(ramp)
+    assert gridded.shape[2:] == fit.grid
+    inside = (..., slice(1, -1), slice(1, -1))
+    step = 3 * height / fit.grid[0] + 2 * width / fit.grid[1]  # between two cells
+    torch.testing.assert_close(fit.to_grid(fit.place(gridded))[inside], gridded[inside], atol=0.3 * step, rtol=0)
+    back = fit.enlarge(gridded)
+    assert back.shape == ramp.shape
+    middle = (..., slice(height // 4, -(height // 4)), slice(width // 4, -(width // 4)))
+    torch.testing.assert_close(back[middle], ramp[middle], atol=0.3 * step, rtol=0)

@@ -68,7 +68,7 @@ class Counting:
 
     def __init__(self, network):
         self.encoder, self._network = network.encoder, network
-        self.encoded = self.decoded = 0
+        self.encoded = self.decoded = self.detailed = 0
 
     def encode(self, grey, mirror=None):
         result = self._network.encode(grey, mirror)
@@ -79,6 +79,14 @@ class Counting:
         self.decoded += len(embeddings) * (1 if mirror is None else 2)
         return self._network.decode(embeddings, mirror)
 
+    @property
+    def has_detail(self):
+        return self._network.has_detail
+
+    def detail(self, grey, mirror=None):
+        self.detailed += len(grey) * (1 if mirror is None else 2)
+        return self._network.detail(grey, mirror)
+
 
 @pytest.mark.parametrize("level", QUALITIES)
 @pytest.mark.parametrize("depth", [1, 2, 9, 40])
@@ -87,9 +95,10 @@ def test_the_work_that_is_predicted_is_the_work_that_is_done(best, level, depth)
     network = Counting(best.network)
     work = QUALITIES[level].plan(best.card, prepared)
     assert len(list(stream_logits(prepared, network, work, None, None))) == depth
-    assert work.seconds(Speed(1, 0, 0)) == network.encoded
-    assert work.seconds(Speed(0, 1, 0)) == network.decoded
-    assert work.seconds(Speed(0, 0, 1)) == depth
+    assert work.seconds(Speed(1, 0, 0, 0)) == network.encoded
+    assert work.seconds(Speed(0, 1, 0, 0)) == network.decoded
+    assert not network.has_detail or work.seconds(Speed(0, 0, 1, 0)) == network.detailed
+    assert work.seconds(Speed(0, 0, 0, 1)) == depth
 
 
 class Ramp:
@@ -98,6 +107,8 @@ class Ramp:
     class encoder:  # noqa: N801
         batch_size = 3
         device = torch.device("cpu")
+
+    has_detail = False
 
     def encode(self, grey, mirror=None):
         return grey[:, :1, :1].reshape(-1, 1, 1, 1, 1)
@@ -113,7 +124,7 @@ def test_between_two_slices_their_mean_is_taken_and_at_the_end_the_last(decode_a
     volume = np.broadcast_to(np.arange(depth, dtype=np.float32)[:, None, None], (depth, 16, 16))
     prepared = Preparation(SlicingRule(), IntensityRule("window", 0, 255), 16).prepare(volume, np.diag([1, 1, 9, 1]))
     work = Work(depth, WindowRule(4, 2), None, step, decode_all)
-    found = [logits.item() for logits in stream_logits(prepared, Ramp(), work, None, None)]
+    found = [float(logits[0, 8, 8]) for logits in stream_logits(prepared, Ramp(), work, None, None)]
     last = (depth - 1) // step * step
     assert found == pytest.approx([min(number, last) for number in range(depth)], abs=1e-5)
 

@@ -37,7 +37,7 @@ CONFIG = TrainingConfig(
 
 
 def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
-    benchmark = Benchmark(HIPPOCAMPUS, CONFIG, (1, 0), (0.01,), (0,), device="cpu")
+    benchmark = Benchmark(HIPPOCAMPUS, (CONFIG,), (1, 0), (0.01,), (0,), device="cpu")
     rows = run_benchmark(benchmark, tmp_path / "out", lambda: False)
     assert [(row["network"], row["cases"]) for row in rows] == [(OURS, 1), (UNET, 1), (OURS, 0), (UNET, 0)]
     assert all(row["steps"] > 0 and 0 <= row["dice"] <= 1 and set(row["dice_by_label"]) for row in rows)
@@ -47,7 +47,7 @@ def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
 
     again = dataclasses.replace(benchmark, cases=(1,))
     assert run_benchmark(again, tmp_path / "out", lambda: pytest.fail("nothing is left to train")) == rows
-    other = dataclasses.replace(benchmark, config=dataclasses.replace(CONFIG, batch_size=2))
+    other = dataclasses.replace(benchmark, configs=(dataclasses.replace(CONFIG, batch_size=2),))
     with pytest.raises(InputError, match="is of other settings"):
         run_benchmark(other, tmp_path / "out", lambda: False)
     with pytest.raises(Cancelled):
@@ -88,6 +88,19 @@ def test_the_unet_takes_any_size():
 
 def test_a_benchmark_without_held_out_cases_is_refused():
     with pytest.raises(InputError, match="test_cases is 0"):
-        Benchmark(HIPPOCAMPUS, dataclasses.replace(CONFIG, test_cases=0), (5,), (1.0,), (0,))
+        Benchmark(HIPPOCAMPUS, (dataclasses.replace(CONFIG, test_cases=0),), (5,), (1.0,), (0,))
     with pytest.raises(InputError, match="must be above 0"):
-        Benchmark(HIPPOCAMPUS, CONFIG, (5,), (0.0,), (0,))
+        Benchmark(HIPPOCAMPUS, (CONFIG,), (5,), (0.0,), (0,))
+
+
+def test_settings_are_compared_under_their_names(tmp_path):
+    detailed = dataclasses.replace(CONFIG, name="with detail", detail=(4, 6))
+    rows = run_benchmark(
+        Benchmark(HIPPOCAMPUS, (CONFIG, detailed), (2,), (0.01,), (0,), device="cpu"), tmp_path, lambda: False
+    )
+    assert [row["network"] for row in rows] == [OURS, f"{OURS}, with detail", UNET]
+    assert rows[1]["parameters"] > rows[0]["parameters"]
+    with pytest.raises(InputError, match="must differ"):
+        Benchmark(HIPPOCAMPUS, (CONFIG, CONFIG), (2,), (0.01,), (0,))
+    with pytest.raises(InputError, match="hold out the same"):
+        Benchmark(HIPPOCAMPUS, (CONFIG, dataclasses.replace(detailed, test_cases=2)), (2,), (0.01,), (0,))

@@ -12,9 +12,8 @@ from monai.transforms.utils import create_rotate, create_scale
 
 from SAM3DSegmentLib.cache import EmbeddingCache
 from SAM3DSegmentLib.cached_encoder import CachedEncoder
-from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
+from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.detail import input_channels
 from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
 from SAM3DSegmentLib.inference import stream_logits
 from SAM3DSegmentLib.intensity import sam_normalise
@@ -105,7 +104,7 @@ def test_training_and_inference_see_the_same_slices_to_the_bit(tmp_path, tiny_en
     files = write_case(tmp_path, "c", size_ijk, spacing)
     prepared = prepare(tmp_path, files)
     grey, _ = plain_view(prepared, 0, prepared.depth)
-    training_input = sam_normalise(grey[:, None])
+    training_input = sam_normalise(prepared.fit.place(grey[:, None]))
 
     volume = read_volume(files.image)
     for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
@@ -169,7 +168,7 @@ def test_random_views_differ_and_repeat_with_the_seed(case):
         return random_view(case, 2, 10, AugmentationConfig(probability=1), torch.Generator().manual_seed(seed))
 
     grey, classes = view(1)
-    assert grey.shape == classes.shape == (8, 48, 48)
+    assert grey.shape == classes.shape == (8, *case.fit.grid) == (8, 36, 40)
     assert (grey.dtype, classes.dtype) == (torch.float32, torch.uint8)
     assert torch.equal(view(1)[0], grey)
     assert not torch.equal(view(2)[0], grey)
@@ -197,13 +196,17 @@ def test_noise_is_that_of_the_volume_not_of_the_square(tmp_path):
     assert deviations[0] < 0.7 * deviations[1]
 
 
-def test_what_lies_around_the_slices_stays_black(tmp_path):
-    narrow = prepare(tmp_path, write_case(tmp_path, "narrow", (40, 20, 4), (1.0, 1.0, 3.0)))
-    change = dataclasses.replace(STILL, contrast=0.5, gamma=1, noise=0.2)
+def test_what_is_moved_in_from_outside_is_black_background(tmp_path):
+    case = prepare(tmp_path, write_case(tmp_path, "case", (40, 20, 4), (1.0, 1.0, 3.0)))
+    full = dataclasses.replace(case, classes=np.ones_like(case.classes), grey=np.full_like(case.grey, 200))
+    change = dataclasses.replace(STILL, translation=0.4, contrast=0.5, gamma=1)
+    outside = 0
     for seed in range(6):
-        grey, _ = random_view(narrow, 0, 4, change, torch.Generator().manual_seed(seed))
-        assert float(grey[:, :10].abs().max()) < 0.5
-        assert float(grey[:, 24].max()) > 0
+        grey, classes = random_view(full, 0, 4, change, torch.Generator().manual_seed(seed))
+        assert not grey[classes == 0].max() > grey.max() / 2 + 1  # half a pixel is in at the border
+        outside += int((grey == 0).sum())
+        assert (classes[grey == 0] == 0).all()
+    assert outside
 
 
 CONFIG = TrainingConfig(encoder="compact_vit", image_size=48, training_depth=4, batch_size=2)
@@ -259,12 +262,11 @@ def test_ranks_share_the_numbers_of_each_step():
 
 
 FROZEN = dataclasses.replace(CONFIG, augmented_copies=1)
-DECODER = DecoderConfig(2, levels=2)
 
 
 def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encoder, monkeypatch):
     (tmp_path / "views").mkdir()
-    views = StoredViews([case], FROZEN, DECODER, tiny_encoder.cache, tmp_path / "views", 1)
+    views = StoredViews([case], FROZEN, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     told = []
     encoder.encode_plain(lambda done, total: told.append((done, total)), lambda: False)
@@ -274,7 +276,8 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
     encoder.encode_more()
     assert views.is_stored(0, 1)
     early = views.window(0, 2, 6, 0, torch.Generator().manual_seed(0))
-    expected = tiny_encoder(sam_normalise(plain_view(case, 2, 6)[0][:, None])).transpose(0, 1)
+    squares = case.fit.place(plain_view(case, 2, 6)[0][:, None])
+    expected = tiny_encoder(sam_normalise(squares)).transpose(0, 1)
     assert torch.equal(early.embeddings.float(), expected)
     later = [views.window(0, 2, 6, 1000, torch.Generator().manual_seed(seed)) for seed in range(8)]
     assert any(not torch.equal(sample.embeddings, early.embeddings) for sample in later)
@@ -284,25 +287,24 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
 def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder, detail):
     """To the bit, with the grey slices that a detail part reads."""
     (tmp_path / "views").mkdir()
-    decoder = dataclasses.replace(DECODER, detail=detail)
-    views = StoredViews([case], FROZEN, decoder, tiny_encoder.cache, tmp_path / "views", 1)
+    config = dataclasses.replace(FROZEN, detail=detail)
+    views = StoredViews([case], config, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     encoder.encode_plain(lambda done, total: None, lambda: False)
     before = views.window(0, 0, 4, 0, torch.Generator())
+    assert (before.grey is not None) == bool(detail)
     for entry in tiny_encoder.cache.folder.iterdir():
         entry.unlink()
     after = views.window(0, 0, 4, 0, torch.Generator())
     assert after.embeddings is None
-    assert len(before.embeddings) == input_channels(decoder)
     assert torch.equal(after.classes, before.classes)
-    assert torch.equal(encoder.embed(after.grey), before.embeddings.float())
+    assert before.grey is None or torch.equal(after.grey, before.grey)
+    assert torch.equal(encoder.embed(after.grey, after.fit), before.embeddings.float())
 
 
 def test_the_copies_of_a_case_are_drawn_from_the_step_on_when_they_are_there(tmp_path, case, tiny_encoder):
     """A matter of the step's number alone, so that a resumed run draws what an unbroken one draws."""
-    views = StoredViews(
-        [case, case], dataclasses.replace(FROZEN, augmented_copies=2), DECODER, tiny_encoder.cache, tmp_path, 2
-    )
+    views = StoredViews([case, case], dataclasses.replace(FROZEN, augmented_copies=2), tiny_encoder.cache, tmp_path, 2)
     ready = [views._ready_steps[number, copy] for copy in (0, 1, 2) for number in (0, 1)]
     assert ready == [0, 0, 18, 18, 20, 20]  # two ranks, two batches a case, after a lag of 16
 

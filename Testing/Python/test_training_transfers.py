@@ -1,6 +1,7 @@
 """What goes between the host and a GPU in training: each sample once, beside the GPU's work, and few questions back."""
 
 import itertools
+from operator import attrgetter
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import COMPACT_VIT, build_vit
+from SAM3DSegmentLib.preparation import SquareFit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.learner import CompactLearner
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
@@ -27,7 +29,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if operation is torch.ops.aten._to_copy.default and kwargs["non_blocking"]:
+        if operation is torch.ops.aten._to_copy.default and kwargs.get("non_blocking"):
             self.sent.append(args[0].data_ptr())
         self.asked += operation is torch.ops.aten._local_scalar_dense.default
         return operation(*args, **kwargs)
@@ -43,10 +45,13 @@ def test_each_sample_is_sent_from_the_memory_that_it_lies_in():
 
 def test_a_compact_encoder_is_sent_its_slices_so():
     learner = CompactLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("meta"))
-    samples = [Sample(torch.zeros(2, SIZE, SIZE), grey=torch.zeros(2, SIZE, SIZE)) for _ in range(2)]
+    fit = SquareFit.plan(SIZE, SIZE, (1.0, 1.0), SIZE)
+    samples = [Sample(fit, torch.zeros(2, SIZE, SIZE), torch.zeros(2, SIZE, SIZE)) for _ in range(2)]
     with Watch() as watch:
-        assert learner.inputs(samples).shape == (2, 1, 2, SIZE, SIZE)
-    assert watch.sent == [sample.grey.data_ptr() for sample in samples]
+        levels, labels = learner.compare(lambda squares, grey: [squares], samples)
+    assert levels[0].shape == (2, 1, 2, SIZE, SIZE)
+    assert labels[0].shape == (2, 2, SIZE, SIZE)
+    assert watch.sent == [part.data_ptr() for what in ("grey", "classes") for part in map(attrgetter(what), samples)]
 
 
 def test_the_average_asks_for_its_count_once_and_not_for_each_parameter():
@@ -68,12 +73,15 @@ def test_on_a_gpu_samples_come_from_pinned_memory_and_nothing_waits(tmp_path):
     learner = CompactLearner(build_vit(COMPACT_VIT, SIZE), Sam3dDecoder(2, CHANNELS), SIZE, device)
     first, second = itertools.islice(make_loader(samples, StepNumbers(0, 2, 0, 1), 2, True), 2)
     assert all(sample.grey.is_pinned() and sample.classes.is_pinned() for sample in first + second)
-    learner.inputs(first)  # sends what is sent only once
+    module = learner.module.to(device)
+    learner.compare(module, first)  # sends what is sent only once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        inputs = learner.inputs(second)
-        classes = stack_on(device, [sample.classes for sample in second])
+        levels, labels = learner.compare(module, second)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(classes.cpu(), torch.stack([sample.classes for sample in second]))
-    assert inputs.device.type == "cuda"
+    classes = torch.stack([sample.classes for sample in second])
+    torch.testing.assert_close(
+        labels[-1].cpu(), case.fit.place_labels(classes.flatten(0, 1)).view(labels[-1].shape).long()
+    )
+    assert levels[-1].device.type == "cuda"

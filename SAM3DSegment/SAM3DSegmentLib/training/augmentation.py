@@ -1,7 +1,7 @@
 """Randomly changed views of a prepared case; transforms from MONAI.
 
-A view starts from the very slices that inference sees. Noise is drawn on the slices' own pixels and then placed on the
-square as they were; rotation, scaling and shear act in mm, so that shapes are kept where voxels are not cubes.
+A view starts from the very slices that inference sees. Noise is drawn on the volume's own pixels, then shrunk as they
+were; rotation, scaling and shear act in mm, so that shapes are kept where voxels are not cubes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Draws:
 def random_view(
     case: PreparedCase, start: int, stop: int, config: AugmentationConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Slices [start, stop), randomly changed: grey (n, S, S) float32 in 0..255, class indices (n, S, S) uint8."""
+    """Slices [start, stop), randomly changed: grey (n, *grid) float32 in 0..255, class indices (n, *grid) uint8."""
     draw = _Draws(generator)
     flips = config.flip_left_right and draw.happens(0.5)
     if draw.happens(config.probability):
@@ -62,7 +62,7 @@ def random_view(
 def _is_isotropic(case: PreparedCase) -> bool:
     """Whether slices lie hardly farther apart than their own pixels."""
     fit, (d_mm, h_mm, w_mm) = case.fit, case.spacing_mm
-    return d_mm < ISOTROPIC_RATIO * min(h_mm * fit.inner[0] / fit.height, w_mm * fit.inner[1] / fit.width)
+    return d_mm < ISOTROPIC_RATIO * min(h_mm * fit.grid[0] / fit.height, w_mm * fit.grid[1] / fit.width)
 
 
 def _draw_motion(case: PreparedCase, config: AugmentationConfig, through_plane: bool, draw: _Draws) -> np.ndarray:
@@ -72,7 +72,8 @@ def _draw_motion(case: PreparedCase, config: AugmentationConfig, through_plane: 
     shear = create_shear(3, (0, 0, 0, draw.about_zero(config.shear), 0, draw.about_zero(config.shear)))
     across = config.scaling * through_plane
     scale = create_scale(3, [1 + draw.about_zero(width) for width in (across, config.scaling, config.scaling)])
-    shift = [config.translation * case.fit.size] * 2
+    fit = case.fit
+    shift = [config.translation * fit.size * cells / inner for cells, inner in zip(fit.grid, fit.inner)]
     translation = create_translate(3, (0, draw.about_zero(shift[0]), draw.about_zero(shift[1])))
     mm = create_scale(3, case.spacing_mm)
     return translation @ np.linalg.inv(mm) @ rotation @ shear @ scale @ mm
@@ -91,13 +92,12 @@ def _move(volume: Tensor, matrix: np.ndarray, depth: int, mode: str) -> Tensor:
 
 
 def _change_grey(grey: Tensor, case: PreparedCase, config: AugmentationConfig, draw: _Draws) -> Tensor:
-    """Gamma, contrast, brightness and noise on values in 0..255; what lies around the slices stays black."""
+    """Gamma, contrast, brightness and noise on values in 0..255."""
     values = (grey / 255) ** math.exp(draw.about_zero(config.gamma))
     values = values * (1 + draw.about_zero(config.contrast)) + draw.about_zero(config.contrast) / 2
     deviation = draw.about_zero(config.noise)  # half of the views stay without noise
     if deviation > 0:
         own_pixels = (len(grey), 1, case.fit.height, case.fit.width)
         noise = torch.randn(own_pixels, generator=draw.generator)
-        values = values + case.fit.place(deviation * noise)[:, 0]
-    inside = case.fit.place(torch.ones(1, 1, case.fit.height, case.fit.width))[0] > 0
-    return values.clamp(0, 1) * 255 * inside
+        values = values + case.fit.shrink(deviation * noise)[:, 0]
+    return values.clamp(0, 1) * 255

@@ -67,7 +67,10 @@ def _measure(plan: Plan, options: Options) -> tuple[float, float]:
     window = plan.config.window.depth
     black = torch.zeros(1, plan.image_size, plan.image_size)
     embeddings = network.encode(black).expand(window, -1, -1, -1, -1)
-    return _seconds(lambda: network.encode(black)), _seconds(lambda: network.decode(embeddings)) / window
+    encode_s, decode_s = _seconds(lambda: network.encode(black)), _seconds(lambda: network.decode(embeddings))
+    if network.has_detail:
+        decode_s += _seconds(lambda: network.detail(torch.zeros(window, *plan.fit.grid)))
+    return encode_s, decode_s / window
 
 
 def _seconds(work: Callable[[], Tensor]) -> float:

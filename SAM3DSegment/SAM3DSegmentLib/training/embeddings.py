@@ -16,11 +16,10 @@ from torch import Tensor
 
 from ..cache import EmbeddingCache
 from ..cached_encoder import CachedEncoder
-from ..card import DecoderConfig
-from ..detail import decoder_input, fold_grey
 from ..errors import Cancelled
 from ..files import written_whole
 from ..intensity import sam_normalise
+from ..preparation import SquareFit
 from ..settings import TrainingConfig
 from .augmentation import random_view
 from .prepared import PreparedCase, plain_view
@@ -37,13 +36,11 @@ class StoredViews:
         self,
         cases: list[PreparedCase],
         config: TrainingConfig,
-        decoder: DecoderConfig,
         cache: EmbeddingCache,
         folder: Path,
         ranks: int,
     ) -> None:
         self.cases = cases
-        self.decoder = decoder
         self._config = config
         self._cache = cache
         self._folder = folder
@@ -52,20 +49,20 @@ class StoredViews:
     def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
         copies = [copy for copy in range(self._config.augmented_copies + 1) if self._ready_steps[case, copy] <= step]
         copy = copies[int(torch.randint(len(copies), (1,), generator=generator))]
+        fit = self.cases[case].fit
         if not self.is_stored(case, copy):
-            grey, classes = self.draw(case, copy)
-            return Sample(classes[start:stop], grey=grey[start:stop])
+            drawn, classes = self.draw(case, copy)
+            return Sample(fit, classes[start:stop], drawn[start:stop])
         keys = np.load(self._path(case, copy, "keys"))[start:stop].tolist()
         found = [self._cache.get(key) for key in keys]
         classes = torch.tensor(np.load(self._path(case, copy, "classes"), mmap_mode="r")[start:stop])
         known = [array for array in found if array is not None]
         if len(known) < len(found):  # evicted
-            return Sample(classes, grey=self.draw(case, copy)[0][start:stop])
-        embeddings = torch.from_numpy(np.stack(known))
-        if self.decoder.detail:
-            folded = np.load(self._path(case, copy, "grey"), mmap_mode="r")[start:stop]
-            embeddings = torch.cat([embeddings, torch.tensor(folded)], dim=1)
-        return Sample(classes, embeddings=embeddings.transpose(0, 1))
+            return Sample(fit, classes, self.draw(case, copy)[0][start:stop])
+        grey = None
+        if self._config.detail:
+            grey = torch.tensor(np.load(self._path(case, copy, "grey"), mmap_mode="r")[start:stop])
+        return Sample(fit, classes, grey, torch.from_numpy(np.stack(known)).transpose(0, 1))
 
     def draw(self, case: int, copy: int) -> tuple[Tensor, Tensor]:
         """A whole view, the same each time: copy 0 is the case as it is."""
@@ -83,9 +80,9 @@ class StoredViews:
     def store(self, case: int, copy: int, keys: list[str], grey: Tensor, classes: Tensor) -> None:
         with written_whole(self._path(case, copy, "classes")) as partial:
             np.save(partial, classes.numpy())
-        if self.decoder.detail:
+        if self._config.detail:
             with written_whole(self._path(case, copy, "grey")) as partial:
-                np.save(partial, fold_grey(grey, self.decoder.levels).half().numpy())
+                np.save(partial, grey.numpy())
         with written_whole(self._path(case, copy, "keys")) as partial:
             np.save(partial, np.array(keys))
 
@@ -135,12 +132,10 @@ class ViewEncoder:
         """One batch more of the copies, if any are left."""
         next(self._copies, None)
 
-    def embed(self, grey: Tensor) -> Tensor:
-        """Grey (D, S, S) in 0..255 -> the decoder's input (C, D, s, s) float32, from the cache or computed."""
-        parts = [self.encoder(sam_normalise(part[:, None])) for part in grey.split(ENCODE_BATCH)]
-        embeddings = torch.cat(parts).half()  # exact: they were kept so
-        features = decoder_input(embeddings, grey.to(embeddings.device), self._views.decoder)
-        return features.transpose(0, 1).float()
+    def embed(self, grey: Tensor, fit: SquareFit) -> Tensor:
+        """Grey (D, *grid) in 0..255 -> embeddings (256, D, s, s) float32, from the cache or computed."""
+        parts = [self.encoder(_normalised(part, fit)) for part in grey.split(ENCODE_BATCH)]
+        return torch.cat(parts).half().float().transpose(0, 1)  # as exact as they are kept
 
     def _encode_all(self, wanted: list[tuple[int, int]]) -> Iterator[int]:
         """Yields the number of slices after each batch."""
@@ -151,9 +146,14 @@ class ViewEncoder:
             grey, classes = self._views.draw(case, copy)
             keys: list[str] = []
             for part in grey.split(ENCODE_BATCH):
-                slices = sam_normalise(part[:, None])
+                slices = _normalised(part, self._views.cases[case].fit)
                 self.encoder(slices)
                 keys += self.encoder.keys(slices)
                 if len(keys) == len(grey):
                     self._views.store(case, copy, keys, grey, classes)
                 yield len(part)
+
+
+def _normalised(grey: Tensor, fit: SquareFit) -> Tensor:
+    """(n, *grid) in 0..255 -> (n, 3, S, S), as the encoder takes it."""
+    return sam_normalise(fit.place(grey[:, None]))

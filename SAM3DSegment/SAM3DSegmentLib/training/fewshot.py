@@ -1,7 +1,8 @@
 """The few-case benchmark: held-out Dice against the number of training cases and against minutes.
 
-Our decoder and a 3-D U-Net of MONAI train on the same cases, with the same augmentation, loss, loop and minutes, on the
-same machine, and are measured on the same test cases. The U-Net sees the volumes at their own spacing.
+Our decoder, in one or more settings, and a 3-D U-Net of MONAI train on the same cases, with the same augmentation,
+loss, loop and minutes, on the same machine, and are measured on the same test cases. The U-Net sees the volumes on their
+own grid.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .loop import Budget, Loop, make_fabric
 from .plan import Plan, make_plan
 from .prepared import prepare_case
 from .run import Options, train
-from .samples import FreshViews, Sample, Samples, StepNumbers, make_loader
+from .samples import FreshViews, Sample, Samples, StepNumbers, make_loader, stack_on
 from .scoring import Scores, score_cases
 
 logger = logging.getLogger(__name__)
@@ -52,10 +53,13 @@ _MULTIPLE = 8  # its three halvings
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is compared: every network on every number of cases, for every time, from every seed."""
+    """What is compared: every network on every number of cases, for every time, from every seed.
+
+    Of several settings each has a name of its own; the U-Net takes over those of the first that concern it.
+    """
 
     data: Path
-    config: TrainingConfig
+    configs: tuple[TrainingConfig, ...]
     cases: tuple[int, ...]
     minutes: tuple[float, ...]
     seeds: tuple[int, ...]
@@ -63,12 +67,21 @@ class Benchmark:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        require(self.config.test_cases > 0, "test_cases is 0; hold some out to measure on, such as 40.")
-        require(self.config.folds == 1, f"folds {self.config.folds} are not measured; leave them out.")
-        for name in ("cases", "minutes", "seeds"):
+        for name in ("configs", "cases", "minutes", "seeds"):
             require(len(getattr(self, name)) > 0, f"no {name} are given; give at least one.")
+        for config in self.configs:
+            require(config.test_cases > 0, "test_cases is 0; hold some out to measure on, such as 40.")
+            require(config.folds == 1, f"folds {config.folds} are not measured; leave them out.")
+        names = [config.name for config in self.configs]
+        require(len(set(names)) == len(names), f"the names {names} of the settings must differ; give each its own.")
+        held_out = {(config.validation_cases, config.test_cases) for config in self.configs}
+        require(len(held_out) == 1, f"settings hold out {sorted(held_out)} cases; hold out the same in all.")
+        for name in ("cases", "minutes", "seeds"):
             require(min(getattr(self, name)) >= 0, f"{name} {getattr(self, name)} must not be negative.")
         require(min(self.minutes) > 0, f"minutes {self.minutes} must be above 0.")
+
+
+Measure = Callable[[Benchmark, TrainingConfig, "int | None", Callable[[], bool]], "dict[str, Any]"]
 
 
 def run_benchmark(benchmark: Benchmark, output: Path, should_cancel: Callable[[], bool]) -> list[dict[str, Any]]:
@@ -76,21 +89,26 @@ def run_benchmark(benchmark: Benchmark, output: Path, should_cancel: Callable[[]
 
     Rows that are there from before are kept, if they are of the same settings. Raises Cancelled.
     """
-    settings = json.loads(json.dumps({"config": to_json(benchmark.config), "data": str(benchmark.data)}))
+    configs = [to_json(config) for config in benchmark.configs]
+    settings = json.loads(json.dumps({"configs": configs, "data": str(benchmark.data)}))
+    networks: list[tuple[str, Measure, TrainingConfig]] = [
+        *((_our_name(config), _measure_ours, config) for config in benchmark.configs),
+        (UNET, _measure_unet, benchmark.configs[0]),
+    ]
     path = output / "fewshot.json"
     rows = _read_rows(path, settings)
     output.mkdir(parents=True, exist_ok=True)
     for seed in benchmark.seeds:
         for minutes in benchmark.minutes:
             for cases in benchmark.cases:
-                for network, measure in ((OURS, _measure_ours), (UNET, _measure_unet)):
+                for network, measure, config in networks:
                     key = {"network": network, "cases": cases, "minutes": minutes, "seed": seed}
                     if any(key.items() <= row.items() for row in rows):
                         continue
                     began = time.monotonic()
-                    config = replace(benchmark.config, minutes=minutes, epochs=0, seed=seed)
+                    timed = replace(config, minutes=minutes, epochs=0, seed=seed)
                     try:
-                        found = measure(benchmark, config, cases or None, should_cancel)
+                        found = measure(benchmark, timed, cases or None, should_cancel)
                     except Cancelled as error:
                         raise Cancelled("cancelled; the rows so far are kept, and the same command goes on.") from error
                     rows.append({**key, **found, "wall_minutes": round((time.monotonic() - began) / 60, 2)})
@@ -222,9 +240,10 @@ class UnetLearner:
         self._num_classes = num_classes
         self._device = device
 
-    def inputs(self, samples: list[Sample]) -> Tensor:
-        grey = torch.stack([sample.grey for sample in samples if sample.grey is not None])
-        return _as_input(grey.to(self._device)[:, None])
+    def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
+        grey = stack_on(self._device, [sample.grey for sample in samples if sample.grey is not None])
+        classes = stack_on(self._device, [sample.classes for sample in samples])
+        return module(_as_input(grey[:, None])), [classes.long()]
 
     def with_weights(self, weights: dict[str, Tensor]) -> PaddedUnet:
         unet = PaddedUnet(self._num_classes)
@@ -248,13 +267,12 @@ class UnetSegmenter:
         on_progress: Callable[[str, int, int], None] | None = None,
         should_cancel: Callable[[], bool] | None = None,
     ) -> np.ndarray:
-        config = self._plan.config
-        prepared = _native(config, array_kji.shape, ijk_to_ras).prepare(array_kji, ijk_to_ras)
+        prepared = _native(self._plan.config, array_kji.shape, ijk_to_ras).prepare(array_kji, ijk_to_ras)
         grey = _as_input(prepared.grey(0, prepared.depth).to(self._device)[None, None])
         patch = tuple(min(part, size) for part, size in zip(PATCH, grey.shape[2:]))
         logits = sliding_window_inference(grey, patch, 1, lambda part: self._unet(part)[0], overlap=0.5)
         assert isinstance(logits, Tensor)
-        classes = prepared.fit.restore(logits[0]).argmax(0).cpu().numpy()
+        classes = prepared.fit.enlarge(logits[0].transpose(0, 1)).argmax(1).cpu().numpy()
         values = np.array([0, *(label.value for label in self._plan.labels)], np.uint8)
         return prepared.slicing.to_kji(values[classes])
 
@@ -269,11 +287,11 @@ class _Patches(FreshViews):
         for size, most in zip(view.classes.shape[1:], PATCH[1:]):
             first = int(torch.randint(max(0, size - most) + 1, (1,), generator=generator))
             cut.append(slice(first, first + most))
-        return Sample(view.classes[:, cut[0], cut[1]], grey=view.grey[:, cut[0], cut[1]])
+        return Sample(view.fit, view.classes[:, cut[0], cut[1]], view.grey[:, cut[0], cut[1]])
 
 
 def _native(config: TrainingConfig, shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray) -> Preparation:
-    """The preparation whose square is the volume's own slice, padded."""
+    """The preparation whose square has as many pixels as the volume's own slice, which then is its grid."""
     slicing = plan_slicing(ijk_to_ras, config.slicing)
     return Preparation(config.slicing, config.intensity, max(shape_kji[axis] for axis in slicing.kji_axes[1:]))
 
@@ -292,6 +310,10 @@ def _select(rows: list[dict[str, Any]], cases: int, minutes: float, network: str
     return [row for row in rows if wanted.items() <= row.items()]
 
 
+def _our_name(config: TrainingConfig) -> str:
+    return f"{OURS}, {config.name}" if config.name else OURS
+
+
 def _cases_name(cases: int) -> str:
     return str(cases) if cases else "all"
 
@@ -305,7 +327,8 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     keys = _groups(rows)
     order = list(dict.fromkeys(cases for cases, _, _ in keys))
     longest = max(minutes for _, minutes, _ in keys)
-    for color, network in (("tab:orange", OURS), ("tab:blue", UNET)):
+    for number, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
+        color = f"C{number}"
         _draw(by_cases, [(order.index(c), _select(rows, c, longest, network)) for c in order], color, "-", network)
         for cases, style in zip(order, ("-", "--", ":", "-.", (0, (1, 4)))):
             times = sorted({minutes for _, minutes, _ in keys})

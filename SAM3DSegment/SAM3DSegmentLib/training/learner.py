@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
-from ..detail import decoder_input
 from ..encoder import COMPACT_ENCODER, COMPACT_VIT, FrozenEncoder, SliceEncoder, build_vit, tensors_sha256
 from ..intensity import sam_normalise
 from .embeddings import ViewEncoder
@@ -18,12 +17,15 @@ from .samples import Sample, stack_on
 
 
 class Trainee(Protocol):
-    """The module that learns, and the input that it takes."""
+    """The module that learns, and how it is used on samples that have one depth and one `fit`."""
 
     module: nn.Module
 
-    def inputs(self, samples: list[Sample]) -> Tensor:
-        """Of samples of one depth: (N, C, D, h, w), for the module."""
+    def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
+        """What `module`, which wraps its own, makes of them: logits (N, C, D, h, w), and labels (N, D, h, w) of each.
+
+        From the coarsest level to the finest.
+        """
         ...
 
 
@@ -35,64 +37,101 @@ class Learner(Trainee, Protocol):
         ...
 
 
+class OnEmbeddings(nn.Module):
+    """Embeddings (N, 256, D, s, s), and grey (N, 1, D, *grid) for a detail part -> logits, the detail's the last."""
+
+    def __init__(self, decoder: Sam3dDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, embeddings: Tensor, grey: Tensor | None) -> list[Tensor]:
+        levels = self.decoder(embeddings)
+        return levels if grey is None or self.decoder.detail is None else [*levels, self.decoder.detail(grey)]
+
+
 class DecoderLearner:
     """A decoder on the embeddings of a frozen encoder."""
 
     def __init__(self, decoder: Sam3dDecoder, embeddings: ViewEncoder, carried: dict[str, Tensor]) -> None:
-        self.module: nn.Module = decoder
+        self.module: nn.Module = OnEmbeddings(decoder)
         self._decoder = decoder
         self._embeddings = embeddings
         self._carried = carried
 
-    def inputs(self, samples: list[Sample]) -> Tensor:
+    def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         device = self._embeddings.encoder.device
-        return torch.stack([self._input(sample, device) for sample in samples])
+        embeddings = torch.stack([self._embedding(sample, device) for sample in samples])
+        grey = _stack_grey(samples, device) if self._decoder.detail is not None else None
+        return _with_labels(module(embeddings, grey), samples, self._decoder)
 
-    def _input(self, sample: Sample, device: torch.device) -> Tensor:
+    def _embedding(self, sample: Sample, device: torch.device) -> Tensor:
         if sample.embeddings is not None:
             return sample.embeddings.to(device, non_blocking=True).float()
         assert sample.grey is not None
-        return self._embeddings.embed(sample.grey)  # evicted, or not yet encoded
+        return self._embeddings.embed(sample.grey, sample.fit)  # evicted, or not yet encoded
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
-        decoder = copy.deepcopy(self._decoder)
-        decoder.load_state_dict(weights)
-        return decoder, self._embeddings.encoder, self._carried
+        module = OnEmbeddings(copy.deepcopy(self._decoder))
+        module.load_state_dict(weights)
+        return module.decoder, self._embeddings.encoder, self._carried
 
 
-class EndToEnd(nn.Module):
-    """Grey slices (N, 1, D, S, S) in 0..255 -> the decoder's logits, with an encoder that learns."""
+class OnSlices(nn.Module):
+    """Squares (N, 1, D, S, S) in 0..255, through an encoder that learns; otherwise as `OnEmbeddings`."""
 
     def __init__(self, encoder: nn.Module, decoder: Sam3dDecoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, grey: Tensor) -> list[Tensor]:
-        slices = grey.transpose(1, 2).flatten(0, 1)
-        features = decoder_input(self.encoder(sam_normalise(slices)), slices[:, 0], self.decoder.config)
-        return self.decoder(features.unflatten(0, (len(grey), -1)).transpose(1, 2))
+    def forward(self, squares: Tensor, grey: Tensor | None) -> list[Tensor]:
+        features = self.encoder(sam_normalise(squares.transpose(1, 2).flatten(0, 1)))
+        levels = self.decoder(features.unflatten(0, (len(squares), -1)).transpose(1, 2))
+        return levels if grey is None or self.decoder.detail is None else [*levels, self.decoder.detail(grey)]
 
 
 class CompactLearner:
     """A compact encoder and a decoder; in the model the encoder is frozen, and carried."""
 
     def __init__(self, vit: nn.Module, decoder: Sam3dDecoder, image_size: int, device: torch.device) -> None:
-        self.module: nn.Module = EndToEnd(vit, decoder)
-        self._end_to_end = self.module
+        self.module: nn.Module = OnSlices(vit, decoder)
+        self._on_slices = self.module
+        self._decoder = decoder
         self._image_size = image_size
         self._device = device
 
-    def inputs(self, samples: list[Sample]) -> Tensor:
-        return stack_on(self._device, [sample.grey for sample in samples if sample.grey is not None])[:, None]
+    def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
+        grey = _stack_grey(samples, self._device)
+        squares = samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._image_size] * 2)
+        outputs = module(squares, grey if self._decoder.detail is not None else None)
+        return _with_labels(outputs, samples, self._decoder)
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
-        module = copy.deepcopy(self._end_to_end)
+        module = copy.deepcopy(self._on_slices)
         module.load_state_dict(weights)
-        assert isinstance(module, EndToEnd)
+        assert isinstance(module, OnSlices)
         # Half precision halves the part of the file that nobody will train again.
         tensors = {key: value.half().cpu() for key, value in module.encoder.state_dict().items()}
         config = EncoderConfig(COMPACT_ENCODER, self._image_size, tensors_sha256(tensors), COMPACT_VIT)
         vit = build_vit(COMPACT_VIT, self._image_size)
         vit.load_state_dict(tensors)
         return module.decoder, FrozenEncoder(vit, config, self._device, torch.float32), tensors
+
+
+def _stack_grey(samples: list[Sample], device: torch.device) -> Tensor:
+    """(N, 1, D, *grid)."""
+    return stack_on(device, [sample.grey for sample in samples if sample.grey is not None])[:, None]
+
+
+def _with_labels(
+    outputs: list[Tensor], samples: list[Sample], decoder: Sam3dDecoder
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The levels' logits with labels on the square; the finest with a detail's added to it with those of the grid."""
+    fit = samples[0].fit
+    on_grid = stack_on(outputs[0].device, [sample.classes for sample in samples])
+    on_square = fit.place_labels(on_grid.flatten(0, 1)).unflatten(0, on_grid.shape[:2]).long()
+    if decoder.detail is None:
+        return outputs, [on_square] * len(outputs)
+    *levels, detail = outputs
+    labels = [on_square] * len(levels) + [on_grid.long()]
+    return [*levels, fit.to_grid(levels[-1].float()) + detail.float()], labels

@@ -18,9 +18,10 @@ from torch.optim.swa_utils import AveragedModel
 from ..devices import resolve_precision
 from ..errors import TrainingError
 from ..losses import DeepSupervisionLoss
+from ..preparation import SquareFit
 from ..settings import TrainingConfig
 from .learner import Trainee
-from .samples import Sample, stack_on
+from .samples import Sample
 
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
 
@@ -75,7 +76,7 @@ def make_fabric(device: torch.device) -> Fabric:
 
 
 class _RightGradients(nn.Module):
-    """A module on (N, C, D, h, w) whose windows of two slices are computed in float32 on a CPU.
+    """A module, whose first input is (N, C, D, h, w), computing windows of two slices in float32 on a CPU.
 
     There oneDNN's bf16 gradient of a 3x3x3 convolution over exactly two slices is read from memory that nobody wrote
     (torch 2.14; one slice, or three and more, are right).
@@ -85,11 +86,11 @@ class _RightGradients(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, inputs: Tensor) -> list[Tensor]:
-        if inputs.device.type == "cpu" and inputs.shape[2] == 2:
+    def forward(self, first: Tensor, *others: Tensor | None) -> list[Tensor]:
+        if first.device.type == "cpu" and first.shape[2] == 2:
             with torch.autocast("cpu", enabled=False):
-                return self.module(inputs.float())
-        return self.module(inputs)
+                return self.module(first.float(), *others)
+        return self.module(first, *others)
 
 
 class Loop:
@@ -162,7 +163,7 @@ class Loop:
         module, optimiser = self._module, self._fabric_optimiser
         module.train()
         optimiser.zero_grad()
-        groups = _by_shape(samples)
+        groups = _alike(samples)
         loss = torch.zeros((), device=self.fabric.device)
         for number, group in enumerate(groups):
             with self.fabric.no_backward_sync(module, enabled=number + 1 < len(groups)):
@@ -189,9 +190,8 @@ class Loop:
         return True
 
     def _loss(self, samples: list[Sample]) -> Tensor:
-        inputs = self.learner.inputs(samples)
-        classes = stack_on(self.fabric.device, [sample.classes for sample in samples]).long()
-        return self._loss_of([level.float() for level in self._module(inputs)], classes)
+        levels, labels = self.learner.compare(self._module, samples)
+        return self._loss_of([level.float() for level in levels], labels)
 
     def _mean_over_ranks(self, values: Tensor) -> list[float]:
         mean = self.fabric.all_reduce(values, reduce_op="mean")
@@ -216,11 +216,11 @@ class Loop:
         return self.config.learning_rate * warmup * (1 + math.cos(math.pi * min(1.0, self.fraction))) / 2
 
 
-def _by_shape(samples: list[Sample]) -> list[list[Sample]]:
-    """Samples of thin cases have fewer slices; padding them would change what instance norms measure."""
-    groups: dict[torch.Size, list[Sample]] = {}
+def _alike(samples: list[Sample]) -> list[list[Sample]]:
+    """By their number of slices and the size of these; padding them would change what instance norms measure."""
+    groups: dict[tuple[int, SquareFit], list[Sample]] = {}
     for sample in samples:
-        groups.setdefault(sample.classes.shape, []).append(sample)
+        groups.setdefault((len(sample.classes), sample.fit), []).append(sample)
     return list(groups.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ class Plan:
     def depth(self, case: CaseFacts) -> int:
         """Its number of slices."""
         return case.shape_kji[plan_slicing(case.ijk_to_ras, self.config.slicing).kji_axes[0]]
+
+    @property
+    def fit(self) -> SquareFit:
+        """How slices of the median spacing and extent lie on the encoder's square."""
+        return _fit(self.spacing_mm, self.extent_mm, self.image_size)
 
     def record(self, encoder_sha256: str) -> dict[str, Any]:
         """As JSON: all that decides what the training gives."""
@@ -170,12 +176,13 @@ class Disk:
 def predict_disk(plan: Plan) -> Disk:
     trained = set(plan.training_names())
     slices = sum(plan.depth(case) for case in plan.facts if case.files.name in trained and not case.problem)
-    pixels = slices * plan.image_size**2
+    pixels = slices * math.prod(plan.fit.grid)
     if plan.config.encoder == COMPACT_ENCODER:
         return Disk(pixels * BYTES_PER_PIXEL, 0)
-    copies = plan.config.augmented_copies
+    views = plan.config.augmented_copies + 1
     token_bytes = plan.decoder.channels[0] * (plan.image_size // 16) ** 2 * 2
-    return Disk(pixels * (BYTES_PER_PIXEL + copies + 1), slices * (copies + 1) * token_bytes)
+    view_bytes = BYTES_PER_PIXEL if plan.config.detail else 1  # classes, and the grey values that it reads
+    return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), slices * views * token_bytes)
 
 
 def describe(plan: Plan) -> list[str]:
@@ -241,7 +248,10 @@ def _decoder(
     levels = config.levels
     if not levels and config.start_from:
         levels = read_card(find_model(config.start_from)).decoder.levels
-    if not levels:
-        height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
-        levels = SquareFit.plan(height, width, spacing[1:], image_size).level()
+    levels = levels or _fit(spacing, extent, image_size).level()
     return DecoderConfig(num_classes, config.channels, levels=levels, detail=config.detail)
+
+
+def _fit(spacing: tuple[float, float, float], extent: tuple[float, float, float], image_size: int) -> SquareFit:
+    height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
+    return SquareFit.plan(height, width, spacing[1:], image_size)

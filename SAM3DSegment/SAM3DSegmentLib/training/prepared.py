@@ -23,10 +23,10 @@ BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case on the encoder's square, memory-mapped: grey (D, S, S) float32 in 0..255, classes (D, S, S) uint8.
+    """One case, memory-mapped: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8.
 
-    spacing_mm is that of the square's pixels, d first; has_class (D, C) says which classes each slice has;
-    left_right_axis is the axis of (D, S, S) that runs between the patient's sides.
+    spacing_mm is that of the grid, d first; has_class (D, C) says which classes each slice has; left_right_axis is the
+    axis of (D, H, W) that runs between the patient's sides.
     """
 
     name: str
@@ -50,10 +50,10 @@ def prepare_case(
     if not facts_path.is_file():
         image, classes_kji = read_case(files, labels, resample)
         prepared = preparation.prepare(image.array_kji, image.ijk_to_ras)
-        size, depth = preparation.image_size, prepared.depth
-        _write_slices(_grey_path(folder, files), np.float32, (depth, size, size), prepared.grey)
+        depth, grid = prepared.depth, prepared.fit.grid
+        _write_slices(_grey_path(folder, files), np.float32, (depth, *grid), prepared.grey)
         classes = prepared.classes(classes_kji, 0, depth)
-        _write_slices(_classes_path(folder, files), np.uint8, (depth, size, size), lambda a, b: classes[a:b])
+        _write_slices(_classes_path(folder, files), np.uint8, (depth, *grid), lambda a, b: classes[a:b])
         indices = range(len(labels) + 1)
         fit = prepared.fit
         facts = {
@@ -67,7 +67,7 @@ def prepare_case(
 
 
 def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Slices [start, stop) as they are: grey (n, S, S) float32 in 0..255, class indices (n, S, S) uint8."""
+    """Slices [start, stop) as they are: grey (n, *grid) float32 in 0..255, class indices (n, *grid) uint8."""
     return torch.tensor(case.grey[start:stop]), torch.tensor(case.classes[start:stop])
 
 
@@ -80,7 +80,7 @@ def _open_case(files: CaseFiles, facts: dict[str, Any], folder: Path) -> Prepare
         np.load(_grey_path(folder, files), mmap_mode="r"),
         np.load(_classes_path(folder, files), mmap_mode="r"),
         fit,
-        (d_mm, h_mm * height / fit.inner[0], w_mm * width / fit.inner[1]),
+        (d_mm, h_mm * height / fit.grid[0], w_mm * width / fit.grid[1]),
         facts["left_right_axis"],
         np.array(facts["has_class"]),
     )

@@ -75,12 +75,12 @@ def draw_case(
     reference, found = (prepared.slicing.to_dhw(indices) for indices in (reference_kji, found_kji))
     differs = (reference != found).sum((1, 2))
     index = int(differs.argmax()) if differs.any() else int((reference > 0).sum((1, 2)).argmax())
-    grey = prepared.grey(index, index + 1)[0]
+    grey = prepared.squares(index, index + 1)[0]
     scale = max(1, -(-_PICTURE_PIXELS // len(grey)))
     palette = torch.tensor([(0, 0, 0), *(label.color for label in labels)], dtype=torch.float32)
     panels = [grey[..., None].expand(-1, -1, 3)]
     for indices in (reference_kji, found_kji):
-        classes = prepared.classes(indices, index, index + 1)[0].long()
+        classes = prepared.fit.place_labels(prepared.classes(indices, index, index + 1))[0].long()
         panels.append(torch.where(classes[..., None] > 0, 0.5 * panels[0] + 0.5 * palette[classes], panels[0]))
     row = torch.cat(panels, dim=1).round().to(torch.uint8)
     return _png(row.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()), index

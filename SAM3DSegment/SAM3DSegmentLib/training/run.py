@@ -333,9 +333,7 @@ class Run:
                 load_vit_state(vit, self.begin.encoder_tensors, self.config.start_from)
             compact = CompactLearner(vit, decoder, self.plan.image_size, fabric.device)
             return compact, FreshViews(cases, self.config.augmentation), None
-        views = StoredViews(
-            cases, self.config, self.plan.decoder, self.encoder.cache, self.folder.views, fabric.world_size
-        )
+        views = StoredViews(cases, self.config, self.encoder.cache, self.folder.views, fabric.world_size)
         view_encoder = ViewEncoder(views, self.encoder, fabric.global_rank, fabric.world_size)
         return DecoderLearner(decoder, view_encoder, self.carried), views, view_encoder
 

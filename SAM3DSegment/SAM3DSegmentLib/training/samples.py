@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..preparation import SquareFit
 from ..settings import AugmentationConfig, TrainingConfig
 from .augmentation import random_view
 from .prepared import PreparedCase
@@ -18,11 +19,12 @@ _SEED_STRIDE = 1_000_003  # so that the samples of two small seeds never meet
 
 
 class Sample(NamedTuple):
-    """A window of D slices: class indices (D, S, S) uint8, and what the network reads.
+    """A window of D slices: grey (D, *grid) float32 in 0..255, class indices (D, *grid) uint8, and their place.
 
-    That is the embeddings (256, D, s, s) float16 where they are known, else grey (D, S, S) float32 in 0..255.
+    embeddings (256, D, s, s) float16 where they are known; grey is left out where nothing but these is read.
     """
 
+    fit: SquareFit
     classes: Tensor
     grey: Tensor | None = None
     embeddings: Tensor | None = None
@@ -44,8 +46,9 @@ class FreshViews:
         self._config = config
 
     def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
-        grey, classes = random_view(self._cases[case], start, stop, self._config, generator)
-        return Sample(classes, grey=grey)
+        prepared = self._cases[case]
+        grey, classes = random_view(prepared, start, stop, self._config, generator)
+        return Sample(prepared.fit, classes, grey)
 
 
 class Samples(Dataset[Any]):
