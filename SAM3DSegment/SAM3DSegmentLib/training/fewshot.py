@@ -1,8 +1,8 @@
 """The few-case benchmark: held-out Dice against the number of training cases and against minutes.
 
 Our decoder, in one or more settings, and a 3-D U-Net of MONAI train on the same cases, with the same augmentation,
-loss, loop and minutes, on the same machine, and are measured on the same test cases. The U-Net sees the volumes on their
-own grid.
+loss, loop and minutes, on the same machine, and are measured on the same test cases. The U-Net sees the volumes on
+their own grid.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def run_benchmark(benchmark: Benchmark, output: Path, should_cancel: Callable[[]
 
     Rows that are there from before are kept, if they are of the same settings. Raises Cancelled.
     """
-    configs = [to_json(config) for config in benchmark.configs]
-    settings = json.loads(json.dumps({"configs": configs, "data": str(benchmark.data)}))
     networks: list[tuple[str, Measure, TrainingConfig]] = [
         *((_our_name(config), _measure_ours, config) for config in benchmark.configs),
         (UNET, _measure_unet, benchmark.configs[0]),
     ]
     path = output / "fewshot.json"
-    rows = _read_rows(path, settings)
+    settings: dict[str, Any] = {"data": str(benchmark.data)}
+    settings |= {name: json.loads(json.dumps(to_json(config))) for name, _, config in networks}
+    settings, rows = _read_rows(path, settings)
     output.mkdir(parents=True, exist_ok=True)
     for seed in benchmark.seeds:
         for minutes in benchmark.minutes:
@@ -135,17 +135,19 @@ def make_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def _read_rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Rows from before, of these settings or of other names, and the settings of all."""
     if not path.is_file():
-        return []
+        return settings, []
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        same, rows = before["settings"] == settings, before["rows"]
+        known, rows = dict(before["settings"]), list(before["rows"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(path)!r} is not a benchmark's; give another folder.") from error
-    if not same:
-        raise InputError(f"{str(path)!r} is of other settings or data; give another folder.")
-    return rows
+    changed = [name for name in settings if name in known and known[name] != settings[name]]
+    if changed:
+        raise InputError(f"{str(path)!r} is of another {', '.join(changed)}; give another folder.")
+    return {**known, **settings}, rows
 
 
 def _measure_ours(
