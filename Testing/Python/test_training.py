@@ -373,7 +373,7 @@ def test_a_model_of_fewer_levels_begins_with_the_coarse_ones_of_another(tmp_path
         )
 
 
-def test_slices_and_decoder_are_as_in_the_lending_model_unless_asked_otherwise(tmp_path, lender):
+def test_slices_are_prepared_as_for_the_lent_encoder_unless_asked_otherwise(tmp_path, lender):
     """`lender` was trained on coronal slices. A mirrored view is not taken over: these labels may have sides."""
     assert make_config({}, {}).slicing == SlicingRule()
     lent = make_config({"encoder": str(lender)}, {"minutes": 2.0})
@@ -382,9 +382,6 @@ def test_slices_and_decoder_are_as_in_the_lending_model_unless_asked_otherwise(t
     asked = make_config({"slicing": {"plane": "sagittal"}}, {"encoder": str(lender)})
     assert asked.slicing == SlicingRule("sagittal")
     model = load_model(lender)
-    assert (lent.channels, lent.window) == (model.card.decoder.channels, model.card.window)
-    assert (lent.detail, lent.training_depth) == (model.card.decoder.detail, model.card.window.depth)
-    assert make_config({"detail": [4, 6], "training_depth": 9}, {"encoder": str(lender)}).detail == (4, 6)
     mirrored = dataclasses.replace(model, card=dataclasses.replace(model.card, mirror=True))
     save_model(mirrored, tmp_path / "mirrored.sam3d")
     assert not make_config({"encoder": str(tmp_path / "mirrored.sam3d")}, {}).mirror
@@ -667,14 +664,10 @@ def test_volumes_of_one_slice_at_the_smallest_size_can_be_learned_and_segmented(
     assert dice(mask == 1, reference == 1) > 0.8
 
 
-def test_the_settings_of_the_bundled_model_are_those_that_made_it(bundled_model):
-    settings = json.loads((MODULE.parent / "Utilities" / "models" / "hippocampus-mri.json").read_text())
-    config, card = from_json(TrainingConfig, settings), bundled_model.card
-    assert (config.name, config.labels, config.encoder) == (card.name, card.labels, card.encoder.name)
-    assert (config.image_size, config.window) == (card.encoder.image_size, card.window)
-    decoder = card.decoder
-    assert (config.channels, config.levels, config.detail) == (decoder.channels, decoder.levels, decoder.detail)
-    assert (config.slicing, config.intensity, config.mirror) == (card.slicing, card.intensity, card.mirror)
+def test_the_settings_of_the_bundled_model_can_be_read():
+    folder = MODULE.parent / "Utilities" / "models" / "hippocampus-mri"
+    for path in sorted(folder.glob("*.json")):
+        assert from_json(TrainingConfig, json.loads(path.read_text())).encoder == "compact_vit"
 
 
 def test_training_needs_a_case(tmp_path):

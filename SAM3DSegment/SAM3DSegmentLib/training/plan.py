@@ -34,7 +34,6 @@ from .dataset import (
 from .prepared import BYTES_PER_PIXEL
 
 DEFAULT_IMAGE_SIZE = 256
-COPIES_FOR_A_COMPACT_ENCODER = 16  # of each case: it encodes hundreds of slices a second, where SAM's takes minutes
 _MAY_CHANGE = ("minutes", "epochs")  # when a run goes on
 
 
@@ -90,8 +89,8 @@ class Plan:
 def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
     """From a JSON object, with what overrides it. Raises InputError for settings that make no sense.
 
-    What is not given of how volumes are prepared, and of the decoder that reads them, is as in the model that lends its
-    encoder. Whether a mirrored view may be taken is not: that depends on the labels.
+    What is not given of how volumes are prepared is as in the model that lends its encoder, which has learnt from
+    slices of that kind. Whether a mirrored view may be taken is not: that depends on the labels.
     """
     from_json(TrainingConfig, settings)
     given = {**settings, **overrides}
@@ -99,12 +98,8 @@ def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
     if config.encoder in (COMPACT_ENCODER, *SAM_ENCODERS):
         return config
     lender = read_card(find_model(config.encoder))
-    lent: dict[str, Any] = {name: to_json(getattr(lender, name)) for name in ("slicing", "intensity", "window")}
-    lent |= {"channels": list(lender.decoder.channels), "detail": list(lender.decoder.detail)}
-    lent["training_depth"] = lender.window.depth
-    if lender.encoder.carried:
-        lent["augmented_copies"] = COPIES_FOR_A_COMPACT_ENCODER
-    return from_json(TrainingConfig, {**lent, **given})
+    prepared = {"slicing": to_json(lender.slicing), "intensity": to_json(lender.intensity)}
+    return from_json(TrainingConfig, {**prepared, **given})
 
 
 def make_plan(data: str | Path, config: TrainingConfig, most_training: int | None = None) -> Plan:
