@@ -82,6 +82,8 @@ def _sample_of_operations(volume: Tensor, kernel: Tensor, tokens: Tensor) -> lis
     return [
         F.conv3d(volume, kernel, padding=1),
         F.conv3d(volume.to(memory_format=last), kernel.to(memory_format=last), padding=1),
+        F.conv3d(volume, kernel, stride=2, padding=1),
+        F.conv_transpose3d(volume, kernel.transpose(0, 1)[..., :2, :2, :2].contiguous(), stride=2),
         F.instance_norm(volume),
         F.interpolate(volume, scale_factor=(1, 2, 2), mode="trilinear", align_corners=False),
         F.interpolate(volume[:, :, 0], (7, 9), mode="bilinear", align_corners=False, antialias=True),

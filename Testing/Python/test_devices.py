@@ -85,7 +85,9 @@ def test_the_self_check_accepts_the_cpu():
     assert devices.computes_like_the_cpu(CPU)
 
 
-@pytest.mark.parametrize("operation", ["conv3d", "instance_norm", "interpolate", "scaled_dot_product_attention"])
+@pytest.mark.parametrize(
+    "operation", ["conv3d", "conv_transpose3d", "instance_norm", "interpolate", "scaled_dot_product_attention"]
+)
 def test_the_self_check_sees_wrong_numbers_of_each_operation(monkeypatch, operation):
     """The second time that it is asked, the operation errs in one number: there is no MPS here that does."""
     right = getattr(F, operation)
