@@ -64,6 +64,8 @@ class Small:
     A fake, because there is no GPU in these tests.
     """
 
+    has_detail = False
+
     def __init__(self, network):
         self.encoder = dataclasses.replace(_Device(), batch_size=4)
         self.network = network
