@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,8 +26,9 @@ from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.dataset import CaseFiles
 from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
+from SAM3DSegmentLib.training.learner import DecoderLearner
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
-from SAM3DSegmentLib.training.samples import FreshViews, Samples, StepNumbers, make_loader
+from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader
 from SAM3DSegmentLib.volume_io import read_volume
 
 LABELS = (Label(1, "Ball", (255, 0, 0)), Label(2, "Box", (0, 255, 0)))
@@ -115,6 +117,27 @@ def test_training_and_inference_see_the_same_slices_to_the_bit(tmp_path, tiny_en
     assert torch.equal(training_input, inference_input)
     assert tiny_encoder.keys(training_input) == tiny_encoder.keys(inference_input)
     assert all(tiny_encoder.cache.get(key) is not None for key in tiny_encoder.keys(training_input))
+
+
+@pytest.mark.parametrize("size_ijk", [(90, 80, 5), (20, 18, 6), (41, 37, 7)])
+def test_training_and_inference_add_a_detail_alike(tmp_path, tiny_encoder, size_ijk):
+    """What the loss compares with the labels is what becomes the mask, voxel by voxel."""
+    files = write_case(tmp_path, "c", size_ijk)
+    prepared = prepare(tmp_path, files)
+    grey, classes = plain_view(prepared, 0, prepared.depth)
+    torch.manual_seed(0)
+    decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2, detail=(4, 6)).eval()
+    network = Network(tiny_encoder, [decoder])
+    embeddings = network.encode(prepared.fit.place(grey[:, None])[:, 0])[:, 0].transpose(0, 1)
+    learner = DecoderLearner(decoder, SimpleNamespace(encoder=tiny_encoder), {})
+    levels, labels = learner.compare(learner.module, [Sample(prepared.fit, classes, grey, embeddings)])
+    assert torch.equal(labels[-1][0], classes.long())
+
+    volume = read_volume(files.image)
+    for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
+    logits = stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), None, None)
+    expected = prepared.fit.enlarge(levels[-1][0].transpose(0, 1))
+    torch.testing.assert_close(torch.stack(list(logits)), expected.detach(), atol=1e-3, rtol=1e-3)
 
 
 def test_a_view_without_change_is_the_plain_one(case):

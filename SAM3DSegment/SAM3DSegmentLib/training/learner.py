@@ -76,18 +76,16 @@ class DecoderLearner:
         return module.decoder, self._embeddings.encoder, self._carried
 
 
-class OnSlices(nn.Module):
+class OnSlices(OnEmbeddings):
     """Squares (N, 1, D, S, S) in 0..255, through an encoder that learns; otherwise as `OnEmbeddings`."""
 
     def __init__(self, encoder: nn.Module, decoder: Sam3dDecoder) -> None:
-        super().__init__()
+        super().__init__(decoder)
         self.encoder = encoder
-        self.decoder = decoder
 
     def forward(self, squares: Tensor, grey: Tensor | None) -> list[Tensor]:
         features = self.encoder(sam_normalise(squares.transpose(1, 2).flatten(0, 1)))
-        levels = self.decoder(features.unflatten(0, (len(squares), -1)).transpose(1, 2))
-        return levels if grey is None or self.decoder.detail is None else [*levels, self.decoder.detail(grey)]
+        return super().forward(features.unflatten(0, (len(squares), -1)).transpose(1, 2), grey)
 
 
 class CompactLearner:
