@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,19 @@ class Sam3dModel:
         return (self.decoder, *self.more_decoders)
 
     def load_encoder(
-        self, device: str = "auto", precision: str = "auto", checkpoint: str | Path | None = None
+        self,
+        device: str = "auto",
+        precision: str = "auto",
+        checkpoint: str | Path | None = None,
+        image_size: int | None = None,
     ) -> FrozenEncoder:
-        """The encoder that the decoder was trained with: the carried one, else from SAM's `checkpoint`."""
+        """The encoder that the decoder was trained with: the carried one, else from SAM's `checkpoint`.
+
+        `image_size` is another one than the decoder's, for a decoder that is to be trained.
+        """
         config = self.card.encoder
+        if image_size is not None:
+            config = dataclasses.replace(config, image_size=image_size)
         if config.carried:
             return carried_encoder(config, self.encoder_tensors, device, precision)
         return load_encoder(config.name, checkpoint, config.image_size, device, precision, config.sha256)
@@ -57,7 +67,7 @@ def save_model(model: Sam3dModel, path: str | Path) -> None:
     tensors: dict[str, Tensor] = {}
     for number, decoder in enumerate(model.decoders):
         prefix = f"{_DECODER}{number}." if model.more_decoders else _DECODER
-        tensors.update({prefix + key: value for key, value in decoder.state_dict().items()})
+        tensors.update({prefix + key: _smallest(value) for key, value in decoder.state_dict().items()})
     tensors.update({_ENCODER + key: value for key, value in model.encoder_tensors.items()})
     header = {"format_version": FORMAT_VERSION, **to_json(model.card)}
     content = safetensors.torch.save(
@@ -65,6 +75,12 @@ def save_model(model: Sam3dModel, path: str | Path) -> None:
         metadata={METADATA_KEY: json.dumps(header)},
     )
     write_bytes(Path(path), content)
+
+
+def _smallest(tensor: Tensor) -> Tensor:
+    """As float16 where that loses nothing: training rounds its weights so, before it measures them."""
+    half = tensor.half()
+    return half if torch.equal(half.to(tensor.dtype), tensor) else tensor
 
 
 def load_model(name_or_path: str | Path) -> Sam3dModel:

@@ -66,7 +66,7 @@ class TrainingConfig:
     author: str = ""
     labels: tuple[Label, ...] = ()  # empty: those that the data have
     encoder: str = "sam_vit_b"
-    image_size: int = 0  # 0: that of a lent encoder, else 256
+    image_size: int = 0  # 0: that of a lent encoder, or finer for finer slices; else 256
     channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
     levels: int = 0  # of the decoder; 0: up to the first whose grid is at or above that of the slices
     detail: tuple[int, ...] = ()  # channels of a part that reads the grey slices beside the embeddings; (): none

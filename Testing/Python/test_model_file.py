@@ -59,6 +59,21 @@ def test_a_model_comes_back_whole(tmp_path):
     assert not any(parameter.requires_grad for parameter in back.decoder.parameters())
 
 
+def test_weights_that_are_whole_in_half_precision_take_half_the_room(tmp_path):
+    """1/3 is not, so its tensor stays as it is; either way what is read is what was there."""
+    model = small_model()
+    state = model.decoder.state_dict()
+    model.decoder.load_state_dict({key: value.half() for key, value in state.items()})
+    first, *others = state
+    model.decoder.state_dict()[first].view(-1)[0] = 1 / 3
+    save_model(model, tmp_path / "m.sam3d")
+    stored = safetensors.torch.load_file(tmp_path / "m.sam3d")
+    assert stored[f"decoder.{first}"].dtype == torch.float32
+    assert {stored[f"decoder.{key}"].dtype for key in others} == {torch.float16}
+    for key, value in load_model(tmp_path / "m.sam3d").decoder.state_dict().items():
+        assert torch.equal(value, model.decoder.state_dict()[key])
+
+
 def test_the_card_is_read_alone(tmp_path):
     save_model(small_model(), tmp_path / "small.sam3d")
     assert read_card(tmp_path / "small.sam3d") == small_model().card

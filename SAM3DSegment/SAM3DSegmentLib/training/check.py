@@ -62,7 +62,7 @@ def _measure(plan: Plan, options: Options) -> tuple[float, float]:
     elif name in SAM_ENCODERS:
         encoder = load_encoder(name, options.sam_checkpoint, plan.image_size, str(device))
     else:
-        encoder = load_model(name).load_encoder(str(device), checkpoint=options.sam_checkpoint)
+        encoder = load_model(name).load_encoder(str(device), "auto", options.sam_checkpoint, plan.image_size)
     network = Network(encoder, [Sam3dDecoder.from_config(plan.decoder)])
     window = plan.config.window.depth
     black = torch.zeros(1, plan.image_size, plan.image_size)

@@ -78,6 +78,8 @@ class StoredViews:
         return self._path(case, copy, "keys").is_file()
 
     def store(self, case: int, copy: int, keys: list[str], grey: Tensor, classes: Tensor) -> None:
+        # A folder for each case: what a write costs grows with the number of files beside it.
+        self._path(case, copy, "classes").parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self._path(case, copy, "classes")) as partial:
             np.save(partial, classes.numpy())
         if self._config.detail:
@@ -105,7 +107,7 @@ class StoredViews:
         return ready
 
     def _path(self, case: int, copy: int, what: str) -> Path:
-        return self._folder / f"{self.cases[case].name}.{copy}.{what}.npy"
+        return self._folder / self.cases[case].name / f"{copy}.{what}.npy"
 
 
 class ViewEncoder:

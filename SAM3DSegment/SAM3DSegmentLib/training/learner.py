@@ -72,7 +72,7 @@ class DecoderLearner:
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
         module = OnEmbeddings(copy.deepcopy(self._decoder))
-        module.load_state_dict(weights)
+        module.load_state_dict(_in_half_precision(weights))
         return module.decoder, self._embeddings.encoder, self._carried
 
 
@@ -106,14 +106,18 @@ class CompactLearner:
 
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
         module = copy.deepcopy(self._on_slices)
-        module.load_state_dict(weights)
+        module.load_state_dict(_in_half_precision(weights))
         assert isinstance(module, OnSlices)
-        # Half precision halves the part of the file that nobody will train again.
         tensors = {key: value.half().cpu() for key, value in module.encoder.state_dict().items()}
         config = EncoderConfig(COMPACT_ENCODER, self._image_size, tensors_sha256(tensors), COMPACT_VIT)
         vit = build_vit(COMPACT_VIT, self._image_size)
         vit.load_state_dict(tensors)
         return module.decoder, FrozenEncoder(vit, config, self._device, torch.float32), tensors
+
+
+def _in_half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rounded, which halves a model's file and changes no mask that matters; what is measured is what is kept."""
+    return {key: value.half() for key, value in weights.items()}
 
 
 def _stack_grey(samples: list[Sample], device: torch.device) -> Tensor:

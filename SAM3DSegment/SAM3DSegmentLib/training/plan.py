@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..card import DecoderConfig, Label
+from ..card import PATCH_SIZE, DecoderConfig, Label
 from ..encoder import COMPACT_ENCODER, SAM_ENCODERS
 from ..errors import InputError
 from ..geometry import plan_slicing, spacing_and_directions
@@ -34,6 +34,7 @@ from .dataset import (
 from .prepared import BYTES_PER_PIXEL
 
 DEFAULT_IMAGE_SIZE = 256
+COPIES_FOR_A_COMPACT_ENCODER = 16  # of each case: it encodes hundreds of slices a second, where SAM's takes minutes
 _MAY_CHANGE = ("minutes", "epochs")  # when a run goes on
 
 
@@ -89,8 +90,8 @@ class Plan:
 def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
     """From a JSON object, with what overrides it. Raises InputError for settings that make no sense.
 
-    What is not given of how volumes are prepared is as in the model that lends its encoder, which has learnt from
-    slices of that kind. Whether a mirrored view may be taken is not: that depends on the labels.
+    What is not given of how volumes are prepared, and of the decoder that reads them, is as in the model that lends its
+    encoder. Whether a mirrored view may be taken is not: that depends on the labels.
     """
     from_json(TrainingConfig, settings)
     given = {**settings, **overrides}
@@ -98,8 +99,11 @@ def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
     if config.encoder in (COMPACT_ENCODER, *SAM_ENCODERS):
         return config
     lender = read_card(find_model(config.encoder))
-    prepared = {"slicing": to_json(lender.slicing), "intensity": to_json(lender.intensity)}
-    return from_json(TrainingConfig, {**prepared, **given})
+    lent: dict[str, Any] = {name: to_json(getattr(lender, name)) for name in ("slicing", "intensity")}
+    lent |= {name: list(getattr(lender.decoder, name)) for name in ("channels", "detail")}
+    if lender.encoder.carried:
+        lent["augmented_copies"] = COPIES_FOR_A_COMPACT_ENCODER
+    return from_json(TrainingConfig, {**lent, **given})
 
 
 def make_plan(data: str | Path, config: TrainingConfig, most_training: int | None = None) -> Plan:
@@ -113,7 +117,6 @@ def make_plan(data: str | Path, config: TrainingConfig, most_training: int | Non
             f"folds {config.folds} need one encoder for all of them, and {COMPACT_ENCODER!r} would be trained anew in "
             "each; give another encoder."
         )
-    image_size = resolve_image_size(config)
     dataset = find_dataset(data)
     labels = config.labels or find_labels(dataset)
     facts = examine(dataset, labels, config.resample)
@@ -121,6 +124,7 @@ def make_plan(data: str | Path, config: TrainingConfig, most_training: int | Non
     if not sound:
         raise InputError(facts[0].problem)
     spacing, extent = median_grid_mm(sound, config.slicing)
+    image_size = _image_size(config, spacing, extent)
     return Plan(
         config,
         dataset,
@@ -134,17 +138,15 @@ def make_plan(data: str | Path, config: TrainingConfig, most_training: int | Non
     )
 
 
-def resolve_image_size(config: TrainingConfig) -> int:
-    """Of the encoder: what is asked for, else that of a lent encoder, else 256. Raises InputError if they differ."""
+def _image_size(config: TrainingConfig, spacing: tuple[float, float, float], extent: tuple[float, float, float]) -> int:
+    """What is asked for, else 256; where the encoder is lent its own, or up to 256 what shows slices pixel by pixel."""
+    if config.image_size:
+        return config.image_size
     if config.encoder in (COMPACT_ENCODER, *SAM_ENCODERS):
-        return config.image_size or DEFAULT_IMAGE_SIZE
-    lent = read_card(find_model(config.encoder)).encoder
-    if config.image_size and config.image_size != lent.image_size:
-        raise InputError(
-            f"image_size {config.image_size} is not that of the encoder of {config.encoder!r}, {lent.image_size}; "
-            "leave it out."
-        )
-    return lent.image_size
+        return DEFAULT_IMAGE_SIZE
+    pixels = max(extent[1:]) / min(spacing[1:])  # of a square that holds a slice
+    as_fine = PATCH_SIZE * math.ceil(round(pixels, 3) / PATCH_SIZE)
+    return max(read_card(find_model(config.encoder)).encoder.image_size, min(as_fine, DEFAULT_IMAGE_SIZE))
 
 
 def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:

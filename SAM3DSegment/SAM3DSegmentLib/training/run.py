@@ -223,7 +223,7 @@ class Run:
         if name in SAM_ENCODERS:
             return load_encoder(name, options.sam_checkpoint, self.plan.image_size, device), {}
         source = load_model(name)
-        return source.load_encoder(device, checkpoint=options.sam_checkpoint), source.encoder_tensors
+        return source.load_encoder(device, "auto", options.sam_checkpoint, self.plan.image_size), source.encoder_tensors
 
     def _check_begin(self) -> None:
         """Raises InputError unless the weights of the model to begin with fit."""
