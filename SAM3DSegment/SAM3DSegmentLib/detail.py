@@ -26,7 +26,7 @@ class GreyDetail(nn.Module):
     def __init__(self, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
         pairs = list(zip(channels, channels[1:]))
-        self._least_depth = (LEAST_DEPTH - 1) * 2 ** len(pairs) + 1
+        self.least_depth = (LEAST_DEPTH - 1) * 2 ** len(pairs) + 1  # slices; fewer take as long
         self.first = _two_convolutions(1, channels[0])
         self.down = nn.ModuleList(_two_convolutions(fine, coarse, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(_Upward(coarse, fine) for fine, coarse in reversed(pairs))
@@ -34,7 +34,7 @@ class GreyDetail(nn.Module):
 
     def forward(self, grey: Tensor) -> Tensor:
         depth = grey.shape[2]
-        missing = max(0, self._least_depth - depth)
+        missing = max(0, self.least_depth - depth)
         last = grey[:, :, -1:].expand(-1, -1, missing, -1, -1)
         features = [self.first(torch.cat([grey, last], dim=2) / 127.5 - 1)]
         for layer in self.down:

@@ -330,9 +330,10 @@ def measure_speed(prepared: Prepared, network: Network) -> Speed:
     finish_s, _ = seconds(lambda _: _classify(prepared.fit.restore(logits[0]))[1].cpu())
     detail_s = 0.0
     if network.has_detail:
-        grey = prepared.grey(middle, middle + 1).expand(LEAST_WINDOW, -1, -1)
-        detail_s, _ = seconds(lambda _: network.detail(grey))
-    return Speed(encode_s / count, decode_s / LEAST_WINDOW, detail_s / LEAST_WINDOW, finish_s)
+        depth = max(LEAST_WINDOW, network.least_detail_depth)
+        grey = prepared.grey(middle, middle + 1).expand(depth, -1, -1)
+        detail_s = seconds(lambda _: network.detail(grey))[0] / depth
+    return Speed(encode_s / count, decode_s / LEAST_WINDOW, detail_s, finish_s)
 
 
 def _blending(length: int, device: torch.device) -> Tensor:

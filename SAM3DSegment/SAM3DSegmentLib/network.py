@@ -65,6 +65,11 @@ class Network:
         """Whether there is `detail` to be added to the logits."""
         return self._decoders[0].detail is not None
 
+    @property
+    def least_detail_depth(self) -> int:
+        """Slices for which `detail` takes no longer than for fewer."""
+        return max(decoder.detail.least_depth for decoder in self._decoders if decoder.detail is not None)
+
     @torch.no_grad()
     def detail(self, grey: Tensor, mirror: int | None = None) -> Tensor:
         """Grey slices of a window (D, *grid) in 0..255 -> what is added to their logits, (D, C, *grid) float32."""

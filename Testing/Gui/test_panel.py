@@ -127,7 +127,7 @@ def test_one_click_segments_and_the_event_loop_never_stalls(widget, volume):
     widget.ui.inputSelector.setCurrentNode(volume)
     ask_for_confidence(widget)
     assert widget.ui.segmentButton.enabled
-    assert "156 cases" in widget.ui.modelCardLabel.text
+    assert "168 cases" in widget.ui.modelCardLabel.text
     assert not widget.ui.warningLabel.isVisibleTo(widget.parent)
     assert host.pump(lambda: True, 1)
     watch, seen = Watch(), set()
@@ -489,7 +489,7 @@ def test_a_model_file_is_chosen_from_disk(widget, tmp_path):
     widget.ui.modelFileButton.click()
     assert widget.logic.getParameterNode().model == str(copied)
     assert widget.ui.modelBox.currentText == "mine"
-    assert "156 cases" in widget.ui.modelCardLabel.text
+    assert "168 cases" in widget.ui.modelCardLabel.text
 
 
 def test_the_mouse_wheel_opens_no_dialog(widget):

@@ -13,6 +13,7 @@ from SAM3DSegmentLib.card import IntensityRule, ModelCard, SlicingRule, WindowRu
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.inference import Segmenter, segment_volume, stream_logits
+from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.quality import Work, plan_windows
 from SAM3DSegmentLib.volume_io import read_volume
@@ -148,6 +149,7 @@ def test_confidence_is_the_probability_of_the_label_in_percent(segmenter, monkey
         return torch.tensor([0, np.log(2), -50]).view(1, 3, 1, 1).repeat(len(embeddings), 1, 2, 2)
 
     monkeypatch.setattr(segmenter.network, "decode", decode)
+    monkeypatch.setattr(Network, "has_detail", False)
     volume = np.random.default_rng(0).normal(size=(3, 5, 4))
     labels, confidence = segmenter.segment_with_confidence(volume, np.eye(4))
     np.testing.assert_array_equal(labels, np.full(volume.shape, 1, np.uint8))
@@ -162,6 +164,7 @@ def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeyp
         return torch.full((len(embeddings), 1, 1, 1), float(next(windows)))
 
     monkeypatch.setattr(segmenter.network, "decode", decode)
+    monkeypatch.setattr(Network, "has_detail", False)
     preparation = Preparation(SlicingRule("axial"), IntensityRule(), segmenter.card.encoder.image_size)
     prepared = preparation.prepare(np.arange(12 * 8 * 8).reshape(12, 8, 8), np.eye(4))
     logits = list(stream_logits(prepared, segmenter.network, Work(12, WindowRule(8, 4)), None, None))

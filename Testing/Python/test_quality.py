@@ -12,7 +12,7 @@ from SAM3DSegmentLib import quality
 from SAM3DSegmentLib.card import IntensityRule, SlicingRule, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.inference import Segmenter, stream_logits
+from SAM3DSegmentLib.inference import Segmenter, measure_speed, stream_logits
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.quality import QUALITIES, Speed, Work, choose_quality
@@ -85,6 +85,10 @@ class Counting:
     def has_detail(self):
         return self._network.has_detail
 
+    @property
+    def least_detail_depth(self):
+        return self._network.least_detail_depth
+
     def detail(self, grey, mirror=None):
         self.detailed += len(grey) * (1 if mirror is None else 2)
         return self._network.detail(grey, mirror)
@@ -102,6 +106,15 @@ def test_the_work_that_is_predicted_is_the_work_that_is_done(best, level, depth)
     assert work.seconds(Speed(0, 1, 0, 0)) == network.decoded
     assert work.seconds(Speed(0, 0, 1, 0)) == network.detailed > 0
     assert work.seconds(Speed(0, 0, 0, 1)) == depth
+
+
+@pytest.mark.parametrize(("detail", "slices"), [((4, 6), 8), ((4, 6, 6, 6), 17)])
+def test_a_detail_part_is_timed_on_no_fewer_slices_than_it_computes(best, detail, slices):
+    """Three slices of a grid that was halved three times are 17; told for 8, the time would be twice as long."""
+    decoder = Sam3dDecoder.from_config(dataclasses.replace(best.card.decoder, detail=detail))
+    network = Counting(Network(best.network.encoder, [decoder]))
+    assert measure_speed(prepare(best.card, (40, 8, 8)), network).detail_s > 0
+    assert network.detailed == 2 * slices  # the first time is not counted
 
 
 class Ramp:

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.torch
 import SimpleITK as sitk
 import torch
 
@@ -83,7 +84,7 @@ def lender(tmp_path_factory):
 
 @pytest.fixture
 def frozen(lender):
-    return dataclasses.replace(COMPACT, encoder=str(lender), image_size=0, augmented_copies=1)
+    return dataclasses.replace(COMPACT, encoder=str(lender), augmented_copies=1)
 
 
 def assert_same_decoder(one, other):
@@ -95,6 +96,7 @@ def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
     told = Recorded()
     start(tmp_path / "m.sam3d", progress=told)
     model = load_model(tmp_path / "m.sam3d")
+    assert {tensor.dtype for tensor in safetensors.torch.load_file(tmp_path / "m.sam3d").values()} == {torch.float16}
     assert model.card.encoder.carried
     assert model.card.training.cases == 3
     assert set(model.card.training.dice) == {"Anterior", "Posterior"}
@@ -168,13 +170,26 @@ def test_a_frozen_encoder_is_asked_once_for_each_slice(tmp_path, frozen, monkeyp
     start(tmp_path / "b.sam3d", frozen)
 
 
-def test_a_model_lends_its_encoder_at_its_own_size_or_not_at_all(tmp_path, frozen, lender):
+def test_a_model_lends_its_encoder(tmp_path, frozen, lender):
     model, source = start(tmp_path / "m.sam3d", frozen, cases=1), load_model(lender)
     assert model.card.encoder == source.card.encoder
     for key, value in source.encoder_tensors.items():
         assert torch.equal(model.encoder_tensors[key], value)
-    with pytest.raises(InputError, match="image_size 48 is not that of the encoder"):
-        start(tmp_path / "n.sam3d", dataclasses.replace(frozen, image_size=48))
+
+
+@pytest.mark.parametrize(("own", "asked", "used"), [(32, 0, 48), (96, 0, 96), (32, 64, 64)])
+def test_a_lent_encoder_reads_slices_as_fine_as_they_are(tmp_path, frozen, lender, own, asked, used):
+    """Coronal slices have about 38 x 33 pixels here, which a square of 48 shows one by one."""
+    source = load_model(lender)
+    encoder = dataclasses.replace(source.card.encoder, image_size=own)
+    save_model(
+        dataclasses.replace(source, card=dataclasses.replace(source.card, encoder=encoder)), tmp_path / "l.sam3d"
+    )
+    config = dataclasses.replace(frozen, encoder=str(tmp_path / "l.sam3d"), image_size=asked)
+    assert make_plan(HIPPOCAMPUS, config).image_size == used
+    model = start(tmp_path / "m.sam3d", config, cases=1)
+    assert model.card.encoder == dataclasses.replace(encoder, image_size=used)
+    assert load_model(tmp_path / "m.sam3d").load_encoder("cpu").image_size == used
 
 
 @pytest.mark.slow
@@ -373,7 +388,7 @@ def test_a_model_of_fewer_levels_begins_with_the_coarse_ones_of_another(tmp_path
         )
 
 
-def test_slices_are_prepared_as_for_the_lent_encoder_unless_asked_otherwise(tmp_path, lender):
+def test_slices_and_decoder_are_as_in_the_lending_model_unless_asked_otherwise(tmp_path, lender):
     """`lender` was trained on coronal slices. A mirrored view is not taken over: these labels may have sides."""
     assert make_config({}, {}).slicing == SlicingRule()
     lent = make_config({"encoder": str(lender)}, {"minutes": 2.0})
@@ -382,6 +397,8 @@ def test_slices_are_prepared_as_for_the_lent_encoder_unless_asked_otherwise(tmp_
     asked = make_config({"slicing": {"plane": "sagittal"}}, {"encoder": str(lender)})
     assert asked.slicing == SlicingRule("sagittal")
     model = load_model(lender)
+    assert (lent.channels, lent.detail) == (model.card.decoder.channels, model.card.decoder.detail)
+    assert make_config({"detail": [4, 6]}, {"encoder": str(lender)}).detail == (4, 6)
     mirrored = dataclasses.replace(model, card=dataclasses.replace(model.card, mirror=True))
     save_model(mirrored, tmp_path / "mirrored.sam3d")
     assert not make_config({"encoder": str(tmp_path / "mirrored.sam3d")}, {}).mirror
@@ -664,10 +681,18 @@ def test_volumes_of_one_slice_at_the_smallest_size_can_be_learned_and_segmented(
     assert dice(mask == 1, reference == 1) > 0.8
 
 
-def test_the_settings_of_the_bundled_model_can_be_read():
-    folder = MODULE.parent / "Utilities" / "models" / "hippocampus-mri"
-    for path in sorted(folder.glob("*.json")):
-        assert from_json(TrainingConfig, json.loads(path.read_text())).encoder == "compact_vit"
+@pytest.mark.parametrize("stage", ["encoder", "decoders"])
+def test_the_settings_of_the_bundled_model_are_those_that_made_it(bundled_model, stage):
+    path = MODULE.parent / "Utilities" / "models" / "hippocampus-mri" / f"{stage}.json"
+    config, card = from_json(TrainingConfig, json.loads(path.read_text())), bundled_model.card
+    assert (config.name, config.labels, config.window) == (card.name, card.labels, card.window)
+    decoder = card.decoder
+    assert (config.channels, config.levels, config.detail) == (decoder.channels, decoder.levels, decoder.detail)
+    assert (config.slicing, config.intensity, config.mirror) == (card.slicing, card.intensity, card.mirror)
+    if stage == "encoder":
+        assert (config.encoder, config.image_size) == (card.encoder.name, card.encoder.image_size)
+    else:
+        assert config.folds == len(bundled_model.decoders)
 
 
 def test_training_needs_a_case(tmp_path):
