@@ -122,7 +122,7 @@ except Sam3dError as error:
 def test_a_process_with_little_memory_goes_on_in_smaller_parts_or_says_so():
     """A volume of 512 x 512 x 200 in processes that may take so many MiB beyond what they have loaded."""
     went_on = 0
-    for megabytes in (1000, 150, 110, 70, 30):
+    for megabytes in (1000, 480, 460, 440, 420, 150):
         command = [sys.executable, "-c", LIMITED, str(megabytes)]
         result = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(MODULE)}, check=False)
         assert result.returncode == 0, result.stderr
