@@ -116,7 +116,7 @@ class CompactLearner:
 
 
 def _in_half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rounded, which halves a model's file and changes no mask that matters; what is measured is what is kept."""
+    """Rounded, which halves what they take in a model's file; validation and tests measure them as they are kept."""
     return {key: value.half() for key, value in weights.items()}
 
 
