@@ -230,7 +230,8 @@ def stream_logits(
         yield from map(fit.restore, logits)
         return
     grey = (prepared.grey(index, index + 1)[0] for index in range(work.depth))
-    details = _blend_windows(grey, add, work.detail_windows, device, should_cancel)
+    least = network.least_detail_depth  # windows of fewer slices would need as much memory
+    details = _blend_windows(grey, add, work.detail_windows, device, should_cancel, least)
     for on_square, on_grid in zip(logits, details):
         yield fit.enlarge((fit.to_grid(on_square) + on_grid)[None])[0]
 
@@ -276,12 +277,16 @@ def _blend_windows(
     windows: list[tuple[int, int]],
     device: torch.device,
     should_cancel: ShouldCancel | None,
+    least: int = LEAST_WINDOW,
 ) -> Iterator[Tensor]:
-    """What `decode` makes of each slice, blended from the windows that hold it: (D, ...) -> (D, C, h, w) float32."""
+    """What `decode` makes of each slice, blended from the windows that hold it: (D, ...) -> (D, C, h, w) float32.
+
+    Where memory does not suffice they are halved, down to `least` slices.
+    """
     decode = Halving(
         decode,
         "going on with windows of {count} slices, a little less accurate.",
-        least=min(LEAST_WINDOW, windows[0][1]),
+        least=min(least, windows[0][1]),
     )
     held: list[Tensor] = []  # slices from the window's start on
     # Of the slices that a later window still adds to: weighted sum of logits, and sum of weights.

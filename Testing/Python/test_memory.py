@@ -94,6 +94,22 @@ def test_where_nothing_suffices_one_line_says_what_to_do(bundled_model):
         segmenter.segment(np.ones((6, 20, 20), np.float32), np.eye(4))
 
 
+def test_a_detail_part_is_not_tried_on_windows_that_spare_no_memory(bundled_model):
+    """It computes as many slices for a shorter one. What a full memory is, is a fake, because this machine's is not."""
+    segmenter = Segmenter.load(bundled_model, "cpu", "fp32")
+    tried = []
+
+    def run_out(grey, mirror):
+        tried.append(len(grey))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    segmenter.network.detail = run_out
+    with pytest.raises(OutOfMemoryError, match="even in small parts"):
+        segmenter.segment(np.ones((20, 20, 48), np.float32), np.eye(4))
+    assert segmenter.network.least_detail_depth == 17
+    assert tried == [48, 24]
+
+
 LIMITED = """
 import json, logging, resource, sys
 import numpy as np, psutil, torch

@@ -88,8 +88,10 @@ def test_two_processes_train_as_one_and_share_the_encoding(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_under_fabric_run(tmp_path):
+    """With a detail part, which learns from some samples alone."""
+    config = dataclasses.replace(CONFIG, detail=(4, 6), batch_size=2)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(to_json(CONFIG)))
+    path.write_text(json.dumps(to_json(config)))
     # What `fabric run` runs.
     run = [sys.executable, "-m", "lightning_fabric.cli", "--accelerator=cpu", "--strategy=ddp", "--devices=2"]
     arguments = ["--data", HIPPOCAMPUS, "-o", tmp_path / "m.sam3d", "--config", path, "--device", "cpu"]
@@ -102,7 +104,7 @@ def test_two_processes_train_under_fabric_run(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     steps = load_model(tmp_path / "m.sam3d").card.training.steps
-    assert steps == -(-train(HIPPOCAMPUS, tmp_path / "o.sam3d", CONFIG, Options(device="cpu")).card.training.steps // 2)
+    assert steps == -(-train(HIPPOCAMPUS, tmp_path / "o.sam3d", config, Options(device="cpu")).card.training.steps // 2)
 
 
 @pytest.mark.slow

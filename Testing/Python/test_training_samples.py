@@ -26,7 +26,7 @@ from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.dataset import CaseFiles
 from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
-from SAM3DSegmentLib.training.learner import DecoderLearner
+from SAM3DSegmentLib.training.learner import CompactLearner, DecoderLearner
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader
 from SAM3DSegmentLib.volume_io import read_volume
@@ -138,6 +138,33 @@ def test_training_and_inference_add_a_detail_alike(tmp_path, tiny_encoder, size_
     logits = stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), None, None)
     expected = prepared.fit.enlarge(levels[-1][0].transpose(0, 1))
     torch.testing.assert_close(torch.stack(list(logits)), expected.detach(), atol=1e-3, rtol=1e-3)
+
+
+def test_a_detail_part_learns_alone_from_every_second_sample_of_a_batch(tmp_path, case, tiny_encoder):
+    """From a fresh view of grey slices, whatever the other samples are; a batch of one has none such."""
+    (tmp_path / "views").mkdir()
+    config = dataclasses.replace(FROZEN, detail=(4, 6))
+    views = StoredViews([case], config, tiny_encoder.cache, tmp_path / "views", 1)
+    encoder = ViewEncoder(views, tiny_encoder, 0, 1)
+    encoder.encode_plain(lambda done, total: None, lambda: False)
+    fresh = FreshViews([case], AugmentationConfig())
+    samples = Samples([case], views, config, 2, fresh)
+    assert [samples[number].detail_alone for number in range(6)] == [False, True] * 3
+    assert [samples[number].embeddings is None for number in range(6)] == [False, True] * 3
+    assert not torch.equal(samples[1].grey, samples[7].grey)
+    single = Samples([case], views, dataclasses.replace(config, batch_size=1), 1, fresh)
+    assert not any(single[number].detail_alone for number in range(6))
+
+    decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2, detail=(4, 6))
+    compact = CompactLearner(torch.nn.Identity(), decoder, 48, torch.device("cpu"))
+    for learner in (DecoderLearner(decoder, encoder, {}), compact):
+        (logits,), (labels,) = learner.compare(learner.module, [samples[1]])
+        assert torch.equal(labels[0], samples[1].classes.long())
+        torch.testing.assert_close(logits, decoder.detail(samples[1].grey[None, None]))
+        learner.module.zero_grad()
+        logits.square().sum().backward()
+        learnt = {name for name, weight in learner.module.named_parameters() if weight.grad is not None}
+        assert learnt == {f"decoder.detail.{name}" for name, _ in decoder.detail.named_parameters()}
 
 
 def test_a_view_without_change_is_the_plain_one(case):

@@ -24,7 +24,7 @@ class Trainee(Protocol):
     def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         """What `module`, which wraps its own, makes of them: logits (N, C, D, h, w), and labels (N, D, h, w) of each.
 
-        From the coarsest level to the finest.
+        From the coarsest level to the finest. All samples are for a detail part alone, or none is.
         """
         ...
 
@@ -38,14 +38,17 @@ class Learner(Trainee, Protocol):
 
 
 class OnEmbeddings(nn.Module):
-    """Embeddings (N, 256, D, s, s), and grey (N, 1, D, *grid) for a detail part -> logits, the detail's the last."""
+    """Embeddings (N, 256, D, s, s), and grey (N, 1, D, *grid) for a detail part -> logits, the detail's the last.
+
+    Without embeddings the detail's alone.
+    """
 
     def __init__(self, decoder: Sam3dDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, embeddings: Tensor, grey: Tensor | None) -> list[Tensor]:
-        levels = self.decoder(embeddings)
+    def forward(self, embeddings: Tensor | None, grey: Tensor | None) -> list[Tensor]:
+        levels = [] if embeddings is None else self.decoder(embeddings)
         return levels if grey is None or self.decoder.detail is None else [*levels, self.decoder.detail(grey)]
 
 
@@ -60,6 +63,8 @@ class DecoderLearner:
 
     def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         device = self._embeddings.encoder.device
+        if samples[0].detail_alone:
+            return _compare_detail(module, samples, device)
         embeddings = torch.stack([self._embedding(sample, device) for sample in samples])
         grey = _stack_grey(samples, device) if self._decoder.detail is not None else None
         return _with_labels(module(embeddings, grey), samples, self._decoder)
@@ -83,7 +88,9 @@ class OnSlices(OnEmbeddings):
         super().__init__(decoder)
         self.encoder = encoder
 
-    def forward(self, squares: Tensor, grey: Tensor | None) -> list[Tensor]:
+    def forward(self, squares: Tensor | None, grey: Tensor | None) -> list[Tensor]:
+        if squares is None:
+            return super().forward(None, grey)
         features = self.encoder(sam_normalise(squares.transpose(1, 2).flatten(0, 1)))
         return super().forward(features.unflatten(0, (len(squares), -1)).transpose(1, 2), grey)
 
@@ -99,6 +106,8 @@ class CompactLearner:
         self._device = device
 
     def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
+        if samples[0].detail_alone:
+            return _compare_detail(module, samples, self._device)
         grey = _stack_grey(samples, self._device)
         squares = samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._image_size] * 2)
         outputs = module(squares, grey if self._decoder.detail is not None else None)
@@ -125,15 +134,27 @@ def _stack_grey(samples: list[Sample], device: torch.device) -> Tensor:
     return stack_on(device, [sample.grey for sample in samples if sample.grey is not None])[:, None]
 
 
+def _compare_detail(
+    module: nn.Module, samples: list[Sample], device: torch.device
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The detail part's logits as if they were all, and labels of the grid."""
+    return module(None, _stack_grey(samples, device)), [_stack_classes(samples, device)]
+
+
+def _stack_classes(samples: list[Sample], device: torch.device) -> Tensor:
+    """(N, D, *grid) int64."""
+    return stack_on(device, [sample.classes for sample in samples]).long()
+
+
 def _with_labels(
     outputs: list[Tensor], samples: list[Sample], decoder: Sam3dDecoder
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The levels' logits with labels on the square; the finest with a detail's added to it with those of the grid."""
     fit = samples[0].fit
-    on_grid = stack_on(outputs[0].device, [sample.classes for sample in samples])
-    on_square = fit.place_labels(on_grid.flatten(0, 1)).unflatten(0, on_grid.shape[:2]).long()
+    on_grid = _stack_classes(samples, outputs[0].device)
+    on_square = fit.place_labels(on_grid.flatten(0, 1)).unflatten(0, on_grid.shape[:2])
     if decoder.detail is None:
         return outputs, [on_square] * len(outputs)
     *levels, detail = outputs
-    labels = [on_square] * len(levels) + [on_grid.long()]
+    labels = [on_square] * len(levels) + [on_grid]
     return [*levels, fit.to_grid(levels[-1].float()) + detail.float()], labels

@@ -76,7 +76,7 @@ def make_fabric(device: torch.device) -> Fabric:
 
 
 class _RightGradients(nn.Module):
-    """A module, whose first input is (N, C, D, h, w), computing windows of two slices in float32 on a CPU.
+    """A module, whose inputs are (N, C, D, h, w) or None, computing windows of two slices in float32 on a CPU.
 
     There oneDNN's bf16 gradient of a 3x3x3 convolution over exactly two slices is read from memory that nobody wrote
     (torch 2.14; one slice, or three and more, are right).
@@ -86,11 +86,11 @@ class _RightGradients(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, first: Tensor, *others: Tensor | None) -> list[Tensor]:
-        if first.device.type == "cpu" and first.shape[2] == 2:
+    def forward(self, *inputs: Tensor | None) -> list[Tensor]:
+        if any(part is not None and part.device.type == "cpu" and part.shape[2] == 2 for part in inputs):
             with torch.autocast("cpu", enabled=False):
-                return self.module(first.float(), *others)
-        return self.module(first, *others)
+                return self.module(*(None if part is None else part.float() for part in inputs))
+        return self.module(*inputs)
 
 
 class Loop:
@@ -217,10 +217,13 @@ class Loop:
 
 
 def _alike(samples: list[Sample]) -> list[list[Sample]]:
-    """By their number of slices and the size of these; padding them would change what instance norms measure."""
-    groups: dict[tuple[int, SquareFit], list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault((len(sample.classes), sample.fit), []).append(sample)
+    """By their number of slices and the size of these; padding them would change what instance norms measure.
+
+    Those for a detail part alone come first: several devices share gradients with the last group, which then has all.
+    """
+    groups: dict[tuple[int, SquareFit, bool], list[Sample]] = {}
+    for sample in sorted(samples, key=lambda sample: not sample.detail_alone):
+        groups.setdefault((len(sample.classes), sample.fit, sample.detail_alone), []).append(sample)
     return list(groups.values())
 
 

@@ -287,7 +287,8 @@ class Run:
             begin = self.begin.decoder.first_levels(self.plan.decoder.levels)
             decoder.load_state_dict({**decoder.state_dict(), **begin.state_dict()})  # a detail part may be new
         learner, views, view_encoder = self._make_learner(decoder, cases)
-        samples = Samples(cases, views, config, config.batch_size * fabric.world_size)
+        for_detail = FreshViews(cases, config.augmentation) if config.detail else None
+        samples = Samples(cases, views, config, config.batch_size * fabric.world_size, for_detail)
         steps = -(-config.epochs * samples.per_pass // (config.batch_size * fabric.world_size))
         loop = Loop(fabric, learner, config, Budget(steps, config.minutes * 60 / config.folds))
 

@@ -22,12 +22,14 @@ class Sample(NamedTuple):
     """A window of D slices: grey (D, *grid) float32 in 0..255, class indices (D, *grid) uint8, and their place.
 
     embeddings (256, D, s, s) float16 where they are known; grey is left out where nothing but these is read.
+    detail_alone: only a detail part is to learn from it.
     """
 
     fit: SquareFit
     classes: Tensor
     grey: Tensor | None = None
     embeddings: Tensor | None = None
+    detail_alone: bool = False
 
 
 class Views(Protocol):
@@ -58,12 +60,24 @@ class Samples(Dataset[Any]):
     structure of the case, each label as often as the others; the rest lie anywhere.
     """
 
-    def __init__(self, cases: list[PreparedCase], views: Views, config: TrainingConfig, step_size: int) -> None:
-        """step_size: samples of one training step on all devices."""
+    def __init__(
+        self,
+        cases: list[PreparedCase],
+        views: Views,
+        config: TrainingConfig,
+        step_size: int,
+        for_detail: Views | None = None,
+    ) -> None:
+        """step_size: samples of one training step on all devices.
+
+        for_detail: where every second sample of a batch comes from, for a detail part alone. The first of a batch never
+        does, so that each device has gradients of all weights.
+        """
         self._cases = cases
         self._views = views
         self._config = config
         self._step_size = step_size
+        self._for_detail = for_detail
         self._windows = np.repeat(
             np.arange(len(cases)), [-(-case.depth // config.training_depth) for case in cases]
         )  # case numbers
@@ -76,7 +90,10 @@ class Samples(Dataset[Any]):
         generator = torch.Generator().manual_seed(self._config.seed * _SEED_STRIDE + number)
         index = self._case_of(number)
         start, stop = self._place(self._cases[index], generator)
-        return self._views.window(index, start, stop, number // self._step_size, generator)
+        step = number // self._step_size
+        if self._for_detail is not None and number % self._config.batch_size % 2:
+            return self._for_detail.window(index, start, stop, step, generator)._replace(detail_alone=True)
+        return self._views.window(index, start, stop, step, generator)
 
     def _case_of(self, number: int) -> int:
         which_pass, position = divmod(number, self.per_pass)
