@@ -80,7 +80,7 @@ class TrainingConfig:
     foreground_share: float = 0.33  # of the samples that are placed on a structure, each label as often as the others
     resample: bool = False  # bring label maps that lie on another grid to that of their image
     start_from: str = ""  # a model, by name or file, whose weights to begin with
-    batch_size: int = 2  # training samples of each step, on each device; each second one for a detail part alone
+    batch_size: int = 2  # samples of each step, on each device; with a detail part every second is for it alone
     training_depth: int = 16  # slices of one training sample
     dice_per_class: bool = True
     learning_rate: float = 1e-3
