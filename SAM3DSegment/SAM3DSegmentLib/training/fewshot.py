@@ -321,33 +321,31 @@ def _cases_name(cases: int) -> str:
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Dice against cases, for the longest time, and against minutes; a mark for each seed, a line for their mean."""
+    """Dice against minutes, a panel for each number of cases; a dot for each seed, a line through their means."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    by_cases, by_minutes = figure.subplots(1, 2, sharey=True)
     keys = _groups(rows)
-    order = list(dict.fromkeys(cases for cases, _, _ in keys))
-    longest = max(minutes for _, minutes, _ in keys)
-    for number, network in enumerate(dict.fromkeys(row["network"] for row in rows)):
-        color = f"C{number}"
-        _draw(by_cases, [(order.index(c), _select(rows, c, longest, network)) for c in order], color, "-", network)
-        for cases, style in zip(order, ("-", "--", ":", "-.", (0, (1, 4)))):
-            times = sorted({minutes for _, minutes, _ in keys})
-            points = [(minutes, _select(rows, cases, minutes, network)) for minutes in times]
-            _draw(by_minutes, points, color, style, f"{network}, {_cases_name(cases)} cases")
-    by_cases.set(xlabel=f"training cases ({longest:g} minutes)", ylabel="mean Dice of the test cases")
-    by_cases.set_xticks(range(len(order)), [_cases_name(cases) for cases in order])
-    by_minutes.set(xlabel="minutes of training")
-    for axes in (by_cases, by_minutes):
+    numbers = list(dict.fromkeys(cases for cases, _, _ in keys))
+    times = sorted({minutes for _, minutes, _ in keys})
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    figure = Figure(figsize=(2 + 3 * len(numbers), 4.5), layout="constrained")
+    for axes, cases in zip(figure.subplots(1, len(numbers), sharex=True, sharey=True, squeeze=False)[0], numbers):
+        for number, network in enumerate(networks):
+            # Beside each other: dots of two networks would hide one another.
+            shift = 0.02 * (number - (len(networks) - 1) / 2) * times[-1]
+            points = [(minutes + shift, _select(rows, cases, minutes, network)) for minutes in times]
+            _draw(axes, points, f"C{number}", network)
+        axes.set(title=f"{_cases_name(cases)} training cases", xlabel="minutes of training", xticks=times)
+        axes.margins(x=0.15)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel("mean Dice of the test cases")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=120)
 
 
-def _draw(axes: Any, points: list[tuple[float, list[dict[str, Any]]]], color: str, style: Any, label: str) -> None:
+def _draw(axes: Any, points: list[tuple[float, list[dict[str, Any]]]], color: str, label: str) -> None:
     known = [(x, [row["dice"] for row in group]) for x, group in points if group]
-    axes.plot([x for x, _ in known], [np.mean(dice) for _, dice in known], color=color, linestyle=style, label=label)
+    axes.plot([x for x, _ in known], [np.mean(dice) for _, dice in known], "_-", color=color, label=label)
     for x, dice in known:
         axes.plot([x] * len(dice), dice, ".", color=color)
