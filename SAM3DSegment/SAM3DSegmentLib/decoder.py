@@ -121,6 +121,14 @@ class Sam3dDecoder(nn.Module):
         decoder.load_state_dict({key: weights[key] for key in decoder.state_dict()})
         return decoder
 
+    @torch.no_grad()
+    def scale_finest_logits(self, factor: float) -> None:
+        """Multiply what the last head gives, by way of its weights."""
+        head = self.heads[-1]
+        last = head[-1] if isinstance(head, nn.Sequential) else head
+        for parameter in last.parameters():
+            parameter.mul_(factor)
+
     def forward(self, embeddings: Tensor, only_finest: bool = False) -> list[Tensor]:
         """`only_finest`: a list of the finest level's logits alone, which is all that inference needs."""
         channels = self.config.channels[0]

@@ -84,7 +84,7 @@ class TrainingConfig:
     training_depth: int = 16  # slices of one training sample
     dice_per_class: bool = True
     learning_rate: float = 1e-3
-    weight_decay: float = 0.03
+    weight_decay: float = 0.3
     warmup_steps: int = 60
     average_decay: float = 0.99  # of the moving average of the weights, which is what is validated and kept
     minutes: float = 30.0  # of training steps, without encoding and validation
@@ -95,6 +95,11 @@ class TrainingConfig:
     test_cases: int = 0  # seen by neither training nor the choice of the best checkpoint
     folds: int = 1  # so many decoders, each trained without another part of the cases; the model is their ensemble
     seed: int = 0
+
+    @property
+    def detail_learns_alone(self) -> bool:
+        """Whether every second sample of a batch is for the detail part alone."""
+        return bool(self.detail) and self.batch_size > 1
 
     def __post_init__(self) -> None:
         for name, least in (

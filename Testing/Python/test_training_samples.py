@@ -15,7 +15,7 @@ from SAM3DSegmentLib.cache import EmbeddingCache
 from SAM3DSegmentLib.cached_encoder import CachedEncoder
 from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
+from SAM3DSegmentLib.encoder import COMPACT_VIT, FrozenEncoder, build_vit
 from SAM3DSegmentLib.inference import stream_logits
 from SAM3DSegmentLib.intensity import sam_normalise
 from SAM3DSegmentLib.network import Network
@@ -165,6 +165,41 @@ def test_a_detail_part_learns_alone_from_every_second_sample_of_a_batch(tmp_path
         logits.square().sum().backward()
         learnt = {name for name, weight in learner.module.named_parameters() if weight.grad is not None}
         assert learnt == {f"decoder.detail.{name}" for name, _ in decoder.detail.named_parameters()}
+
+
+@pytest.mark.parametrize("head", ["linear", "convolutional"])
+@pytest.mark.parametrize("is_lent", [True, False])
+def test_the_model_says_the_mean_of_what_a_detail_part_learnt_to_say_alone_and_with_the_embeddings(
+    case, tiny_encoder, head, is_lent
+):
+    """And all of the embeddings' share where it never learnt alone."""
+    torch.manual_seed(0)
+    decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2, head=head, detail=(4, 6)).eval()
+    vit = build_vit(COMPACT_VIT, 48)
+    grey, classes = plain_view(case, 0, case.depth)
+    sample = Sample(case.fit, classes, grey)
+
+    def learner(detail_learns_alone):
+        if is_lent:
+            embeddings = SimpleNamespace(encoder=tiny_encoder, embed=lambda grey, fit: known)
+            return DecoderLearner(decoder, embeddings, {}, detail_learns_alone)
+        return CompactLearner(vit, decoder, 48, torch.device("cpu"), detail_learns_alone)
+
+    known = torch.rand(256, len(grey), 3, 3)
+    trainee = learner(True)
+    with torch.no_grad():
+        together = trainee.compare(trainee.module, [sample])[0][-1]
+        alone = trainee.compare(trainee.module, [sample._replace(detail_alone=True)])[0][-1]
+    assert (together - alone).abs().max() > 0.1
+    for learns_alone, expected in ((True, (together + alone) / 2), (False, together)):
+        made, encoder, _ = learner(learns_alone).parts(trainee.module.state_dict())
+        embeddings = known
+        if not is_lent:
+            embeddings = Network(encoder, [made]).encode(case.fit.place(grey[:, None])[:, 0])[:, 0].transpose(0, 1)
+        with torch.no_grad():
+            *_, finest = made.eval()(embeddings[None].float())
+            said = case.fit.to_grid(finest) + made.detail(grey[None, None])
+        torch.testing.assert_close(said, expected, atol=5e-3, rtol=5e-3)  # weights in half precision
 
 
 def test_a_view_without_change_is_the_plain_one(case):

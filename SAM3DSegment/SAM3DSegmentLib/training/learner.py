@@ -55,9 +55,16 @@ class OnEmbeddings(nn.Module):
 class DecoderLearner:
     """A decoder on the embeddings of a frozen encoder."""
 
-    def __init__(self, decoder: Sam3dDecoder, embeddings: ViewEncoder, carried: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        decoder: Sam3dDecoder,
+        embeddings: ViewEncoder,
+        carried: dict[str, Tensor],
+        detail_learns_alone: bool = False,
+    ) -> None:
         self.module: nn.Module = OnEmbeddings(decoder)
         self._decoder = decoder
+        self._detail_learns_alone = detail_learns_alone
         self._embeddings = embeddings
         self._carried = carried
 
@@ -78,6 +85,8 @@ class DecoderLearner:
     def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
         module = OnEmbeddings(copy.deepcopy(self._decoder))
         module.load_state_dict(_in_half_precision(weights))
+        if self._detail_learns_alone:
+            _take_mean_of_answers(module.decoder)
         return module.decoder, self._embeddings.encoder, self._carried
 
 
@@ -98,12 +107,20 @@ class OnSlices(OnEmbeddings):
 class CompactLearner:
     """A compact encoder and a decoder; in the model the encoder is frozen, and carried."""
 
-    def __init__(self, vit: nn.Module, decoder: Sam3dDecoder, image_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        vit: nn.Module,
+        decoder: Sam3dDecoder,
+        image_size: int,
+        device: torch.device,
+        detail_learns_alone: bool = False,
+    ) -> None:
         self.module: nn.Module = OnSlices(vit, decoder)
         self._on_slices = self.module
         self._decoder = decoder
         self._image_size = image_size
         self._device = device
+        self._detail_learns_alone = detail_learns_alone
 
     def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         if samples[0].detail_alone:
@@ -117,6 +134,8 @@ class CompactLearner:
         module = copy.deepcopy(self._on_slices)
         module.load_state_dict(_in_half_precision(weights))
         assert isinstance(module, OnSlices)
+        if self._detail_learns_alone:
+            _take_mean_of_answers(module.decoder)
         tensors = {key: value.half().cpu() for key, value in module.encoder.state_dict().items()}
         config = EncoderConfig(COMPACT_ENCODER, self._image_size, tensors_sha256(tensors), COMPACT_VIT)
         vit = build_vit(COMPACT_VIT, self._image_size)
@@ -127,6 +146,14 @@ class CompactLearner:
 def _in_half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rounded, which halves what they take in a model's file; validation and tests measure them as they are kept."""
     return {key: value.half() for key, value in weights.items()}
+
+
+def _take_mean_of_answers(decoder: Sam3dDecoder) -> None:
+    """Make the answer of a decoder whose detail part learnt alone too the mean of the two that it was taught.
+
+    With a sample's embeddings it is R(z) + d, without them d, so that the mean is R(z) / 2 + d.
+    """
+    decoder.scale_finest_logits(0.5)
 
 
 def _stack_grey(samples: list[Sample], device: torch.device) -> Tensor:

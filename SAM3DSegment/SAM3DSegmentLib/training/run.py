@@ -287,7 +287,7 @@ class Run:
             begin = self.begin.decoder.first_levels(self.plan.decoder.levels)
             decoder.load_state_dict({**decoder.state_dict(), **begin.state_dict()})  # a detail part may be new
         learner, views, view_encoder = self._make_learner(decoder, cases)
-        for_detail = FreshViews(cases, config.augmentation) if config.detail else None
+        for_detail = FreshViews(cases, config.augmentation) if config.detail_learns_alone else None
         samples = Samples(cases, views, config, config.batch_size * fabric.world_size, for_detail)
         steps = -(-config.epochs * samples.per_pass // (config.batch_size * fabric.world_size))
         loop = Loop(fabric, learner, config, Budget(steps, config.minutes * 60 / config.folds))
@@ -327,16 +327,16 @@ class Run:
     def _make_learner(
         self, decoder: Sam3dDecoder, cases: list[PreparedCase]
     ) -> tuple[Learner, Views, ViewEncoder | None]:
-        fabric = self.fabric
+        fabric, alone = self.fabric, self.config.detail_learns_alone
         if self.encoder is None:
             vit = build_vit(COMPACT_VIT, self.plan.image_size)
             if self.begin is not None:
                 load_vit_state(vit, self.begin.encoder_tensors, self.config.start_from)
-            compact = CompactLearner(vit, decoder, self.plan.image_size, fabric.device)
+            compact = CompactLearner(vit, decoder, self.plan.image_size, fabric.device, alone)
             return compact, FreshViews(cases, self.config.augmentation), None
         views = StoredViews(cases, self.config, self.encoder.cache, self.folder.views, fabric.world_size)
         view_encoder = ViewEncoder(views, self.encoder, fabric.global_rank, fabric.world_size)
-        return DecoderLearner(decoder, view_encoder, self.carried), views, view_encoder
+        return DecoderLearner(decoder, view_encoder, self.carried, alone), views, view_encoder
 
     def _make_validation(
         self, number: int, split: Split, learner: Learner, checkpoint: Checkpoint, log: TensorBoardLog | None
