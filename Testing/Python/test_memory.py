@@ -139,7 +139,11 @@ def segment_within(megabytes):
     Whether it went on in smaller parts, and the mask's shape or what it said instead.
     """
     command = [sys.executable, "-c", LIMITED, str(megabytes)]
-    result = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(MODULE)}, check=False)
+    environment = {
+        "PYTHONPATH": str(MODULE),
+        "MALLOC_ARENA_MAX": "1",
+    }  # each arena reserves 64 MiB, and threads race for them
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     answer = json.loads(result.stdout)
@@ -150,7 +154,7 @@ def segment_within(megabytes):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is kept on Linux only")
 def test_a_process_with_little_memory_goes_on_in_smaller_parts_or_says_so():
-    """The limit at which it must differs by some 20 MiB from process to process, so several are tried."""
+    """The limits at which it must differ with the versions of what it has loaded, so several are tried."""
     assert segment_within(1000) == (False, [200, 512, 512])
-    assert (True, [200, 512, 512]) in map(segment_within, (480, 460, 440, 420, 400))
+    assert (True, [200, 512, 512]) in map(segment_within, (460, 440, 420, 400))
     assert isinstance(segment_within(150)[1], str)
