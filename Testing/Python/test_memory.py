@@ -139,10 +139,8 @@ def segment_within(megabytes):
     Whether it went on in smaller parts, and the mask's shape or what it said instead.
     """
     command = [sys.executable, "-c", LIMITED, str(megabytes)]
-    environment = {
-        "PYTHONPATH": str(MODULE),
-        "MALLOC_ARENA_MAX": "1",
-    }  # each arena reserves 64 MiB, and threads race for them
+    # Each arena of malloc reserves 64 MiB, and threads race for them, so one is all that it gets.
+    environment = {"PYTHONPATH": str(MODULE), "MALLOC_ARENA_MAX": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
