@@ -15,12 +15,12 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from SAM3DSegmentLib.base.errors import Cancelled, InputError
 from SAM3DSegmentLib.bridge import logic as bridgeLogic
 from SAM3DSegmentLib.bridge.dependencies import missingPackages
-from SAM3DSegmentLib.bridge.parameters import SegmentParameters
-from SAM3DSegmentLib.bridge.sample_data import REFERENCE, SAMPLE, registerSampleData
-from SAM3DSegmentLib.bridge.widget import Panel
-from SAM3DSegmentLib.errors import Cancelled, InputError
+from SAM3DSegmentLib.bridge.panel.parameters import SegmentParameters
+from SAM3DSegmentLib.bridge.panel.widget import Panel
+from SAM3DSegmentLib.bridge.scene.sample_data import REFERENCE, SAMPLE, registerSampleData
 
 
 class SAM3DSegment(ScriptedLoadableModule):

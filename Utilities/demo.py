@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from overview import draw_overview
+from SAM3DSegmentLib.base.progress import Bar
+from SAM3DSegmentLib.base.watch import Watch
+from SAM3DSegmentLib.formats.label_maps import write_labels
+from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter
-from SAM3DSegmentLib.label_maps import write_labels
 from SAM3DSegmentLib.metrics import label_dice
 from SAM3DSegmentLib.model_file import load_model
-from SAM3DSegmentLib.progress import BarProgress
-from SAM3DSegmentLib.volume_io import read_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "SAM3DSegment" / "Resources" / "SampleData"
@@ -30,9 +31,9 @@ def main() -> None:
     volume = read_volume(SAMPLES / "hippocampus_015.nii.gz")
     segmenter = Segmenter.load(model)
     loaded = time.monotonic()
-    progress = BarProgress()
-    mask = segmenter.segment(volume.array_kji, volume.ijk_to_ras, progress)
-    progress.close()
+    bar = Bar()
+    mask = segmenter.segment(volume.array_kji, volume.ijk_to_ras, Watch(bar))
+    bar.close()
     seconds = time.monotonic() - loaded
 
     labels = model.card.labels

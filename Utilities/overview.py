@@ -17,9 +17,9 @@ from skimage.filters import gaussian
 from skimage.measure import marching_cubes
 
 from SAM3DSegmentLib.card import Label, ModelCard, SlicingRule
-from SAM3DSegmentLib.geometry import plan_slicing
+from SAM3DSegmentLib.formats.volumes import Volume
+from SAM3DSegmentLib.geometry import slicing_of
 from SAM3DSegmentLib.intensity import measure_grey_scale
-from SAM3DSegmentLib.volume_io import Volume
 
 BACKGROUND = "#101418"
 TEXT = "#e8eaed"
@@ -34,7 +34,7 @@ def draw_overview(
         2, 4, width_ratios=(1, 1, 1, 1.6), left=0.02, right=0.98, top=0.86, bottom=0.1, wspace=0.05, hspace=0.2
     )
     for row, plane in enumerate(("coronal", "sagittal")):
-        slicing = plan_slicing(volume.ijk_to_ras, SlicingRule(plane))
+        slicing = slicing_of(volume.ijk_to_ras, SlicingRule(plane))
         grey, ours, theirs = (slicing.to_dhw(array) for array in (volume.array_kji, mask, reference))
         grey = measure_grey_scale(grey, card.intensity).apply(grey)
         aspect = slicing.spacing_mm[1] / slicing.spacing_mm[2]

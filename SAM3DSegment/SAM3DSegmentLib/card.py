@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .errors import require
+from .base.errors import require
 
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
 # One cell in each direction would leave the decoder's norms a single value of a volume of one slice.
@@ -64,7 +64,7 @@ class EncoderConfig:
         require_image_size(self.image_size)
 
     @property
-    def carried(self) -> bool:
+    def in_model_file(self) -> bool:
         """True when the encoder's weights travel in the model file, so that no checkpoint is needed."""
         return self.vit is not None
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .errors import Cancelled, DependencyError, InputError, Sam3dError
-from .progress import PROGRESS
-from .quality import AUTO, BEST, QUALITIES, Choice
-from .stop import CANCELLED, Stop, clean_up, leave_if_input_ended, should_finish, stop_at_end_of_input
+from .base.errors import Cancelled, DependencyError, InputError, Sam3dError
+from .base.progress import DISPLAYS
+from .base.stop import CANCELLED, Stop, clean_up, leave_if_input_ended, should_finish, stop_at_end_of_input
+from .base.watch import Watch
+from .quality import AUTO, BEST, QUALITIES, QualityChoice
 
 logger = logging.getLogger(__name__)
 
@@ -267,7 +268,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--progress", default="bar", choices=tuple(PROGRESS), help="default: %(default)s")
+    parser.add_argument("--progress", default="bar", choices=tuple(DISPLAYS), help="default: %(default)s")
 
 
 def _say(text: str) -> None:
@@ -275,16 +276,16 @@ def _say(text: str) -> None:
 
 
 def _segment(options: argparse.Namespace) -> int:
-    from .batch import Outputs, segment_files
-    from .devices import keep_freed_memory
-    from .files import write_json
+    from .base.devices import keep_freed_memory
+    from .base.files import write_json
+    from .commands.batch import Outputs, segment_files
     from .inference import Segmenter
     from .model_file import load_model
     from .model_store import find_model
 
     keep_freed_memory()
     stop = Stop()
-    progress = PROGRESS[options.progress]()
+    progress = DISPLAYS[options.progress]()
     model = load_model(options.model)
 
     def load() -> Segmenter:
@@ -292,7 +293,7 @@ def _segment(options: argparse.Namespace) -> int:
             model, options.device, options.precision, options.sam_checkpoint, options.quality, tell_choice
         )
 
-    def tell_choice(choice: Choice) -> None:
+    def tell_choice(choice: QualityChoice) -> None:
         progress.event("quality", quality=choice.quality, seconds=choice.seconds[choice.quality])
 
     try:
@@ -301,8 +302,7 @@ def _segment(options: argparse.Namespace) -> int:
             load,
             options.input,
             Outputs(options.output, options.confidence, options.report, options.overwrite),
-            progress,
-            stop,
+            Watch(progress, stop),
             options.series,
             [path for path in (find_model(options.model), options.sam_checkpoint) if path],
         )
@@ -319,7 +319,7 @@ def _segment(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .devices import keep_freed_memory
+    from .base.devices import keep_freed_memory
     from .training.check import check
     from .training.plan import make_config
     from .training.run import Options, train
@@ -338,9 +338,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.output is None:
         raise InputError("no model file is given to write to; add -o MODEL.sam3d, or only --check the data.")
     stop = Stop()
-    progress = PROGRESS[options.progress]()
+    progress = DISPLAYS[options.progress]()
     try:
-        model = train(options.data, options.output, config, how, progress, stop, should_finish)
+        model = train(options.data, options.output, config, how, Watch(progress, stop, should_finish))
     finally:
         progress.close()
     summary = model.card.training
@@ -350,8 +350,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _bench_fewshot(options: argparse.Namespace) -> int:
-    from .devices import keep_freed_memory
-    from .training.fewshot import Benchmark, make_table, run_benchmark
+    from .base.devices import keep_freed_memory
+    from .bench.fewshot import Benchmark, make_table, run_benchmark
     from .training.plan import make_config
 
     keep_freed_memory()
@@ -366,13 +366,13 @@ def _bench_fewshot(options: argparse.Namespace) -> int:
         options.sam_checkpoint,
         options.device,
     )
-    _say(make_table(run_benchmark(benchmark, options.output, Stop())))
+    _say(make_table(run_benchmark(benchmark, options.output, Watch(cancelled=Stop()))))
     return DONE
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from .base.files import check_new_file, write_json, write_text
     from .evaluation import as_csv, as_dicts, as_table, evaluate_folders
-    from .files import check_new_file, write_json, write_text
 
     outputs = [path for path in (options.json, options.csv) if path]
     read = [file for folder in (options.predictions, options.labels) if folder.is_dir() for file in folder.iterdir()]
@@ -394,7 +394,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _models_list(options: argparse.Namespace) -> int:
-    from .errors import ModelFileError
+    from .base.errors import ModelFileError
     from .model_store import list_models, read_card
 
     for path in list_models():
@@ -410,7 +410,7 @@ def _models_list(options: argparse.Namespace) -> int:
 def _models_show(options: argparse.Namespace) -> int:
     import json
 
-    from .jsonable import to_json
+    from .base.jsonable import to_json
     from .model_store import find_model, read_card
 
     path = find_model(options.model)
@@ -431,10 +431,10 @@ def _models_import(options: argparse.Namespace) -> int:
 
 
 def _import_paper_checkpoint(source: Path, output: Path, overwrite: bool) -> int:
-    from .files import check_new_file
+    from .base.files import check_new_file
+    from .commands.paper_checkpoint import NOT_IMPORTED, read_paper_checkpoint
     from .model_file import save_model
     from .model_store import SUFFIX
-    from .paper_checkpoint import NOT_IMPORTED, read_paper_checkpoint
 
     if output.suffix != SUFFIX:
         raise InputError(f"model {str(output)!r} has an unknown ending; use {SUFFIX}.")
@@ -445,7 +445,7 @@ def _import_paper_checkpoint(source: Path, output: Path, overwrite: bool) -> int
 
 
 def _weights_list(options: argparse.Namespace) -> int:
-    from .weights import CHECKPOINTS
+    from .sam.weights import CHECKPOINTS
 
     for name, checkpoint in CHECKPOINTS.items():
         here = "here" if checkpoint.path.is_file() else "not here"
@@ -454,14 +454,14 @@ def _weights_list(options: argparse.Namespace) -> int:
 
 
 def _weights_path(options: argparse.Namespace) -> int:
-    from .weights import published
+    from .sam.weights import published
 
     _say(str(published(options.encoder).path))
     return DONE
 
 
 def _weights_verify(options: argparse.Namespace) -> int:
-    from .weights import published, verify
+    from .sam.weights import published, verify
 
     checkpoint = published(options.encoder)
     path = options.file or checkpoint.path
@@ -471,11 +471,11 @@ def _weights_verify(options: argparse.Namespace) -> int:
 
 
 def _weights_download(options: argparse.Namespace) -> int:
-    from .weights import download, published
+    from .sam.weights import download, published
 
-    progress = PROGRESS[options.progress]()
+    progress = DISPLAYS[options.progress]()
     try:
-        path = download(published(options.encoder), progress, Stop())
+        path = download(published(options.encoder), Watch(progress, Stop()))
     finally:
         progress.close()
     logger.info("%s is here and is the published file.", path)
@@ -483,7 +483,7 @@ def _weights_download(options: argparse.Namespace) -> int:
 
 
 def _weights_clear(options: argparse.Namespace) -> int:
-    from .weights import clear
+    from .sam.weights import clear
 
     removed, left = clear()
     for path in removed:
@@ -494,7 +494,7 @@ def _weights_clear(options: argparse.Namespace) -> int:
 
 
 def _cache_info(options: argparse.Namespace) -> int:
-    from .cache import cache_info
+    from .sam.cache import cache_info
 
     info = cache_info()
     _say(f"{info.files} files, {info.bytes / 1e6:.1f} of at most {info.limit_bytes / 1e6:.1f} MB, in {info.folder}")
@@ -502,7 +502,7 @@ def _cache_info(options: argparse.Namespace) -> int:
 
 
 def _cache_clear(options: argparse.Namespace) -> int:
-    from .cache import clear_cache
+    from .sam.cache import clear_cache
 
     info = clear_cache()
     _say(f"removed {info.files} files, {info.bytes / 1e6:.1f} MB from {info.folder}")
@@ -544,8 +544,8 @@ def _bench_volume(options: argparse.Namespace) -> int:
 
 
 def _bench_quality(options: argparse.Namespace) -> int:
-    from .bench.quality import bench_quality
-    from .jsonable import from_json
+    from .base.jsonable import from_json
+    from .bench.levels import bench_quality
     from .settings import TrainingConfig
 
     config = from_json(TrainingConfig, _read_json(options.config))
@@ -571,9 +571,9 @@ def _bench_startup(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace, measure: Callable[[], Any]) -> int:
+    from .base.files import check_new_file, write_json
+    from .base.jsonable import to_json
     from .bench.measuring import as_table
-    from .files import check_new_file, write_json
-    from .jsonable import to_json
 
     if options.json:
         check_new_file(options.json, overwrite=True)
@@ -588,7 +588,7 @@ def _doctor(options: argparse.Namespace) -> int:
     import dataclasses
     import json
 
-    from .doctor import examine
+    from .commands.doctor import examine
 
     result = examine(options.model)
     if options.json:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .base.errors import InputError
 from .card import DecoderConfig
 from .detail import NEGATIVE_SLOPE, GreyDetail
-from .errors import InputError
 
 
 class ResDualConv3d(nn.Module):

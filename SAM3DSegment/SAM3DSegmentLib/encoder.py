@@ -14,18 +14,17 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .base.devices import available_memory_bytes, resolve_device, resolve_precision
+from .base.errors import DependencyError, InputError, WeightsError
+from .base.hashes import remembered_sha256
 from .card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, VitConfig
-from .devices import available_memory_bytes, resolve_device, resolve_precision
-from .errors import DependencyError, InputError, WeightsError
-from .hashes import remembered_sha256
-from .packed_vit import PackedVit
-from .weights import resolve_checkpoint
+from .sam.packed_vit import PackedVit
+from .sam.weights import resolve_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -79,22 +78,6 @@ def build_vit(config: VitConfig, image_size: int) -> nn.Module:
         window_size=config.window_size,
         global_attn_indexes=config.global_attention_blocks,
     )
-
-
-class SliceEncoder(Protocol):
-    """What the rest of the engine asks of an encoder, whether it computes or remembers."""
-
-    config: EncoderConfig
-    device: torch.device
-    dtype: torch.dtype
-
-    @property
-    def image_size(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    def __call__(self, slices: Tensor) -> Tensor: ...
 
 
 class FrozenEncoder:
@@ -163,7 +146,7 @@ def load_encoder(
     return FrozenEncoder(vit, config, target, resolve_precision(precision, target))
 
 
-def carried_encoder(
+def encoder_from_tensors(
     config: EncoderConfig, tensors: dict[str, Tensor], device: str | torch.device = "auto", precision: str = "auto"
 ) -> FrozenEncoder:
     """The encoder that a model file carries: `tensors` as `nn.Module.state_dict` names them."""

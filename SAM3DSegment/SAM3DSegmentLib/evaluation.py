@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from .errors import Cancelled, InputError, Sam3dError
-from .files import last_line
+from .base.errors import Cancelled, InputError, Sam3dError
+from .base.files import last_line
+from .formats.label_maps import LabelMap, read_label_map
+from .formats.segments import BACKGROUND
+from .formats.volumes import volumes_by_name
 from .geometry import grid_offset, is_same_grid, spacing_and_directions
-from .label_maps import LabelMap, read_label_map
 from .metrics import dice, mean_defined
-from .segmentation_header import BACKGROUND
-from .volume_io import volumes_by_name
 
 logger = logging.getLogger(__name__)
 

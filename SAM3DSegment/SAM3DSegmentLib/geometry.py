@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .base.errors import GeometryError
 from .card import SlicingRule
-from .errors import GeometryError
 
 # World direction (index of R, A or S; sign) in which each of the axes d, h, w runs. Rows and columns follow the
 # display convention of radiology: anterior or superior at the top, the patient's right on the viewer's left.
@@ -112,7 +112,7 @@ def grid_offset(
     return k, j, i
 
 
-def plan_slicing(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
+def slicing_of(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
     """The slicing of a volume with this matrix under `rule`; any permuted, flipped, oblique or left-handed axes.
 
     An oblique axis counts as the world axis that it is nearest to, such that all three are taken.

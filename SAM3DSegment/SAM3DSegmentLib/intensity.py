@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .base.errors import InputError
 from .card import IntensityRule
-from .errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import InputError
+from .base.errors import InputError
 
 
 class DiceLoss(nn.Module):

@@ -12,14 +12,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .base.errors import InputError, ModelFileError
+from .base.files import check_new_file, write_bytes
+from .base.folders import models_folder
+from .base.hashes import file_sha256
+from .base.jsonable import to_json
 from .card import DecoderConfig, ModelCard
 from .decoder import Sam3dDecoder
-from .encoder import FrozenEncoder, carried_encoder, load_encoder
-from .errors import InputError, ModelFileError
-from .files import check_new_file, write_bytes
-from .folders import models_folder
-from .hashes import file_sha256
-from .jsonable import to_json
+from .encoder import FrozenEncoder, encoder_from_tensors, load_encoder
 from .model_store import FORMAT_VERSION, METADATA_KEY, SUFFIX, bundled_folder, find_model, read_card
 
 _DECODER, _ENCODER = "decoder.", "encoder."
@@ -57,8 +57,8 @@ class Sam3dModel:
         config = self.card.encoder
         if image_size is not None:
             config = dataclasses.replace(config, image_size=image_size)
-        if config.carried:
-            return carried_encoder(config, self.encoder_tensors, device, precision)
+        if config.in_model_file:
+            return encoder_from_tensors(config, self.encoder_tensors, device, precision)
         return load_encoder(config.name, checkpoint, config.image_size, device, precision, config.sha256)
 
 
@@ -107,7 +107,7 @@ def import_model(source: Path, overwrite: bool = False) -> Path:
     bundled one is never replaced.
     """
     model = load_model(source)
-    if model.card.encoder.carried:
+    if model.card.encoder.in_model_file:
         model.load_encoder("cpu")
     target = models_folder() / f"{source.stem}{SUFFIX}"
     if (bundled_folder() / target.name).exists():

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .base.errors import InputError, ModelFileError
+from .base.folders import models_folder
+from .base.jsonable import from_json
 from .card import ModelCard
-from .errors import InputError, ModelFileError
-from .folders import models_folder
-from .jsonable import from_json
 
 SUFFIX = ".sam3d"
 FORMAT_VERSION = 1

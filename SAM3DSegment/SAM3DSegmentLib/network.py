@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .card import EncoderConfig
 from .decoder import Sam3dDecoder
-from .encoder import SliceEncoder
 from .intensity import sam_normalise
+
+
+class SliceEncoder(Protocol):
+    """What the rest of the engine asks of an encoder, whether it computes or remembers."""
+
+    config: EncoderConfig
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def __call__(self, slices: Tensor) -> Tensor: ...
 
 
 class Network:

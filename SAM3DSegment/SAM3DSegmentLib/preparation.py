@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .base.errors import InputError
 from .card import PATCH_SIZE, IntensityRule, SlicingRule
-from .errors import InputError
-from .geometry import Slicing, plan_slicing
+from .geometry import Slicing, slicing_of
 from .intensity import GreyScale, measure_grey_scale
 
 
@@ -33,7 +33,7 @@ class SquareFit:
     inner: tuple[int, int]
 
     @classmethod
-    def plan(cls, height: int, width: int, spacing_hw_mm: tuple[float, float], size: int) -> SquareFit:
+    def of_slices(cls, height: int, width: int, spacing_hw_mm: tuple[float, float], size: int) -> SquareFit:
         extents = (height * spacing_hw_mm[0], width * spacing_hw_mm[1])
         inner = [max(1, round(size * extent / max(extents))) for extent in extents]
         return cls(height, width, size, (inner[0], inner[1]))
@@ -154,9 +154,9 @@ class Preparation:
     def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
         """Voxels (K, J, I) of any real type and their 4x4 matrix in mm. Raises InputError, GeometryError."""
         check_volume(array_kji)
-        slicing = plan_slicing(ijk_to_ras, self.slicing)
+        slicing = slicing_of(ijk_to_ras, self.slicing)
         volume = slicing.to_dhw(array_kji)
-        fit = SquareFit.plan(volume.shape[1], volume.shape[2], slicing.spacing_mm[1:], self.image_size)
+        fit = SquareFit.of_slices(volume.shape[1], volume.shape[2], slicing.spacing_mm[1:], self.image_size)
         return Prepared(volume, slicing, measure_grey_scale(volume, self.intensity), fit)
 
 

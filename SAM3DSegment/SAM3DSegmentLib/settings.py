@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .base.errors import InputError, require
 from .card import (
     EMBEDDING_CHANNELS,
     DecoderConfig,
@@ -14,7 +15,6 @@ from .card import (
     WindowRule,
     require_image_size,
 )
-from .errors import InputError, require
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
@@ -97,7 +97,7 @@ class TrainingConfig:
     seed: int = 0
 
     @property
-    def detail_learns_alone(self) -> bool:
+    def trains_detail_alone(self) -> bool:
         """Whether every second sample of a batch is for the detail part alone."""
         return bool(self.detail) and self.batch_size > 1
 

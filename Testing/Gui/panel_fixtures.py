@@ -13,9 +13,9 @@ import psutil
 import pytest
 import slicer
 
+from SAM3DSegmentLib.base.hashes import memory_path
 from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
-from SAM3DSegmentLib.hashes import memory_path
-from SAM3DSegmentLib.weights import CHECKPOINTS
+from SAM3DSegmentLib.sam.weights import CHECKPOINTS
 
 LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
 JOB_CLASSES = ("SegmentationJob", "CommandProcess", "BackgroundCall", "Request")

@@ -14,10 +14,10 @@ from panel_fixtures import LABELS, add_volume, temporary_folders
 from vtk.util.numpy_support import vtk_to_numpy
 
 import host
-from SAM3DSegmentLib.bridge import nodes
+from SAM3DSegmentLib.base.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.bridge.logic import segment, startSegment
-from SAM3DSegmentLib.bridge.settings import setSamCheckpoint
-from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
+from SAM3DSegmentLib.bridge.preferences import setSamCheckpoint
+from SAM3DSegmentLib.bridge.scene import nodes
 from SAM3DSegmentLib.model_file import load_model, save_model
 
 SAMPLE = Path(__file__).resolve().parents[2] / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"

@@ -423,7 +423,7 @@ def test_an_exception_at_the_start_gives_the_panel_back(widget, volume, monkeypa
 
 
 def test_an_exception_in_delivery_gives_the_panel_back(widget, volume, tiny_model, monkeypatch):
-    from SAM3DSegmentLib.bridge import nodes
+    from SAM3DSegmentLib.bridge.scene import nodes
 
     def fail(*arguments):
         raise RuntimeError("no such luck")
@@ -681,12 +681,12 @@ def package_kept():
 
 
 def test_reloading_reads_the_package_again(package_kept, widget):
-    from SAM3DSegmentLib.bridge import widget as before
+    from SAM3DSegmentLib.bridge.panel import widget as before
 
     widget.onReload()
     again = slicer.modules.SAM3DSegmentWidget
     assert again is not widget
-    assert sys.modules["SAM3DSegmentLib.bridge.widget"] is not before
+    assert sys.modules["SAM3DSegmentLib.bridge.panel.widget"] is not before
     assert not isinstance(again.panel, before.Panel)
 
 
@@ -724,7 +724,7 @@ def test_the_form_leaves_colours_to_the_theme():
 
 
 def test_the_protocol_of_the_form_names_widgets_that_are_there(widget):
-    from SAM3DSegmentLib.bridge.protocols import Form
+    from SAM3DSegmentLib.bridge.panel.protocols import Ui
 
-    for name in Form.__annotations__:
+    for name in Ui.__annotations__:
         assert getattr(widget.ui, name).objectName == name

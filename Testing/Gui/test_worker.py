@@ -25,8 +25,8 @@ from panel_fixtures import (
 )
 
 import host
-from SAM3DSegmentLib.bridge import nodes
 from SAM3DSegmentLib.bridge.logic import startSegment
+from SAM3DSegmentLib.bridge.scene import nodes
 from SAM3DSegmentLib.bridge.worker import CommandProcess
 
 ROOT = Path(__file__).resolve().parents[2]

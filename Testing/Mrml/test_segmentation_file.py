@@ -8,8 +8,8 @@ import vtk
 from vtk.util import numpy_support
 
 from SAM3DSegmentLib.card import Label, Terminology
-from SAM3DSegmentLib.label_maps import write_labels
-from SAM3DSegmentLib.volume_io import read_volume
+from SAM3DSegmentLib.formats.label_maps import write_labels
+from SAM3DSegmentLib.formats.volumes import read_volume
 
 LABELS = (
     Label(1, "Anterior", (230, 159, 0), type=Terminology("SCT", "5366008", "Hippocampus")),

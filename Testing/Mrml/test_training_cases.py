@@ -9,8 +9,8 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Terminology
-from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.dataset import examine, find_dataset, find_labels, read_case
 from SAM3DSegmentLib.training.run import Options, train

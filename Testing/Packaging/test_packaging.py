@@ -17,7 +17,8 @@ import pytest
 import SimpleITK as sitk
 
 from hidden import load_bare
-from SAM3DSegmentLib import __version__, doctor
+from SAM3DSegmentLib import __version__
+from SAM3DSegmentLib.commands import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment"

@@ -13,11 +13,11 @@ import safetensors.torch
 import torch
 
 from conftest import MODULE, MRI
+from SAM3DSegmentLib.base.errors import InputError, ModelFileError, WeightsError
+from SAM3DSegmentLib.base.folders import models_folder
+from SAM3DSegmentLib.base.jsonable import to_json
 from SAM3DSegmentLib.card import VitConfig
 from SAM3DSegmentLib.encoder import build_vit, load_encoder
-from SAM3DSegmentLib.errors import InputError, ModelFileError, WeightsError
-from SAM3DSegmentLib.folders import models_folder
-from SAM3DSegmentLib.jsonable import to_json
 from SAM3DSegmentLib.model_file import import_model, load_model, save_model
 from SAM3DSegmentLib.model_store import list_models, read_card
 from test_model_file import small_model
@@ -185,7 +185,7 @@ def test_a_model_that_may_not_be_read(tmp_path, good):
         return
     code = (
         "import os, sys; from SAM3DSegmentLib.model_store import find_model, read_card\n"
-        "from SAM3DSegmentLib.errors import ModelFileError\n"
+        "from SAM3DSegmentLib.base.errors import ModelFileError\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "try: read_card(find_model(sys.argv[1]))\n"
         "except ModelFileError as error: print(error)\n"
@@ -209,7 +209,7 @@ def test_a_bad_model_costs_no_memory(tmp_path, good):
         BAD_MODELS[case][0](path)
     code = (
         "import resource, sys, psutil; from pathlib import Path\n"
-        "from SAM3DSegmentLib.model_file import load_model; from SAM3DSegmentLib.errors import ModelFileError\n"
+        "from SAM3DSegmentLib.model_file import load_model; from SAM3DSegmentLib.base.errors import ModelFileError\n"
         "taken = psutil.Process().memory_info().vms\n"
         "resource.setrlimit(resource.RLIMIT_AS, (taken + 200_000_000,) * 2)\n"
         "for path in sorted(Path(sys.argv[1]).glob('*.sam3d')):\n"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import MODULE
-from SAM3DSegmentLib.cache import EmbeddingCache, cache_info, cache_limit_bytes, clear_cache, embedding_key
-from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.folders import cache_folder
+from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.base.folders import cache_folder
+from SAM3DSegmentLib.sam.cache import EmbeddingCache, cache_info, cache_limit_bytes, clear_cache, embedding_key
 
 ARRAY = np.arange(4096, dtype=np.float16).reshape(256, 4, 4)
 ENTRY_BYTES = 8192 + 90  # of ARRAY with its header, rounded up
@@ -139,7 +139,7 @@ def test_two_processes_share_one_cache(tmp_path):
 import sys
 import numpy as np
 from pathlib import Path
-from SAM3DSegmentLib.cache import EmbeddingCache, embedding_key
+from SAM3DSegmentLib.sam.cache import EmbeddingCache, embedding_key
 cache = EmbeddingCache(Path(sys.argv[1]), int(sys.argv[2]))
 found = 0
 for turn in range(60):

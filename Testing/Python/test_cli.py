@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, MODULE, MRI, MRI_LABEL
-from SAM3DSegmentLib.batch import plan_outputs
-from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.commands.batch import plan_outputs
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import save_model
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.decoder import ResDualConv3d, Sam3dDecoder
-from SAM3DSegmentLib.errors import InputError
 
 
 def conv3d(x, w):

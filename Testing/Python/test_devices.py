@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from conftest import MODULE
-from SAM3DSegmentLib import devices
-from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.base import devices
+from SAM3DSegmentLib.base.errors import InputError
 
 CPU = torch.device("cpu")
 HAS_NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: nothing was tried on a GPU")
@@ -146,7 +146,7 @@ def test_memory_of_the_host():
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 def test_a_limit_of_the_process_counts():
     code = (
-        "import resource, torch, psutil; from SAM3DSegmentLib.devices import available_memory_bytes\n"
+        "import resource, torch, psutil; from SAM3DSegmentLib.base.devices import available_memory_bytes\n"
         "taken = psutil.Process().memory_info().vms\n"
         "resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000,) * 2)\n"
         "print(available_memory_bytes(torch.device('cpu')))\n"
@@ -184,7 +184,7 @@ def test_out_of_memory_is_told_from_other_errors(error, expected):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is set on Linux only")
 def test_freed_memory_is_kept_up_to_a_gibibyte():
     code = (
-        "import numpy as np, psutil; from SAM3DSegmentLib.devices import keep_freed_memory\n"
+        "import numpy as np, psutil; from SAM3DSegmentLib.base.devices import keep_freed_memory\n"
         "keep_freed_memory(); process = psutil.Process(); before = process.memory_info().rss\n"
         "for megabytes in (300, 1300):\n"
         "    array = np.empty(megabytes * 2**20, np.uint8); array[::4096] = 1; del array\n"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from SAM3DSegmentLib.base.errors import InputError, WeightsError
 from SAM3DSegmentLib.card import EncoderConfig, VitConfig
 from SAM3DSegmentLib.encoder import (
     COMPACT_VIT,
@@ -15,7 +16,6 @@ from SAM3DSegmentLib.encoder import (
     build_vit,
     load_encoder,
 )
-from SAM3DSegmentLib.errors import InputError, WeightsError
 
 
 def slices(count, size, seed=0):

@@ -44,8 +44,8 @@ def work(arguments, environment, log, checkpoint_sha256):
     os.environ.update(environment)
     with open(log, "w") as stream:
         sys.stdout = sys.stderr = stream
-        from SAM3DSegmentLib import weights
         from SAM3DSegmentLib.cli import main
+        from SAM3DSegmentLib.sam import weights
 
         if checkpoint_sha256:  # that of the content on the test's server: the published file is 375 MB
             object.__setattr__(weights.CHECKPOINTS["sam_vit_b"], "sha256", checkpoint_sha256)

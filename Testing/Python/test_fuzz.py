@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import image_files as make
+from SAM3DSegmentLib.base.errors import Sam3dError
 from SAM3DSegmentLib.card import ModelCard
-from SAM3DSegmentLib.errors import Sam3dError
+from SAM3DSegmentLib.formats.label_maps import is_segmentation, read_label_map
+from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.geometry import spacing_and_directions
-from SAM3DSegmentLib.label_maps import is_segmentation, read_label_map
 from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.model_store import read_card
-from SAM3DSegmentLib.volume_io import read_volume
 from test_model_file import small_model
 
 logger = logging.getLogger(__name__)

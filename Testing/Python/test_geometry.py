@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from SAM3DSegmentLib.base.errors import GeometryError
 from SAM3DSegmentLib.card import SlicingRule
-from SAM3DSegmentLib.errors import GeometryError
-from SAM3DSegmentLib.geometry import Crop, has_right_angles, plan_slicing, spacing_and_directions
+from SAM3DSegmentLib.geometry import Crop, has_right_angles, slicing_of, spacing_and_directions
 
 SHAPE_KJI = (5, 7, 11)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -44,9 +44,9 @@ def store(world_array_rsa, permutation, signs):
 def test_every_storage_order_gives_the_same_slices_and_goes_back(permutation, signs, plane):
     world = np.arange(np.prod(SHAPE_KJI)).reshape(SHAPE_KJI)
     rule = SlicingRule(plane)
-    expected = plan_slicing(matrix(), rule).to_dhw(store(world, (0, 1, 2), (1, 1, 1)))
+    expected = slicing_of(matrix(), rule).to_dhw(store(world, (0, 1, 2), (1, 1, 1)))
     stored = store(world, permutation, signs)
-    slicing = plan_slicing(matrix(permutation, signs), rule)
+    slicing = slicing_of(matrix(permutation, signs), rule)
     np.testing.assert_array_equal(slicing.to_dhw(stored), expected)
     np.testing.assert_array_equal(slicing.to_kji(slicing.to_dhw(stored)), stored)
 
@@ -57,7 +57,7 @@ def test_an_oblique_volume_is_sliced_as_the_nearest_straight_one(plane):
     for permutation, signs in ORIENTATIONS:
         straight = matrix(permutation, signs, (0.8, 0.9, 1.0))
         oblique = rotation((20, -15, 25)) @ straight
-        assert plan_slicing(oblique, rule) == plan_slicing(straight, rule)
+        assert slicing_of(oblique, rule) == slicing_of(straight, rule)
 
 
 def test_slices_show_anatomy_as_radiologists_do():
@@ -66,7 +66,7 @@ def test_slices_show_anatomy_as_radiologists_do():
     world[-1, -1, -1] = 1
     stored = store(world, (0, 1, 2), (1, 1, 1))
     corner = {
-        plane: tuple(int(n[0]) for n in np.nonzero(plan_slicing(matrix(), SlicingRule(plane)).to_dhw(stored)))
+        plane: tuple(int(n[0]) for n in np.nonzero(slicing_of(matrix(), SlicingRule(plane)).to_dhw(stored)))
         for plane in ("axial", "coronal", "sagittal")
     }
     r, a, s = (n - 1 for n in SHAPE_KJI)
@@ -82,15 +82,15 @@ def test_slices_follow_the_acquisition_axis_where_there_is_one(world):
     spacing[world] = 3.0
     planes = {0: "sagittal", 1: "coronal", 2: "axial"}
     for permutation, signs in ORIENTATIONS:
-        slicing = plan_slicing(matrix(permutation, signs, spacing), SlicingRule("axial"))
+        slicing = slicing_of(matrix(permutation, signs, spacing), SlicingRule("axial"))
         assert slicing.plane == planes[world]
         assert slicing.spacing_mm == (3.0, 1.0, 1.0)
     spacing[world] = 1.2
-    assert plan_slicing(matrix(spacing_ras=spacing), SlicingRule("coronal")).plane == "coronal"
+    assert slicing_of(matrix(spacing_ras=spacing), SlicingRule("coronal")).plane == "coronal"
 
 
 def test_left_right_axis():
-    axes = {p: plan_slicing(matrix(), SlicingRule(p)).left_right_axis for p in ("axial", "coronal", "sagittal")}
+    axes = {p: slicing_of(matrix(), SlicingRule(p)).left_right_axis for p in ("axial", "coronal", "sagittal")}
     assert axes == {"axial": 2, "coronal": 2, "sagittal": 0}
 
 
@@ -104,7 +104,7 @@ def test_spacing_and_directions_of_an_oblique_left_handed_volume():
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.eye(3)])
 def test_an_impossible_matrix_is_refused(bad):
     with pytest.raises(GeometryError, match="repair the image's header"):
-        plan_slicing(bad, SlicingRule())
+        slicing_of(bad, SlicingRule())
 
 
 @pytest.mark.parametrize("fine", [0, 1, 2])
@@ -112,7 +112,7 @@ def test_one_fine_axis_among_two_coarse_ones_is_no_stack_of_slices(fine):
     spacing = [4.0, 4.0, 4.0]
     spacing[fine] = 1.0
     for plane in ("axial", "coronal", "sagittal"):
-        assert plan_slicing(matrix(spacing_ras=spacing), SlicingRule(plane)).plane == plane
+        assert slicing_of(matrix(spacing_ras=spacing), SlicingRule(plane)).plane == plane
 
 
 @pytest.mark.parametrize(("degrees", "expected"), [(0.001, True), (0.1, False), (3.0, False), (20.0, False)])

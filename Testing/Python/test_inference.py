@@ -9,14 +9,16 @@ import SimpleITK as sitk
 import torch
 
 from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
+from SAM3DSegmentLib.base.errors import Cancelled, GeometryError, InputError, WeightsError
+from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import IntensityRule, ModelCard, SlicingRule, WindowRule
 from SAM3DSegmentLib.encoder import load_encoder
-from SAM3DSegmentLib.errors import Cancelled, GeometryError, InputError, WeightsError
-from SAM3DSegmentLib.inference import Segmenter, segment_volume, stream_logits
+from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.inference import Segmenter, segment_volume, watch_of
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
-from SAM3DSegmentLib.quality import Work, plan_windows
-from SAM3DSegmentLib.volume_io import read_volume
+from SAM3DSegmentLib.streaming import stream_logits
+from SAM3DSegmentLib.work import Work, window_bounds
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_windows_agree_with_the_whole_volume_at_once(segmenter, mri, mri_mask):
     ("depth", "length", "overlap"), [(1, 64, 16), (64, 64, 16), (65, 64, 16), (200, 64, 16), (51, 8, 7), (9, 4, 0)]
 )
 def test_windows_cover_every_slice_and_move_forwards(depth, length, overlap):
-    windows = plan_windows(depth, WindowRule(length, overlap))
+    windows = window_bounds(depth, WindowRule(length, overlap))
     assert windows[0][0] == 0
     assert windows[-1][1] == depth
     for (start, stop), (next_start, next_stop) in zip(windows, windows[1:]):
@@ -167,7 +169,7 @@ def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeyp
     monkeypatch.setattr(Network, "has_detail", False)
     preparation = Preparation(SlicingRule("axial"), IntensityRule(), segmenter.card.encoder.image_size)
     prepared = preparation.prepare(np.arange(12 * 8 * 8).reshape(12, 8, 8), np.eye(4))
-    logits = list(stream_logits(prepared, segmenter.network, Work(12, WindowRule(8, 4)), None, None))
+    logits = list(stream_logits(prepared, segmenter.network, Work(12, WindowRule(8, 4)), UNWATCHED))
     assert [float(one[0, 4, 4]) for one in logits] == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
 
 
@@ -187,7 +189,7 @@ def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
 
 def test_progress_counts_slices_and_ends_at_the_total(segmenter, mri):
     seen = []
-    segmenter.segment(mri.array_kji, mri.ijk_to_ras, on_progress=lambda *line: seen.append(line))
+    segmenter.segment(mri.array_kji, mri.ijk_to_ras, watch_of(lambda *line: seen.append(line), None))
     depth = mri.array_kji.shape[2]
     done = [line[1] for line in seen]
     assert all(line[0] == "segment" and line[2] == depth for line in seen)
@@ -199,7 +201,9 @@ def test_progress_counts_slices_and_ends_at_the_total(segmenter, mri):
 def test_cancel_stops_between_batches(segmenter, mri):
     seen = []
     with pytest.raises(Cancelled):
-        segmenter.segment(mri.array_kji, mri.ijk_to_ras, lambda *line: seen.append(line), lambda: len(seen) >= 2)
+        segmenter.segment(
+            mri.array_kji, mri.ijk_to_ras, watch_of(lambda *line: seen.append(line), lambda: len(seen) >= 2)
+        )
     assert len(seen) == 2
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import IntensityRule
-from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.intensity import measure_grey_scale, percentiles, sam_normalise
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, DiceLoss
 
 CLASSES = 3

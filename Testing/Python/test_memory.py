@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from conftest import MODULE
-from SAM3DSegmentLib.errors import OutOfMemoryError
-from SAM3DSegmentLib.halving import Halving
+from SAM3DSegmentLib.base.errors import OutOfMemoryError
+from SAM3DSegmentLib.base.halving import RetryInHalves
 from SAM3DSegmentLib.inference import Segmenter
 
 
@@ -28,7 +28,7 @@ def greedy(most, asked):
 @pytest.mark.parametrize(("most", "asked"), [(31, [31]), (16, [31, 16, 15]), (4, [31, 16, 8, 4, 4, 4, 4, 4, 4, 4, 3])])
 def test_a_batch_is_halved_until_it_fits_and_the_size_remembered(most, asked, caplog):
     seen = []
-    halving = Halving(greedy(most, seen), "going on with {count} slices.")
+    halving = RetryInHalves(greedy(most, seen), "going on with {count} slices.")
     batch = torch.arange(31.0)
     assert torch.equal(halving(batch), 2 * batch)
     assert seen == asked
@@ -43,19 +43,19 @@ def test_a_batch_is_halved_until_it_fits_and_the_size_remembered(most, asked, ca
 def test_no_smaller_parts_than_allowed_are_tried():
     asked = []
     with pytest.raises(RuntimeError, match="allocate"):
-        Halving(greedy(4, asked), "{count}", least=8)(torch.zeros(31))
+        RetryInHalves(greedy(4, asked), "{count}", least=8)(torch.zeros(31))
     assert asked == [31, 16, 8]
 
 
 def test_one_item_that_does_not_fit_and_any_other_error_are_raised():
     with pytest.raises(RuntimeError, match="allocate"):
-        Halving(greedy(0, []), "{count}")(torch.zeros(5))
+        RetryInHalves(greedy(0, []), "{count}")(torch.zeros(5))
 
     def broken(batch):
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Halving(broken, "{count}")(torch.zeros(5))
+        RetryInHalves(broken, "{count}")(torch.zeros(5))
 
 
 class Small:
@@ -115,7 +115,7 @@ import json, logging, resource, sys
 import numpy as np, psutil, torch
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 torch.set_num_threads(1)
-from SAM3DSegmentLib.errors import Sam3dError
+from SAM3DSegmentLib.base.errors import Sam3dError
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.postprocessing import load_for_islands

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS
-from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.evaluation import as_csv, as_dicts, compare_label, evaluate_folders
 from SAM3DSegmentLib.metrics import dice
 

@@ -5,6 +5,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from SAM3DSegmentLib.base.errors import InputError, ModelFileError
+from SAM3DSegmentLib.base.folders import models_folder
+from SAM3DSegmentLib.base.jsonable import from_json, to_json
 from SAM3DSegmentLib.card import (
     DecoderConfig,
     EncoderConfig,
@@ -17,9 +20,6 @@ from SAM3DSegmentLib.card import (
 )
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import build_vit
-from SAM3DSegmentLib.errors import InputError, ModelFileError
-from SAM3DSegmentLib.folders import models_folder
-from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.model_file import Sam3dModel, load_model, save_model
 from SAM3DSegmentLib.model_store import bundled_folder, find_model, list_models, read_card
 from SAM3DSegmentLib.settings import TrainingConfig

@@ -5,15 +5,21 @@ import dataclasses
 import pytest
 import torch
 
-from SAM3DSegmentLib import packed_vit
 from SAM3DSegmentLib.card import VitConfig
 from SAM3DSegmentLib.encoder import build_vit
-from SAM3DSegmentLib.packed_vit import AttentionPlan, PackedVit, attention_plan, expected_logits, has_packed_linear
+from SAM3DSegmentLib.sam import packed_vit
+from SAM3DSegmentLib.sam.packed_vit import (
+    AttentionMethod,
+    PackedVit,
+    attention_method,
+    expected_logits,
+    has_packed_linear,
+)
 
 CPU = torch.device("cpu")
 SMALL = VitConfig(48, 3, 3, (1,))
 PLANS = [
-    AttentionPlan(kernel, fold_global, packed_linear)
+    AttentionMethod(kernel, fold_global, packed_linear)
     for kernel, fold_global in (("chunked", False), ("chunked", True), ("fused", True))
     for packed_linear in (False, True)
 ]
@@ -50,7 +56,7 @@ def test_equals_segment_anything(plan, size):
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch, rows):
     vit, x = small_vit(256), slices(1, 256)
     monkeypatch.setattr(packed_vit, "CHUNK_BYTES", rows * 16 * 256 * 4)
-    plan = AttentionPlan("chunked", fold_global=False, packed_linear=False)
+    plan = AttentionMethod("chunked", fold_global=False, packed_linear=False)
     torch.testing.assert_close(PackedVit(vit, CPU, torch.float32, plan)(x), vit(x), atol=1e-4, rtol=1e-4)
 
 
@@ -77,7 +83,7 @@ def test_large_logits_are_not_rounded(monkeypatch):
         block.attn.qkv.weight[:96] *= 3
         block.attn.proj.weight *= 10  # else the residual sum would hide what attention does
     assert all(expected_logits(block) > 2.5 for block in vit.blocks)
-    plan = AttentionPlan("chunked", fold_global=False, packed_linear=False)
+    plan = AttentionMethod("chunked", fold_global=False, packed_linear=False)
     kept = relative_error(PackedVit(vit, CPU, torch.bfloat16, plan)(x), vit(x))
     monkeypatch.setattr(packed_vit, "LARGEST_ROUNDING", float("inf"))
     rounded = relative_error(PackedVit(vit, CPU, torch.bfloat16, plan)(x), vit(x))
@@ -89,7 +95,7 @@ def test_what_all_keys_have_in_common_costs_no_precision():
     vit, x = small_vit(256), slices(1, 256)
     for block in vit.blocks:
         block.attn.qkv.bias[48:96] += 30
-    plan = AttentionPlan("chunked", fold_global=False, packed_linear=False)
+    plan = AttentionMethod("chunked", fold_global=False, packed_linear=False)
     assert relative_error(PackedVit(vit, CPU, torch.bfloat16, plan)(x), vit(x)) < 0.012
 
 
@@ -139,7 +145,7 @@ def test_without_torchs_unpublished_operations_the_public_ones_are_used(monkeypa
     has_packed_linear.cache_clear()
     try:
         assert not has_packed_linear()
-        assert not AttentionPlan.best(CPU, torch.float32).packed_linear
+        assert not AttentionMethod.best(CPU, torch.float32).packed_linear
         vit, x = small_vit(64), slices(1, 64)
         torch.testing.assert_close(PackedVit(vit, CPU, torch.float32)(x), vit(x), atol=1e-4, rtol=1e-4)
     finally:
@@ -149,11 +155,11 @@ def test_without_torchs_unpublished_operations_the_public_ones_are_used(monkeypa
 @pytest.mark.parametrize(("amx", "kernel"), [(True, "fused"), (False, "chunked")])
 def test_the_plan_follows_the_processor(monkeypatch, amx, kernel):
     monkeypatch.setattr(packed_vit, "cpu_has_amx", lambda: amx)
-    assert AttentionPlan.best(CPU, torch.bfloat16).kernel == kernel
-    assert AttentionPlan.best(CPU, torch.float32).kernel == "chunked"
-    on_gpu = AttentionPlan.best(torch.device("cuda"), torch.float16)
+    assert AttentionMethod.best(CPU, torch.bfloat16).kernel == kernel
+    assert AttentionMethod.best(CPU, torch.float32).kernel == "chunked"
+    on_gpu = AttentionMethod.best(torch.device("cuda"), torch.float16)
     assert dataclasses.astuple(on_gpu) == ("fused", True, False)
 
 
 def test_the_plan_is_told_in_words():
-    assert "attention, positions folded" in attention_plan()
+    assert "attention, positions folded" in attention_method()

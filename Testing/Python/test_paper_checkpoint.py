@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from SAM3DSegmentLib.errors import ModelFileError
+from SAM3DSegmentLib.base.errors import ModelFileError
+from SAM3DSegmentLib.commands.paper_checkpoint import read_paper_checkpoint
 from SAM3DSegmentLib.model_file import load_model
-from SAM3DSegmentLib.paper_checkpoint import read_paper_checkpoint
 
 WIDTHS = (256, 128, 64, 32, 16)
 CLASSES = 4

@@ -6,10 +6,10 @@ import SimpleITK as sitk
 
 from conftest import MRI
 from SAM3DSegmentLib import postprocessing
-from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.postprocessing import find_islands
-from SAM3DSegmentLib.volume_io import read_volume
 
 
 def remove_islands(labels, share):

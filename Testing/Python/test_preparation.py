@@ -13,7 +13,7 @@ from SAM3DSegmentLib.preparation import Preparation, SquareFit
 @pytest.mark.parametrize(("height", "width"), itertools.product((1, 5, 7, 11), repeat=2))
 @pytest.mark.parametrize("size", [16, 48])
 def test_slices_are_centred_and_fill_the_square(height, width, size):
-    fit = SquareFit.plan(height, width, (1.0, 1.0), size)
+    fit = SquareFit.of_slices(height, width, (1.0, 1.0), size)
     assert max(fit.inner) == size
     square = fit.place(torch.rand(2, 3, height, width) + 1)
     assert square.shape == (2, 3, size, size)
@@ -24,7 +24,7 @@ def test_slices_are_centred_and_fill_the_square(height, width, size):
 
 
 def test_a_pixel_takes_the_label_at_its_centre():
-    fit = SquareFit.plan(144, 144, (1.0, 1.0), 48)
+    fit = SquareFit.of_slices(144, 144, (1.0, 1.0), 48)
     rows = torch.arange(144).expand(144, 144).T[None]
     assert fit.shrink_labels(rows)[0, :, 0].tolist() == list(range(1, 144, 3))
     assert fit.shrink_labels(rows.mT)[0, 0].tolist() == list(range(1, 144, 3))
@@ -32,7 +32,7 @@ def test_a_pixel_takes_the_label_at_its_centre():
 
 @pytest.mark.parametrize(("height", "width"), itertools.product((5, 7, 11), repeat=2))
 def test_labels_survive_the_square_to_the_voxel(height, width):
-    fit = SquareFit.plan(height, width, (1.0, 1.0), 48)
+    fit = SquareFit.of_slices(height, width, (1.0, 1.0), 48)
     labels = torch.arange(height * width).reshape(1, height, width) % 5
     one_hot = torch.nn.functional.one_hot(fit.place_labels(labels), 5).movedim(-1, 1).float()
     torch.testing.assert_close(fit.restore(one_hot).argmax(1), labels)
@@ -42,7 +42,7 @@ def test_labels_survive_the_square_to_the_voxel(height, width):
 @pytest.mark.parametrize("size", [64, 112])
 def test_the_way_back_keeps_positions(height, width, size):
     """A linear ramp has the same value at the same place on both grids, to a tenth of a pixel, away from the border."""
-    fit = SquareFit.plan(height, width, (1.0, 1.0), size)
+    fit = SquareFit.of_slices(height, width, (1.0, 1.0), size)
     ramp = (torch.arange(height)[:, None] * 3.0 + torch.arange(width)[None] * 2.0)[None, None]
     back = fit.restore(fit.place(fit.shrink(ramp)))
     torch.testing.assert_close(back[..., 2:-2, 2:-2], ramp[..., 2:-2, 2:-2], atol=0.2, rtol=0)
@@ -51,7 +51,7 @@ def test_the_way_back_keeps_positions(height, width, size):
 @pytest.mark.parametrize("cells", [8, 16, 32, 64])
 def test_a_coarser_grid_goes_back_to_the_same_positions(cells):
     """The square's own coordinates, averaged over the cells of a level, are again those of the pixels' centres."""
-    fit = SquareFit.plan(30, 50, (1.0, 1.0), 64)
+    fit = SquareFit.of_slices(30, 50, (1.0, 1.0), 64)
     rows = torch.arange(64.0)[:, None].expand(64, 64)
     level = torch.nn.functional.avg_pool2d(rows[None, None], 64 // cells)
     torch.testing.assert_close(fit.restore(level)[..., 4:-4, :], fit.restore(rows[None, None])[..., 4:-4, :])
@@ -59,14 +59,14 @@ def test_a_coarser_grid_goes_back_to_the_same_positions(cells):
 
 def test_the_way_back_is_torchs_own_interpolation_on_the_square_itself():
     for height, width, size in ((35, 50, 320), (512, 300, 256), (7, 7, 64)):
-        fit = SquareFit.plan(height, width, (0.9, 1.3), size)
+        fit = SquareFit.of_slices(height, width, (0.9, 1.3), size)
         inner = torch.rand(1, 2, *fit.inner)
         expected = torch.nn.functional.interpolate(inner, (height, width), mode="bilinear", align_corners=False)
         torch.testing.assert_close(fit.restore(fit._pad(inner)), expected, atol=1e-4, rtol=0)
 
 
 def test_the_aspect_is_kept_in_millimetres():
-    fit = SquareFit.plan(100, 100, (2.0, 1.0), 64)
+    fit = SquareFit.of_slices(100, 100, (2.0, 1.0), 64)
     assert fit.inner == (64, 32)
 
 
@@ -82,12 +82,12 @@ def test_the_aspect_is_kept_in_millimetres():
     ],
 )
 def test_a_level_is_as_fine_as_the_volume(height, width, size, level):
-    assert SquareFit.plan(height, width, (1.0, 1.0), size).level() == level
+    assert SquareFit.of_slices(height, width, (1.0, 1.0), size).level() == level
 
 
 @pytest.mark.parametrize(("height", "width", "spacing"), [(8, 32, (4.0, 1.0)), (32, 8, (1.0, 4.0))])
 def test_a_level_is_as_fine_as_the_volume_along_both_axes(height, width, spacing):
-    assert SquareFit.plan(height, width, spacing, 64).level() == 3
+    assert SquareFit.of_slices(height, width, spacing, 64).level() == 3
 
 
 @pytest.mark.parametrize("shape", [(9, 70, 90), (9, 20, 13), (5, 33, 121), (1, 1, 40)])
@@ -118,7 +118,7 @@ def test_shrinking_averages():
     ("height", "width", "spacing"), [(30, 50, (1.0, 1.0)), (90, 40, (0.5, 2.0)), (7, 7, (1.0, 1.0))]
 )
 def test_the_grid_is_the_coarser_of_the_slices_own_and_the_squares(height, width, spacing, size):
-    fit = SquareFit.plan(height, width, spacing, size)
+    fit = SquareFit.of_slices(height, width, spacing, size)
     assert fit.grid == (min(height, fit.inner[0]), min(width, fit.inner[1]))
     ramp = (torch.arange(height)[:, None] * 3.0 + torch.arange(width)[None] * 2.0)[None, None]
     gridded = fit.shrink(ramp)

@@ -9,14 +9,16 @@ import torch
 
 from conftest import MRI
 from SAM3DSegmentLib import quality
+from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import IntensityRule, SlicingRule, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.errors import InputError
+from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, measure_speed, stream_logits
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
-from SAM3DSegmentLib.quality import QUALITIES, Speed, Work, choose_quality
-from SAM3DSegmentLib.volume_io import read_volume
+from SAM3DSegmentLib.quality import QUALITIES, choose_quality
+from SAM3DSegmentLib.work import SecondsPerSlice, Work
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def agreement(a, b):
 
 def test_the_default_is_all_that_the_card_asks_for(best):
     prepared = prepare(best.card, (40, 8, 8))
-    work = QUALITIES["best"].plan(best.card, prepared)
+    work = QUALITIES["best"].work(best.card, prepared)
     assert work == Work(40, best.card.window, prepared.slicing.left_right_axis)
     assert best.level == "best"
 
@@ -55,7 +57,7 @@ def test_the_default_is_all_that_the_card_asks_for(best):
 def test_slices_are_left_out_up_to_a_distance_in_mm(best, spacing_mm, step):
     prepared = prepare(best.card, (40, 8, 8), (spacing_mm, 0.3, 0.3))
     for level in ("balanced", "fast"):
-        assert QUALITIES[level].plan(best.card, prepared).step == step
+        assert QUALITIES[level].work(best.card, prepared).step == step
 
 
 @pytest.mark.parametrize("level", ["balanced", "fast"])
@@ -100,12 +102,12 @@ def test_the_work_that_is_predicted_is_the_work_that_is_done(best, level, depth)
     prepared = prepare(best.card, (depth, 8, 8))
     decoder = Sam3dDecoder.from_config(dataclasses.replace(best.card.decoder, detail=(4, 6)))
     network = Counting(Network(best.network.encoder, [decoder]))
-    work = QUALITIES[level].plan(best.card, prepared)
-    assert len(list(stream_logits(prepared, network, work, None, None))) == depth
-    assert work.seconds(Speed(1, 0, 0, 0)) == network.encoded
-    assert work.seconds(Speed(0, 1, 0, 0)) == network.decoded
-    assert work.seconds(Speed(0, 0, 1, 0)) == network.detailed > 0
-    assert work.seconds(Speed(0, 0, 0, 1)) == depth
+    work = QUALITIES[level].work(best.card, prepared)
+    assert len(list(stream_logits(prepared, network, work, UNWATCHED))) == depth
+    assert work.seconds(SecondsPerSlice(1, 0, 0, 0)) == network.encoded
+    assert work.seconds(SecondsPerSlice(0, 1, 0, 0)) == network.decoded
+    assert work.seconds(SecondsPerSlice(0, 0, 1, 0)) == network.detailed > 0
+    assert work.seconds(SecondsPerSlice(0, 0, 0, 1)) == depth
 
 
 @pytest.mark.parametrize(("detail", "slices"), [((4, 6), 8), ((4, 6, 6, 6), 17)])
@@ -133,14 +135,14 @@ class Ramp:
         return embeddings[:, 0]
 
 
-@pytest.mark.parametrize("decode_all", [False, True])
+@pytest.mark.parametrize("decode_every_slice", [False, True])
 @pytest.mark.parametrize("step", [1, 2, 3, 20])
-def test_between_two_slices_their_mean_is_taken_and_at_the_end_the_last(decode_all, step):
+def test_between_two_slices_their_mean_is_taken_and_at_the_end_the_last(decode_every_slice, step):
     depth = 11
     volume = np.broadcast_to(np.arange(depth, dtype=np.float32)[:, None, None], (depth, 16, 16))
     prepared = Preparation(SlicingRule(), IntensityRule("window", 0, 255), 16).prepare(volume, np.diag([1, 1, 9, 1]))
-    work = Work(depth, WindowRule(4, 2), None, step, decode_all)
-    found = [float(logits[0, 8, 8]) for logits in stream_logits(prepared, Ramp(), work, None, None)]
+    work = Work(depth, WindowRule(4, 2), None, step, decode_every_slice)
+    found = [float(logits[0, 8, 8]) for logits in stream_logits(prepared, Ramp(), work, UNWATCHED)]
     last = (depth - 1) // step * step
     assert found == pytest.approx([min(number, last) for number in range(depth)], abs=1e-5)
 

@@ -211,10 +211,10 @@ def test_doctor_stops_while_it_measures():
 
 
 BUSY = """
-from SAM3DSegmentLib.stop import stop_at_end_of_input
+from SAM3DSegmentLib.base.stop import stop_at_end_of_input
 stop_at_end_of_input()
 from pathlib import Path
-from SAM3DSegmentLib.files import written_whole
+from SAM3DSegmentLib.base.files import written_whole
 with written_whole(Path({path!r})) as partial:
     partial.write_text("half")
     print("at work", flush=True)
@@ -244,7 +244,9 @@ def test_whatever_it_does_it_stops_and_leaves_no_partial_file(tmp_path, work):
 
 def test_a_terminal_has_nothing_of_it():
     """Without the variable nothing is written first, and the end of input means nothing."""
-    source = "from SAM3DSegmentLib import stop; stop.stop_at_end_of_input(); import time; time.sleep(2); print('here')"
+    source = (
+        "from SAM3DSegmentLib.base import stop; stop.stop_at_end_of_input(); import time; time.sleep(2); print('here')"
+    )
     environment = {**os.environ, "PYTHONPATH": str(MODULE)}
     started = [sys.executable, "-c", source]
     result = subprocess.run(started, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)

@@ -19,19 +19,21 @@ import SimpleITK as sitk
 import torch
 
 from conftest import HIPPOCAMPUS, MODULE
+from SAM3DSegmentLib.base.errors import Cancelled, InputError, TrainingError, WeightsError
+from SAM3DSegmentLib.base.jsonable import from_json, to_json
+from SAM3DSegmentLib.base.progress import SILENT, Silent
+from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
 from SAM3DSegmentLib.card import LEAST_IMAGE_SIZE, IntensityRule, Label, SlicingRule
 from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
-from SAM3DSegmentLib.errors import Cancelled, InputError, TrainingError, WeightsError
+from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, segment_volume
-from SAM3DSegmentLib.jsonable import from_json, to_json
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
 from SAM3DSegmentLib.metrics import dice
 from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation, SquareFit
-from SAM3DSegmentLib.progress import NoProgress
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
@@ -40,7 +42,6 @@ from SAM3DSegmentLib.training.report import draw_case
 from SAM3DSegmentLib.training.run import Options, train
 from SAM3DSegmentLib.training.samples import Sample
 from SAM3DSegmentLib.training.scoring import Scores
-from SAM3DSegmentLib.volume_io import read_volume
 from test_training_samples import write_case
 
 COMPACT = TrainingConfig(
@@ -57,17 +58,17 @@ COMPACT = TrainingConfig(
 CPU = Options(device="cpu")
 
 
-def start(output, config=COMPACT, data=HIPPOCAMPUS, progress=None, should_cancel=None, **options):
-    return train(data, output, config, dataclasses.replace(CPU, **options), progress, should_cancel)
+def start(output, config=COMPACT, data=HIPPOCAMPUS, display=SILENT, cancelled=lambda: False, **options):
+    return train(data, output, config, dataclasses.replace(CPU, **options), Watch(display, cancelled))
 
 
-class Recorded(NoProgress):
+class Recorded(Silent):
     """Keeps what a training tells."""
 
     def __init__(self):
         self.stages, self.events = [], []
 
-    def __call__(self, stage, done, total):
+    def progress(self, stage, done, total):
         self.stages.append((stage, done, total))
 
     def event(self, name, **values):
@@ -94,10 +95,10 @@ def assert_same_decoder(one, other):
 
 def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
     told = Recorded()
-    start(tmp_path / "m.sam3d", progress=told)
+    start(tmp_path / "m.sam3d", display=told)
     model = load_model(tmp_path / "m.sam3d")
     assert {tensor.dtype for tensor in safetensors.torch.load_file(tmp_path / "m.sam3d").values()} == {torch.float16}
-    assert model.card.encoder.carried
+    assert model.card.encoder.in_model_file
     assert model.card.training.cases == 3
     assert set(model.card.training.dice) == {"Anterior", "Posterior"}
     assert model.card.spacing_mm == (1, 1, 1)
@@ -122,7 +123,7 @@ def test_the_compact_encoder_is_trained_frozen_and_carried(tmp_path):
 def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
     config = dataclasses.replace(COMPACT, name="<Left & right>", test_cases=1)
     told = Recorded()
-    start(tmp_path / "m.sam3d", config, progress=told)
+    start(tmp_path / "m.sam3d", config, display=told)
     page = (tmp_path / "m.training" / "report.html").read_text(encoding="utf-8")
     assert told.events[-1] == {"event": "report", "file": str(tmp_path / "m.training" / "report.html")}
     assert "<title>Training of &lt;Left &amp; right&gt;</title>" in page
@@ -210,7 +211,7 @@ def cancel_after(calls):
 def test_a_stopped_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen, calls):
     """Stopped while cases are prepared or encoded, while it trains, and while it validates."""
     with pytest.raises(Cancelled, match=r"--resume|nothing was written"):
-        start(tmp_path / "m.sam3d", frozen, should_cancel=cancel_after(calls))
+        start(tmp_path / "m.sam3d", frozen, cancelled=cancel_after(calls))
     assert not (tmp_path / "m.sam3d").exists()
     resumed = start(tmp_path / "m.sam3d", frozen, resume=True)
     unbroken = start(tmp_path / "u.sam3d", frozen)
@@ -222,12 +223,12 @@ def test_a_stopped_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen
 
 def test_encoding_is_cancelled_within_a_batch(tmp_path, frozen):
     told = Recorded()
-    with pytest.raises(Cancelled, match="after encoding 8 of"):
+    with pytest.raises(Cancelled, match="8 of 153 slices were encoded"):
         start(
             tmp_path / "m.sam3d",
             frozen,
-            progress=told,
-            should_cancel=lambda: any(stage == "encode" and done for stage, done, _ in told.stages),
+            display=told,
+            cancelled=lambda: any(stage == "encode" and done for stage, done, _ in told.stages),
         )
     assert told.stages[-1][:2] == ("encode", 8)
 
@@ -283,7 +284,7 @@ def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     shutil.copytree(HIPPOCAMPUS, folder / "data")
     with pytest.raises(Cancelled):
-        start(folder / "m.sam3d", data=folder / "data", should_cancel=cancel_after(7))
+        start(folder / "m.sam3d", data=folder / "data", cancelled=cancel_after(7))
     return folder
 
 
@@ -356,7 +357,7 @@ def test_overwrite_starts_anew_and_leaves_what_is_not_ours(tmp_path, stopped):
 def test_a_replacing_training_that_was_stopped_goes_on(tmp_path, lender):
     shutil.copy(lender, tmp_path / "m.sam3d")
     with pytest.raises(Cancelled):
-        start(tmp_path / "m.sam3d", overwrite=True, should_cancel=cancel_after(6))
+        start(tmp_path / "m.sam3d", overwrite=True, cancelled=cancel_after(6))
     assert (tmp_path / "m.sam3d").read_bytes() == lender.read_bytes()
     start(tmp_path / "m.sam3d", resume=True)
     assert (tmp_path / "m.sam3d").read_bytes() != lender.read_bytes()
@@ -432,7 +433,7 @@ def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weig
     """Real arithmetic: with a case whose grey values are not finite after preparation nothing could be trained."""
     config = dataclasses.replace(COMPACT, epochs=40, validations=40)
 
-    class Poison(NoProgress):
+    class Poison(Silent):
         def event(self, name, **values):
             """After the first validation a weight is lost, as by overflow."""
             for found in loops if name == "validation" else ():
@@ -441,12 +442,12 @@ def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weig
 
     loops = []
     with pytest.MonkeyPatch.context() as patch:
-        original = Loop.fit
-        patch.setattr(Loop, "fit", lambda self, *a: loops.append(self) or original(self, *a))
+        original = Loop.run
+        patch.setattr(Loop, "run", lambda self, *a: loops.append(self) or original(self, *a))
         with pytest.raises(
             TrainingError, match=r"the loss became nan in step \d+; use a smaller learning_rate"
         ) as error:
-            start(tmp_path / "m.sam3d", config, progress=Poison())
+            start(tmp_path / "m.sam3d", config, display=Poison())
     assert "\n" not in str(error.value)
     kept = load_model(tmp_path / "m.training" / "fold-1" / "best.sam3d")
     assert all(torch.isfinite(value).all() for value in kept.decoder.state_dict().values())
@@ -456,7 +457,7 @@ def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weig
 def test_folds_become_one_ensemble_with_its_out_of_fold_dice(tmp_path, frozen):
     config = dataclasses.replace(frozen, folds=2, validation_cases=0, validations=1, test_cases=1)
     told = Recorded()
-    model = start(tmp_path / "m.sam3d", config, progress=told)
+    model = start(tmp_path / "m.sam3d", config, display=told)
     loaded = load_model(tmp_path / "m.sam3d")
     assert len(loaded.decoders) == 2
     for ours, read in zip(model.decoders, loaded.decoders):
@@ -536,7 +537,7 @@ def test_validation_does_not_eat_the_time_and_is_spread_evenly(tmp_path):
             yield next(source)
 
     validation = validate_with(tmp_path, [0.5], before=lambda: now.__setitem__(0, now[0] + 300))
-    assert loop.fit(feed(), [validation], lambda: False)
+    assert loop.run(feed(), [validation], UNWATCHED)
     assert 180 <= loop.state.step <= 181
     steps = [entry["step"] for entry in loop.state.history]
     assert np.allclose(steps, [30, 60, 90, 120, 150, 180], atol=1)
@@ -545,7 +546,7 @@ def test_validation_does_not_eat_the_time_and_is_spread_evenly(tmp_path):
 def test_training_stops_early_when_it_stands_still_and_keeps_the_best(tmp_path):
     loop = make_loop(Budget(100, 0), validations=20, patience=3)
     validation = validate_with(tmp_path, [0.1, 0.5, 0.4, 0.3, 0.45, 0.9])
-    assert loop.fit(batches(), [validation], lambda: False)
+    assert loop.run(batches(), [validation], UNWATCHED)
     assert (loop.state.step, loop.state.best_step, loop.state.best_dice) == (25, 10, 0.5)
 
 
@@ -553,7 +554,7 @@ def test_training_stops_early_when_it_stands_still_and_keeps_the_best(tmp_path):
 def test_a_training_that_is_to_finish_has_a_last_validation_and_keeps_the_best(tmp_path, dice, best_step):
     loop = make_loop(Budget(100, 0), validations=4)
     validation = validate_with(tmp_path, dice)
-    assert loop.fit(batches(), [validation], lambda: False, lambda: loop.state.step == 30)
+    assert loop.run(batches(), [validation], Watch(finishing=lambda: loop.state.step == 30))
     assert loop.state.step == 31
     assert [entry["step"] for entry in loop.state.history] == [25, 31]
     assert (loop.state.best_step, loop.state.best_dice) == (best_step, 0.5)

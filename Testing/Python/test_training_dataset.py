@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
-from SAM3DSegmentLib.errors import InputError
 from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.check import check
@@ -25,7 +25,7 @@ from SAM3DSegmentLib.training.dataset import (
     read_case,
     split_cases,
 )
-from SAM3DSegmentLib.training.plan import make_plan, oddities
+from SAM3DSegmentLib.training.plan import find_warnings, make_plan
 from SAM3DSegmentLib.training.run import Options
 
 CONFIG = TrainingConfig(encoder="compact_vit", image_size=32)
@@ -294,7 +294,7 @@ def test_a_thin_case_among_thick_ones_is_odd(tmp_path):
         array[:, 3:6, 3:6] = 1
         write(tmp_path / f"{name}.nrrd", array.astype(np.int16))
         write(tmp_path / f"{name}_label.nrrd", array)
-    assert any("fewer slices than training_depth 16: c." in text for text in oddities(make_plan(tmp_path, CONFIG)))
+    assert any("fewer slices than training_depth 16: c." in text for text in find_warnings(make_plan(tmp_path, CONFIG)))
 
 
 def layout_of(folder, kind):

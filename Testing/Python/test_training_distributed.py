@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from conftest import HIPPOCAMPUS, MODULE
+from SAM3DSegmentLib.base.jsonable import to_json
 from SAM3DSegmentLib.card import SlicingRule
-from SAM3DSegmentLib.jsonable import to_json
 from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.run import Options, train

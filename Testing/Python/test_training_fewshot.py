@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from conftest import HIPPOCAMPUS
-from SAM3DSegmentLib.card import SlicingRule
-from SAM3DSegmentLib.errors import Cancelled, InputError
-from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.fewshot import (
+from SAM3DSegmentLib.base.errors import Cancelled, InputError
+from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
+from SAM3DSegmentLib.bench.fewshot import (
     OURS,
     UNET,
     Benchmark,
@@ -20,8 +19,10 @@ from SAM3DSegmentLib.training.fewshot import (
     make_table,
     run_benchmark,
 )
+from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.plan import make_plan
-from SAM3DSegmentLib.volume_io import read_volume
 
 CONFIG = TrainingConfig(
     encoder="compact_vit",
@@ -38,7 +39,7 @@ CONFIG = TrainingConfig(
 
 def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
     benchmark = Benchmark(HIPPOCAMPUS, (CONFIG,), (1, 0), (0.01,), (0,), device="cpu")
-    rows = run_benchmark(benchmark, tmp_path / "out", lambda: False)
+    rows = run_benchmark(benchmark, tmp_path / "out", UNWATCHED)
     assert [(row["network"], row["cases"]) for row in rows] == [(OURS, 1), (UNET, 1), (OURS, 0), (UNET, 0)]
     assert all(row["steps"] > 0 and 0 <= row["dice"] <= 1 and set(row["dice_by_label"]) for row in rows)
     assert json.loads((tmp_path / "out" / "fewshot.json").read_text())["rows"] == rows
@@ -46,12 +47,14 @@ def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
     assert (tmp_path / "out" / "fewshot.png").read_bytes()[:4] == b"\x89PNG"
 
     again = dataclasses.replace(benchmark, cases=(1,))
-    assert run_benchmark(again, tmp_path / "out", lambda: pytest.fail("nothing is left to train")) == rows
+    assert (
+        run_benchmark(again, tmp_path / "out", Watch(cancelled=lambda: pytest.fail("nothing is left to train"))) == rows
+    )
     other = dataclasses.replace(benchmark, configs=(dataclasses.replace(CONFIG, batch_size=2),))
     with pytest.raises(InputError, match="is of another SAM3DSegment, 3-D U-Net"):
-        run_benchmark(other, tmp_path / "out", lambda: False)
+        run_benchmark(other, tmp_path / "out", UNWATCHED)
     with pytest.raises(Cancelled):
-        run_benchmark(dataclasses.replace(benchmark, seeds=(1,)), tmp_path / "out", lambda: True)
+        run_benchmark(dataclasses.replace(benchmark, seeds=(1,)), tmp_path / "out", Watch(cancelled=lambda: True))
     assert json.loads((tmp_path / "out" / "fewshot.json").read_text())["rows"] == rows
 
 
@@ -96,8 +99,8 @@ def test_a_benchmark_without_held_out_cases_is_refused():
 def test_settings_are_compared_under_their_names(tmp_path):
     detailed = dataclasses.replace(CONFIG, name="with detail", detail=(4, 6))
     one = Benchmark(HIPPOCAMPUS, (CONFIG,), (2,), (0.01,), (0,), device="cpu")
-    first = run_benchmark(one, tmp_path, lambda: False)
-    rows = run_benchmark(dataclasses.replace(one, configs=(CONFIG, detailed)), tmp_path, lambda: False)
+    first = run_benchmark(one, tmp_path, UNWATCHED)
+    rows = run_benchmark(dataclasses.replace(one, configs=(CONFIG, detailed)), tmp_path, UNWATCHED)
     assert [row["network"] for row in rows] == [OURS, UNET, f"{OURS}, with detail"]
     assert rows[:2] == first
     assert rows[2]["parameters"] > rows[0]["parameters"]

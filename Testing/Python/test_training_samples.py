@@ -11,16 +11,17 @@ import torch
 from monai.transforms import Affine
 from monai.transforms.utils import create_rotate, create_scale
 
-from SAM3DSegmentLib.cache import EmbeddingCache
-from SAM3DSegmentLib.cached_encoder import CachedEncoder
+from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import COMPACT_VIT, FrozenEncoder, build_vit
-from SAM3DSegmentLib.inference import stream_logits
+from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.inference import stream_logits, watch_of
 from SAM3DSegmentLib.intensity import sam_normalise
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
-from SAM3DSegmentLib.quality import Work
+from SAM3DSegmentLib.sam.cache import EmbeddingCache
+from SAM3DSegmentLib.sam.cached_encoder import CachedEncoder
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
@@ -29,7 +30,7 @@ from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
 from SAM3DSegmentLib.training.learner import CompactLearner, DecoderLearner
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader
-from SAM3DSegmentLib.volume_io import read_volume
+from SAM3DSegmentLib.work import Work
 
 LABELS = (Label(1, "Ball", (255, 0, 0)), Label(2, "Box", (0, 255, 0)))
 STILL = AugmentationConfig(
@@ -112,7 +113,7 @@ def test_training_and_inference_see_the_same_slices_to_the_bit(tmp_path, tiny_en
     for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
     recorder = Recorder(tiny_encoder)
     network = Network(recorder, [Sam3dDecoder(3, (256, 8, 8, 8, 8))])
-    list(stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), None, None))
+    list(stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), UNWATCHED))
     inference_input = torch.cat(recorder.seen)
     assert torch.equal(training_input, inference_input)
     assert tiny_encoder.keys(training_input) == tiny_encoder.keys(inference_input)
@@ -135,7 +136,7 @@ def test_training_and_inference_add_a_detail_alike(tmp_path, tiny_encoder, size_
 
     volume = read_volume(files.image)
     for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
-    logits = stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), None, None)
+    logits = stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), UNWATCHED)
     expected = prepared.fit.enlarge(levels[-1][0].transpose(0, 1))
     torch.testing.assert_close(torch.stack(list(logits)), expected.detach(), atol=1e-3, rtol=1e-3)
 
@@ -146,14 +147,14 @@ def test_a_detail_part_learns_alone_from_every_second_sample_of_a_batch(tmp_path
     config = dataclasses.replace(FROZEN, detail=(4, 6))
     views = StoredViews([case], config, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
-    encoder.encode_plain(lambda done, total: None, lambda: False)
+    encoder.encode_plain(UNWATCHED)
     fresh = FreshViews([case], AugmentationConfig())
     samples = Samples([case], views, config, 2, fresh)
-    assert [samples[number].detail_alone for number in range(6)] == [False, True] * 3
+    assert [samples[number].only_detail for number in range(6)] == [False, True] * 3
     assert [samples[number].embeddings is None for number in range(6)] == [False, True] * 3
     assert not torch.equal(samples[1].grey, samples[7].grey)
     single = Samples([case], views, dataclasses.replace(config, batch_size=1), 1, fresh)
-    assert not any(single[number].detail_alone for number in range(6))
+    assert not any(single[number].only_detail for number in range(6))
 
     decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2, detail=(4, 6))
     compact = CompactLearner(torch.nn.Identity(), decoder, 48, torch.device("cpu"))
@@ -179,17 +180,17 @@ def test_the_model_says_the_mean_of_what_a_detail_part_learnt_to_say_alone_and_w
     grey, classes = plain_view(case, 0, case.depth)
     sample = Sample(case.fit, classes, grey)
 
-    def learner(detail_learns_alone):
+    def learner(trains_detail_alone):
         if is_lent:
             embeddings = SimpleNamespace(encoder=tiny_encoder, embed=lambda grey, fit: known)
-            return DecoderLearner(decoder, embeddings, {}, detail_learns_alone)
-        return CompactLearner(vit, decoder, 48, torch.device("cpu"), detail_learns_alone)
+            return DecoderLearner(decoder, embeddings, {}, trains_detail_alone)
+        return CompactLearner(vit, decoder, 48, torch.device("cpu"), trains_detail_alone)
 
     known = torch.rand(256, len(grey), 3, 3)
     trainee = learner(True)
     with torch.no_grad():
         together = trainee.compare(trainee.module, [sample])[0][-1]
-        alone = trainee.compare(trainee.module, [sample._replace(detail_alone=True)])[0][-1]
+        alone = trainee.compare(trainee.module, [sample._replace(only_detail=True)])[0][-1]
     assert (together - alone).abs().max() > 0.1
     for learns_alone, expected in ((True, (together + alone) / 2), (False, together)):
         made, encoder, _ = learner(learns_alone).parts(trainee.module.state_dict())
@@ -245,7 +246,7 @@ def test_thick_slices_are_never_rotated_into_each_other(tmp_path):
     tilted = dataclasses.replace(STILL, rotation_degrees=30, through_plane_probability=1)
     for seed in range(5):
         _, classes = random_view(thick, 0, thick.depth, tilted, torch.Generator().manual_seed(seed))
-        assert [bool((part == 2).any()) for part in classes] == thick.has_class[:, 2].tolist()
+        assert [bool((part == 2).any()) for part in classes] == thick.classes_in_slice[:, 2].tolist()
 
 
 def test_random_views_differ_and_repeat_with_the_seed(case):
@@ -314,9 +315,9 @@ def test_the_share_of_samples_on_a_structure_can_be_set(tmp_path):
     case = prepare(tmp_path, write_case(tmp_path, "a", (24, 24, 40)))
     classes = np.zeros_like(case.classes)
     classes[33, :4, :4] = 2
-    has_class = np.zeros_like(case.has_class)
-    has_class[:, 0], has_class[33, 2] = True, True
-    rare = dataclasses.replace(case, classes=classes, has_class=has_class)
+    classes_in_slice = np.zeros_like(case.classes_in_slice)
+    classes_in_slice[:, 0], classes_in_slice[33, 2] = True, True
+    rare = dataclasses.replace(case, classes=classes, classes_in_slice=classes_in_slice)
     still = AugmentationConfig(probability=0)
 
     def share_with_box(foreground_share):
@@ -354,7 +355,7 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
     views = StoredViews([case], FROZEN, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     told = []
-    encoder.encode_plain(lambda done, total: told.append((done, total)), lambda: False)
+    encoder.encode_plain(watch_of(lambda stage, done, total: told.append((done, total)), None))
     assert told == [(0, 12), (8, 12), (12, 12)]
     encoder.encode_more()
     assert not views.is_stored(0, 1)
@@ -375,7 +376,7 @@ def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder,
     config = dataclasses.replace(FROZEN, detail=detail)
     views = StoredViews([case], config, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
-    encoder.encode_plain(lambda done, total: None, lambda: False)
+    encoder.encode_plain(UNWATCHED)
     before = views.window(0, 0, 4, 0, torch.Generator())
     assert (before.grey is not None) == bool(detail)
     for entry in tiny_encoder.cache.folder.iterdir():

@@ -45,7 +45,7 @@ def test_each_sample_is_sent_from_the_memory_that_it_lies_in():
 
 def test_a_compact_encoder_is_sent_its_slices_so():
     learner = CompactLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("meta"))
-    fit = SquareFit.plan(SIZE, SIZE, (1.0, 1.0), SIZE)
+    fit = SquareFit.of_slices(SIZE, SIZE, (1.0, 1.0), SIZE)
     samples = [Sample(fit, torch.zeros(2, SIZE, SIZE), torch.zeros(2, SIZE, SIZE)) for _ in range(2)]
     with Watch() as watch:
         levels, labels = learner.compare(lambda squares, grey: [squares], samples)

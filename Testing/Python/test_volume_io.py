@@ -7,10 +7,10 @@ import SimpleITK as sitk
 
 import image_files as make
 from conftest import MRI, write_dicom
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label, Terminology
-from SAM3DSegmentLib.errors import InputError
-from SAM3DSegmentLib.label_maps import read_label_map, write_labels
-from SAM3DSegmentLib.volume_io import read_volume, volume_name
+from SAM3DSegmentLib.formats.label_maps import read_label_map, write_labels
+from SAM3DSegmentLib.formats.volumes import read_volume, volume_name
 
 LABELS = (
     Label(1, "Anterior", (230, 159, 0), type=Terminology("SCT", "72107004", "Hippocampus")),

@@ -14,9 +14,11 @@ import time
 import pytest
 
 from conftest import MODULE
-from SAM3DSegmentLib import download, hashes, weights
-from SAM3DSegmentLib.cache import clear_cache
-from SAM3DSegmentLib.errors import Cancelled, InputError, WeightsError
+from SAM3DSegmentLib.base import hashes
+from SAM3DSegmentLib.base.errors import Cancelled, InputError, WeightsError
+from SAM3DSegmentLib.base.watch import Watch
+from SAM3DSegmentLib.sam import download, weights
+from SAM3DSegmentLib.sam.cache import clear_cache
 from web_server import Server
 
 CONTENT = random.Random(0).randbytes(1_000_000)
@@ -168,7 +170,7 @@ def test_a_cancelled_download_ends_at_once_and_leaves_nothing(server, checkpoint
         server.behaviours, server.bytes_per_s = [behaviour], 2e5
         began = time.monotonic()
         with pytest.raises(Cancelled):
-            weights.download(checkpoint, should_cancel=lambda began=began: time.monotonic() - began > 0.3)
+            weights.download(checkpoint, Watch(cancelled=lambda began=began: time.monotonic() - began > 0.3))
         assert time.monotonic() - began < 2
         assert here() == []
 
@@ -204,7 +206,8 @@ def test_a_full_disk(server, checkpoint, small_disk, behaviour, message):
 def test_a_limit_on_file_sizes(server, tmp_path):
     """The file cannot grow in the midst of it: what a quota does, also where no file system can be mounted."""
     code = (
-        "import resource, signal, sys; from pathlib import Path; from SAM3DSegmentLib import download, errors\n"
+        "import resource, signal, sys; from pathlib import Path; from SAM3DSegmentLib.base import errors\n"
+        "from SAM3DSegmentLib.sam import download\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))\n"
         "try: download.fetch(sys.argv[1], Path(sys.argv[2]), '0' * 64)\n"
         "except errors.WeightsError as error: print(error)\n"

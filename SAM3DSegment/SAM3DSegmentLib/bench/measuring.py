@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..devices import wait_for
-from ..errors import InputError
-from ..packed_vit import has_packed_linear
+from ..base.devices import wait_for
+from ..base.errors import InputError
+from ..sam.packed_vit import has_packed_linear
 
 _PEAK_SECONDS = 0.5  # of matrix products by which a peak is measured
 

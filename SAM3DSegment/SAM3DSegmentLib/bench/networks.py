@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cache import EmbeddingCache
-from ..cached_encoder import CachedEncoder
+from ..base.devices import keep_freed_memory, resolve_device, resolve_precision
 from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, Label, ModelCard, VitConfig, require_image_size
 from ..decoder import NEGATIVE_SLOPE, Sam3dDecoder
-from ..devices import keep_freed_memory, resolve_device, resolve_precision
 from ..encoder import SAM_ENCODERS, FrozenEncoder, build_vit, load_vit_state, read_checkpoint
 from ..inference import Segmenter
 from ..network import Network
-from ..packed_vit import AttentionPlan, PackedVit
-from ..weights import published
+from ..sam.cache import EmbeddingCache
+from ..sam.cached_encoder import CachedEncoder
+from ..sam.packed_vit import AttentionMethod, PackedVit
+from ..sam.weights import published
 from .measuring import BenchResult, Candidate, Row, clock, compare, conditions, threads
 
 ENCODER = "sam_vit_b"
@@ -55,7 +55,7 @@ def bench_encoder(
         for own in dict.fromkeys((torch.float32, dtype)):
             candidates.append(Candidate(f"ours {_name(own)}", _packed(vit, slices, target, own), own))
         result = compare(candidates, rounds, target, vit_gflop(SAM_ENCODERS[ENCODER], image_size))
-        plan = AttentionPlan.best(target, dtype)
+        plan = AttentionMethod.best(target, dtype)
         where = conditions(
             target, weights=weights, image_size=image_size, encoder=plan, rounds=rounds, seconds=clock(target)[0]
         )

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..devices import keep_freed_memory, resolve_device
-from ..errors import Sam3dError
-from ..files import last_line
+from ..base.devices import keep_freed_memory, resolve_device
+from ..base.errors import Sam3dError
+from ..base.files import last_line
 from .measuring import BenchResult, Row, conditions
 
 SIDE = 512  # voxels of a slice of the synthetic volumes, in both directions

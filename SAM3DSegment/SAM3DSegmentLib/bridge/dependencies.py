@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import slicer
 from slicer.i18n import tr as _
 
-from ..errors import DependencyError
+from ..base.errors import DependencyError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

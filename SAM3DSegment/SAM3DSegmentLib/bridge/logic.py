@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import slicer
 
+from ..base.errors import InputError
+from ..base.stop import FOLDER_PREFIX
 from ..card import ModelCard
-from ..errors import InputError
 from ..geometry import Crop
 from ..model_store import find_model, read_card
 from ..quality import BEST, check_quality
-from ..stop import FOLDER_PREFIX
-from . import nodes, settings
+from . import preferences as settings
 from .problems import explain
+from .scene import nodes
 from .worker import BackgroundCall, CommandProcess, ignore, progressReader, removeFolder
 
 logger = logging.getLogger(__name__)
@@ -153,14 +154,14 @@ def segment(
         confidenceMap=confidenceMap,
     )
     # These import torch, so not before it is needed.
-    from ..batch import segment_array
-    from ..inference import Segmenter
+    from ..commands.batch import segment_array
+    from ..inference import Segmenter, watch_of
     from ..model_file import load_model
 
     loaded = load_model(request.modelPath)
     segmenter = Segmenter.load(loaded, request.device, sam_checkpoint=request.samCheckpoint, quality=request.quality)
     labels, confidence, record = segment_array(
-        segmenter, loaded, request.arrayKji, request.ijkToWorld, onProgress, shouldCancel
+        segmenter, loaded, request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
     )
     return request.deliver(labels, confidence if confidenceMap else None, record)
 
@@ -267,13 +268,13 @@ def _tellChoice(event: dict[str, Any], onChoice: OnChoice) -> None:
 
 # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
 def _write(path: Path, arrayKji: np.ndarray, ijkToWorld: np.ndarray) -> None:
-    from ..volume_io import write_volume
+    from ..formats.volumes import write_volume
 
     write_volume(path, arrayKji, ijkToWorld)
 
 
 def _readFiles(folder: Path, withConfidence: bool) -> Result:
-    from ..volume_io import read_volume
+    from ..formats.volumes import read_volume
 
     labels = read_volume(folder / LABELS).array_kji
     confidence = read_volume(folder / CONFIDENCE).array_kji if withConfidence else None

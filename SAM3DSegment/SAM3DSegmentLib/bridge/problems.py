@@ -6,7 +6,7 @@ import logging
 
 from slicer.i18n import tr as _
 
-from ..errors import Sam3dError
+from ..base.errors import Sam3dError
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ import slicer
 
 import qt
 
-from .. import stop
+from ..base import stop
 from .problems import explain
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..files import written_whole
-from ..progress import NoProgress
+from ..base.errors import InputError
+from ..base.files import written_whole
+from ..base.watch import Watch
 from .embeddings import ViewEncoder
 from .loop import Loop, TrainingState
 from .scoring import Scores
@@ -148,8 +148,8 @@ class EncodeMore:
 class ReportProgress:
     """Tells how far the training is, in steps or seconds, about once a second; and the loss, a hundred times in all."""
 
-    def __init__(self, progress: NoProgress) -> None:
-        self._progress = progress
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._told = -1.0
         self._percent = 0
         self._losses: list[float] = []  # since it was told
@@ -160,12 +160,12 @@ class ReportProgress:
         if percent != self._percent:
             self._percent = percent
             seconds, loss = round(loop.state.seconds, 1), round(float(np.mean(self._losses)), 4)
-            self._progress.event("loss", step=loop.state.step, seconds=seconds, loss=loss)
+            self._watch.event("loss", step=loop.state.step, seconds=seconds, loss=loss)
             self._losses.clear()
         done, total = loop.done_of_total
         if int(done) != self._told:
             self._told = int(done)
-            self._progress("train", min(int(done), int(total)), max(1, int(total)))
+            self._watch.progress("train", min(int(done), int(total)), max(1, int(total)))
 
 
 class TensorBoardLog:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.devices import resolve_device
+from ..base.errors import Sam3dError
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
-from ..devices import resolve_device
 from ..encoder import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, FrozenEncoder, build_vit, load_encoder
-from ..errors import Sam3dError
 from ..model_file import load_model
 from ..network import Network
 from ..settings import TrainingConfig

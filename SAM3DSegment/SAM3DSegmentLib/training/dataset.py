@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from ..base.errors import InputError, Sam3dError, require
 from ..card import Label, SlicingRule
-from ..errors import InputError, Sam3dError, require
-from ..geometry import plan_slicing
-from ..image_header import read_header
-from ..label_maps import LabelMap, is_segmentation, read_label_map
-from ..segmentation_header import name_key
+from ..formats.header import read_header
+from ..formats.label_maps import LabelMap, is_segmentation, read_label_map
+from ..formats.segments import name_key
+from ..formats.volumes import Volume, is_volume_file, read_matrix, read_volume, volume_name
+from ..geometry import slicing_of
 from ..settings import TrainingConfig
-from ..volume_io import Volume, is_volume_file, read_matrix, read_volume, volume_name
-from .label_maps import class_indices, labels_of_segments, on_grid_of
+from .classes import class_indices, labels_of_segments, on_grid_of
 
 # Distinct colours for labels that come without one (Okabe & Ito's palette, safe for colour-blind readers).
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -223,7 +223,7 @@ def median_grid_mm(
     """Median spacing and extent of the cases, in mm, slicing axis first."""
     spacings, extents = [], []
     for case in facts:
-        slicing = plan_slicing(case.ijk_to_ras, rule)
+        slicing = slicing_of(case.ijk_to_ras, rule)
         shape_dhw = [case.shape_kji[axis] for axis in slicing.kji_axes]
         spacings.append(slicing.spacing_mm)
         extents.append(np.multiply(shape_dhw, slicing.spacing_mm))

@@ -7,19 +7,19 @@ early. Which copies a step may draw is a matter of its number alone, so that a r
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache import EmbeddingCache
-from ..cached_encoder import CachedEncoder
-from ..errors import Cancelled
-from ..files import written_whole
+from ..base.files import written_whole
+from ..base.watch import Watch
 from ..intensity import sam_normalise
 from ..preparation import SquareFit
+from ..sam.cache import EmbeddingCache
+from ..sam.cached_encoder import CachedEncoder
 from ..settings import TrainingConfig
 from .augmentation import random_view
 from .prepared import PreparedCase, plain_view
@@ -119,16 +119,15 @@ class ViewEncoder:
         self._plain = [(case, 0) for case in range(len(views.cases))][rank::ranks]
         self._copies = self._encode_all(views.of_rank(rank, ranks))
 
-    def encode_plain(self, on_slices: Callable[[int, int], None], should_cancel: Callable[[], bool]) -> None:
+    def encode_plain(self, watch: Watch) -> None:
         """Encode the cases as they are; tells slices done and in all. Raises Cancelled, asked at every batch."""
         total = sum(self._views.cases[case].depth for case, _ in self._plain)
         done = 0
-        on_slices(done, total)
+        watch.progress("encode", done, total)
         for slices in self._encode_all(self._plain):
             done = min(done + slices, total)
-            on_slices(done, total)
-            if should_cancel():
-                raise Cancelled(f"cancelled after encoding {done} of {total} slices; add --resume to go on.")
+            watch.progress("encode", done, total)
+            watch.check(f"{done} of {total} slices were encoded; add --resume to go on.")
 
     def encode_more(self) -> None:
         """One batch more of the copies, if any are left."""

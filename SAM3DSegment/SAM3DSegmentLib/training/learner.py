@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
-from ..encoder import COMPACT_ENCODER, COMPACT_VIT, FrozenEncoder, SliceEncoder, build_vit, tensors_sha256
+from ..encoder import COMPACT_ENCODER, COMPACT_VIT, FrozenEncoder, build_vit, tensors_sha256
 from ..intensity import sam_normalise
+from ..network import SliceEncoder
 from .embeddings import ViewEncoder
 from .samples import Sample, stack_on
 
@@ -60,17 +61,17 @@ class DecoderLearner:
         decoder: Sam3dDecoder,
         embeddings: ViewEncoder,
         carried: dict[str, Tensor],
-        detail_learns_alone: bool = False,
+        trains_detail_alone: bool = False,
     ) -> None:
         self.module: nn.Module = OnEmbeddings(decoder)
         self._decoder = decoder
-        self._detail_learns_alone = detail_learns_alone
+        self._detail_learns_alone = trains_detail_alone
         self._embeddings = embeddings
         self._carried = carried
 
     def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         device = self._embeddings.encoder.device
-        if samples[0].detail_alone:
+        if samples[0].only_detail:
             return _compare_detail(module, samples, device)
         embeddings = torch.stack([self._embedding(sample, device) for sample in samples])
         grey = _stack_grey(samples, device) if self._decoder.detail is not None else None
@@ -113,17 +114,17 @@ class CompactLearner:
         decoder: Sam3dDecoder,
         image_size: int,
         device: torch.device,
-        detail_learns_alone: bool = False,
+        trains_detail_alone: bool = False,
     ) -> None:
         self.module: nn.Module = OnSlices(vit, decoder)
         self._on_slices = self.module
         self._decoder = decoder
         self._image_size = image_size
         self._device = device
-        self._detail_learns_alone = detail_learns_alone
+        self._detail_learns_alone = trains_detail_alone
 
     def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
-        if samples[0].detail_alone:
+        if samples[0].only_detail:
             return _compare_detail(module, samples, self._device)
         grey = _stack_grey(samples, self._device)
         squares = samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._image_size] * 2)

@@ -15,8 +15,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..devices import resolve_precision
-from ..errors import TrainingError
+from ..base.devices import resolve_precision
+from ..base.errors import TrainingError
+from ..base.watch import Watch
 from ..losses import DeepSupervisionLoss
 from ..preparation import SquareFit
 from ..settings import TrainingConfig
@@ -75,7 +76,7 @@ def make_fabric(device: torch.device) -> Fabric:
     return fabric
 
 
-class _RightGradients(nn.Module):
+class _Float32ForTwoSlices(nn.Module):
     """A module, whose inputs are (N, C, D, h, w) or None, computing windows of two slices in float32 on a CPU.
 
     There oneDNN's bf16 gradient of a 3x3x3 convolution over exactly two slices is read from memory that nobody wrote
@@ -115,17 +116,16 @@ class Loop:
         self.optimiser = torch.optim.AdamW(
             learner.module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._module, self._fabric_optimiser = fabric.setup(_RightGradients(learner.module), self.optimiser)
+        self._module, self._fabric_optimiser = fabric.setup(_Float32ForTwoSlices(learner.module), self.optimiser)
         self._loss_of = DeepSupervisionLoss(config.dice_per_class)
         self._clock = clock
         self._elapsed = 0.0
 
-    def fit(
+    def run(
         self,
         batches: Iterable[list[Sample]],
         callbacks: Sequence[Callable[[Loop], None]],
-        should_cancel: Callable[[], bool],
-        should_finish: Callable[[], bool] = lambda: False,
+        watch: Watch,
     ) -> bool:
         """Train on one batch a step, and call back after each, until the budget is spent or a callback stops it.
 
@@ -135,7 +135,7 @@ class Loop:
         source = iter(batches)
         while self.fraction < 1 and not self.state.is_stopped:
             began = self._clock()
-            if not self._step(next(source), should_cancel(), should_finish()):
+            if not self._step(next(source), watch.cancelled(), watch.finishing()):
                 return False
             self._elapsed = self._clock() - began
             self.state.step += 1
@@ -163,7 +163,7 @@ class Loop:
         module, optimiser = self._module, self._fabric_optimiser
         module.train()
         optimiser.zero_grad()
-        groups = _alike(samples)
+        groups = _group_by_shape(samples)
         loss = torch.zeros((), device=self.fabric.device)
         for number, group in enumerate(groups):
             with self.fabric.no_backward_sync(module, enabled=number + 1 < len(groups)):
@@ -216,14 +216,14 @@ class Loop:
         return self.config.learning_rate * warmup * (1 + math.cos(math.pi * min(1.0, self.fraction))) / 2
 
 
-def _alike(samples: list[Sample]) -> list[list[Sample]]:
+def _group_by_shape(samples: list[Sample]) -> list[list[Sample]]:
     """By their number of slices and the size of these; padding them would change what instance norms measure.
 
     Those for a detail part alone come first: several devices share gradients with the last group, which then has all.
     """
     groups: dict[tuple[int, SquareFit, bool], list[Sample]] = {}
-    for sample in sorted(samples, key=lambda sample: not sample.detail_alone):
-        groups.setdefault((len(sample.classes), sample.fit, sample.detail_alone), []).append(sample)
+    for sample in sorted(samples, key=lambda sample: not sample.only_detail):
+        groups.setdefault((len(sample.classes), sample.fit, sample.only_detail), []).append(sample)
     return list(groups.values())
 
 

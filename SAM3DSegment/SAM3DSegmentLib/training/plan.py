@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..base.errors import InputError
+from ..base.jsonable import from_json, to_json
 from ..card import PATCH_SIZE, DecoderConfig, Label
 from ..encoder import COMPACT_ENCODER, SAM_ENCODERS
-from ..errors import InputError
-from ..geometry import plan_slicing, spacing_and_directions
-from ..jsonable import from_json, to_json
+from ..geometry import slicing_of, spacing_and_directions
 from ..model_store import find_model, read_card
 from ..preparation import SquareFit
 from ..settings import TrainingConfig
@@ -67,7 +67,7 @@ class Plan:
 
     def depth(self, case: CaseFacts) -> int:
         """Its number of slices."""
-        return case.shape_kji[plan_slicing(case.ijk_to_ras, self.config.slicing).kji_axes[0]]
+        return case.shape_kji[slicing_of(case.ijk_to_ras, self.config.slicing).kji_axes[0]]
 
     @property
     def fit(self) -> SquareFit:
@@ -101,7 +101,7 @@ def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
     lender = read_card(find_model(config.encoder))
     lent: dict[str, Any] = {name: to_json(getattr(lender, name)) for name in ("slicing", "intensity")}
     lent |= {name: list(getattr(lender.decoder, name)) for name in ("channels", "detail")}
-    if lender.encoder.carried:
+    if lender.encoder.in_model_file:
         lent["augmented_copies"] = COPIES_FOR_A_COMPACT_ENCODER
     return from_json(TrainingConfig, {**lent, **given})
 
@@ -175,7 +175,7 @@ class Disk:
     cache: int
 
 
-def predict_disk(plan: Plan) -> Disk:
+def disk_needed(plan: Plan) -> Disk:
     trained = set(plan.training_names())
     slices = sum(plan.depth(case) for case in plan.facts if case.files.name in trained and not case.problem)
     pixels = slices * math.prod(plan.fit.grid)
@@ -200,7 +200,7 @@ def describe(plan: Plan) -> list[str]:
         ml = float(np.prod(spacing)) / 1000
         labels = ", ".join(f"{name} {count * ml:.2f}" for name, count in case.voxels.items()) or "none"
         lines.append(f"{case.files.name:<28} {size:<18} {mm:<18} {plan.depth(case):>6}  {labels}")
-    lines += [f"odd: {text}" for text in oddities(plan)]
+    lines += [f"odd: {text}" for text in find_warnings(plan)]
     lines.append(
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
         f"decoder levels {plan.decoder.levels}"
@@ -210,14 +210,14 @@ def describe(plan: Plan) -> list[str]:
         lines.append(
             f"{fold}{len(split.training)} training, {len(split.validation)} validation, {len(split.test)} test cases"
         )
-    disk = predict_disk(plan)
+    disk = disk_needed(plan)
     lines.append(
         f"disk: {disk.folder / 1e9:.2f} GB while it runs, {disk.cache / 1e9:.2f} GB of embeddings in the cache"
     )
     return lines
 
 
-def oddities(plan: Plan) -> list[str]:
+def find_warnings(plan: Plan) -> list[str]:
     """What may be a mistake in the data, though it can be trained on."""
     found = list(plan.dataset.notices)
     sound = [case for case in plan.facts if not case.problem]
@@ -233,7 +233,7 @@ def oddities(plan: Plan) -> list[str]:
         found.append(f"fewer slices than training_depth {plan.config.training_depth}: {', '.join(thin[:5])}.")
     median = np.array(plan.spacing_mm)
     for case in sound:
-        spacing = np.array(plan_slicing(case.ijk_to_ras, plan.config.slicing).spacing_mm)
+        spacing = np.array(slicing_of(case.ijk_to_ras, plan.config.slicing).spacing_mm)
         if (np.maximum(spacing / median, median / spacing) > 2).any():
             found.append(f"{case.files.name} has a spacing of {spacing.tolist()} mm, the median is {median.tolist()}.")
     return found
@@ -256,4 +256,4 @@ def _decoder(
 
 def _fit(spacing: tuple[float, float, float], extent: tuple[float, float, float], image_size: int) -> SquareFit:
     height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
-    return SquareFit.plan(height, width, spacing[1:], image_size)
+    return SquareFit.of_slices(height, width, spacing[1:], image_size)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.files import write_json, written_whole
 from ..card import Label
-from ..files import write_json, written_whole
 from ..preparation import Preparation, SquareFit
 from .dataset import CaseFiles, read_case
 
@@ -25,8 +25,8 @@ BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the
 class PreparedCase:
     """One case, memory-mapped: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8.
 
-    spacing_mm is that of the grid, d first; has_class (D, C) says which classes each slice has; left_right_axis is the
-    axis of (D, H, W) that runs between the patient's sides.
+    spacing_mm is that of the grid, d first; classes_in_slice (D, C) says which classes each slice has;
+    left_right_axis is the axis of (D, H, W) that runs between the patient's sides.
     """
 
     name: str
@@ -35,7 +35,7 @@ class PreparedCase:
     fit: SquareFit
     spacing_mm: tuple[float, float, float]
     left_right_axis: int
-    has_class: np.ndarray
+    classes_in_slice: np.ndarray
 
     @property
     def depth(self) -> int:

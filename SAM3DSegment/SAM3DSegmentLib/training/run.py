@@ -24,27 +24,27 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from .. import __version__
-from ..cache import EmbeddingCache
-from ..cached_encoder import CachedEncoder
+from ..base.devices import resolve_device
+from ..base.errors import Cancelled, InputError, TrainingError
+from ..base.files import check_new_file, write_json, write_text
+from ..base.watch import UNWATCHED, Watch
 from ..card import ModelCard, TrainingSummary
 from ..decoder import Sam3dDecoder
-from ..devices import resolve_device
-from ..encoder import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, SliceEncoder, build_vit, load_encoder, load_vit_state
-from ..errors import Cancelled, InputError, TrainingError
-from ..files import check_new_file, write_json, write_text
+from ..encoder import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, build_vit, load_encoder, load_vit_state
 from ..inference import Segmenter
 from ..model_file import Sam3dModel, load_model, save_model
 from ..model_store import SUFFIX
-from ..network import Network
+from ..network import Network, SliceEncoder
 from ..preparation import Preparation
-from ..progress import NoProgress
+from ..sam.cache import EmbeddingCache
+from ..sam.cached_encoder import CachedEncoder
 from ..settings import TrainingConfig
 from .callbacks import Checkpoint, EncodeMore, ReportProgress, TensorBoardLog, Validation, read_checkpoint
 from .dataset import Split, read_case
 from .embeddings import StoredViews, ViewEncoder
 from .learner import CompactLearner, DecoderLearner, Learner
 from .loop import Budget, Loop, TrainingState, make_fabric
-from .plan import Plan, describe_changes, make_plan, oddities
+from .plan import Plan, describe_changes, find_warnings, make_plan
 from .prepared import PreparedCase, prepare_case
 from .report import Picture, draw_case, make_report
 from .samples import FreshViews, Samples, StepNumbers, Views, make_loader
@@ -70,7 +70,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A decoder with the encoder that it reads, and the encoder's tensors if the model is to carry them."""
 
     decoder: Sam3dDecoder
@@ -82,7 +82,7 @@ class Trained:
 class FoldResult:
     """What one fold came to: the best weights, their scores on its validation cases, and its way there."""
 
-    trained: Trained
+    trained: TrainedNetwork
     scores: Scores
     state: TrainingState
 
@@ -92,9 +92,7 @@ def train(
     output: str | Path,
     config: TrainingConfig,
     options: Options | None = None,
-    progress: NoProgress | None = None,
-    should_cancel: Callable[[], bool] | None = None,
-    should_finish: Callable[[], bool] = lambda: False,
+    watch: Watch = UNWATCHED,
 ) -> Sam3dModel:
     """Train on the folder `data` (see `find_dataset`), write the model to `output`, and return it.
 
@@ -116,8 +114,7 @@ def train(
     fabric = make_fabric(resolve_device(options.device))
     if not fabric.is_global_zero:
         logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)  # one process tells
-    stops = should_cancel or (lambda: False), should_finish
-    run = Run(plan, output, folder, fabric, progress or NoProgress(), *stops, options)
+    run = Run(plan, output, folder, fabric, watch, options)
     return run.execute()
 
 
@@ -185,9 +182,7 @@ class Run:
         output: Path,
         folder: RunFolder,
         fabric: Fabric,
-        progress: NoProgress,
-        should_cancel: Callable[[], bool],
-        should_finish: Callable[[], bool],
+        watch: Watch,
         options: Options,
     ) -> None:
         self.plan = plan
@@ -195,9 +190,8 @@ class Run:
         self.output = output
         self.folder = folder
         self.fabric = fabric
-        self.progress = progress if fabric.is_global_zero else NoProgress()
-        self.should_cancel = should_cancel
-        self.should_finish = should_finish if self.config.folds == 1 else lambda: False  # each fold needs its share
+        watch = watch if fabric.is_global_zero else watch.silent()
+        self.watch = watch if self.config.folds == 1 else watch.unfinished()  # each fold needs its share
         self.begin = load_model(self.config.start_from) if self.config.start_from else None
         self.encoder: CachedEncoder | None = None  # None where it is trained
         self.carried: dict[str, Tensor] = {}
@@ -212,7 +206,7 @@ class Run:
 
     def execute(self) -> Sam3dModel:
         if self.fabric.is_global_zero:
-            for text in oddities(self.plan):
+            for text in find_warnings(self.plan):
                 logger.warning("%s", text)
         cases = self._prepare()
         results = [self._train_fold(number, split, cases) for number, split in enumerate(self.plan.splits)]
@@ -269,9 +263,9 @@ class Run:
         files = plan.files(plan.training_names())
         share = files[fabric.global_rank :: fabric.world_size]
         for number, case in enumerate(share):
-            self._raise_if_cancelled("preparing cases")
+            self.watch.check("add --resume to go on.")
             prepare_case(case, plan.labels, preparation, self.config.resample, self.folder.prepared)
-            self.progress("prepare", number + 1, len(share))
+            self.watch.progress("prepare", number + 1, len(share))
         fabric.barrier()
         return {
             case.name: prepare_case(case, plan.labels, preparation, self.config.resample, self.folder.prepared)
@@ -287,7 +281,7 @@ class Run:
             begin = self.begin.decoder.first_levels(self.plan.decoder.levels)
             decoder.load_state_dict({**decoder.state_dict(), **begin.state_dict()})  # a detail part may be new
         learner, views, view_encoder = self._make_learner(decoder, cases)
-        for_detail = FreshViews(cases, config.augmentation) if config.detail_learns_alone else None
+        for_detail = FreshViews(cases, config.augmentation) if config.trains_detail_alone else None
         samples = Samples(cases, views, config, config.batch_size * fabric.world_size, for_detail)
         steps = -(-config.epochs * samples.per_pass // (config.batch_size * fabric.world_size))
         loop = Loop(fabric, learner, config, Budget(steps, config.minutes * 60 / config.folds))
@@ -297,11 +291,11 @@ class Run:
             checkpoint.load(loop)
         log = TensorBoardLog(self.folder.logs / f"fold-{number + 1}") if fabric.is_global_zero else None
         validation = self._make_validation(number, split, learner, checkpoint, log)
-        callbacks: list[Callable[[Loop], None]] = [ReportProgress(self.progress), checkpoint, validation]
+        callbacks: list[Callable[[Loop], None]] = [ReportProgress(self.watch), checkpoint, validation]
         if log is not None:
             callbacks.insert(0, log)
         if view_encoder is not None:
-            view_encoder.encode_plain(lambda done, total: self.progress("encode", done, total), self.should_cancel)
+            view_encoder.encode_plain(self.watch)
             for _ in range(loop.state.step):
                 view_encoder.encode_more()
             callbacks.insert(0, EncodeMore(view_encoder))
@@ -311,7 +305,7 @@ class Run:
             numbers = StepNumbers(loop.state.step, config.batch_size, fabric.global_rank, fabric.world_size)
             on_gpu = fabric.device.type == "cuda"
             loader = make_loader(samples, numbers, GPU_WORKERS if on_gpu else 0, on_gpu)
-            if not loop.fit(loader, callbacks, self.should_cancel, self.should_finish):
+            if not loop.run(loader, callbacks, self.watch):
                 checkpoint.save(loop)
                 raise Cancelled(f"cancelled after {loop.state.step} steps; add --resume to go on.")
         except TrainingError as error:
@@ -321,13 +315,13 @@ class Run:
         finally:
             if log is not None:
                 log.close()
-        trained = Trained(*learner.parts(checkpoint.best))
+        trained = TrainedNetwork(*learner.parts(checkpoint.best))
         return FoldResult(trained, Scores.from_cases(loop.state.best_cases, self.label_names), loop.state)
 
     def _make_learner(
         self, decoder: Sam3dDecoder, cases: list[PreparedCase]
     ) -> tuple[Learner, Views, ViewEncoder | None]:
-        fabric, alone = self.fabric, self.config.detail_learns_alone
+        fabric, alone = self.fabric, self.config.trains_detail_alone
         if self.encoder is None:
             vit = build_vit(COMPACT_VIT, self.plan.image_size)
             if self.begin is not None:
@@ -358,28 +352,28 @@ class Run:
             )
             fold = {"fold": number + 1} if self.config.folds > 1 else {}
             rounded = {name: round(value, 4) for name, value in dice.items()}
-            self.progress.event(
+            self.watch.event(
                 "validation", step=state.step, seconds=round(state.seconds, 1), loss=loss, dice=rounded, **fold
             )
             log.validation(state.step, scores)
-            trained = Trained(*learner.parts(weights))
+            trained = TrainedNetwork(*learner.parts(weights))
             model = self._model([trained], self._summary([state], scores, VALIDATION_NOTE))
             save_model(model, folder / f"last{SUFFIX}")
             if is_best:
                 save_model(model, folder / f"best{SUFFIX}")
 
         def score(weights: dict[str, Tensor]) -> Scores:
-            return self._score([Trained(*learner.parts(weights))], split.validation)
+            return self._score([TrainedNetwork(*learner.parts(weights))], split.validation)
 
         return Validation(score, checkpoint, on_scores)
 
-    def _score(self, trained: list[Trained], names: tuple[str, ...]) -> Scores:
+    def _score(self, trained: list[TrainedNetwork], names: tuple[str, ...]) -> Scores:
         segmenter = self._segmenter(trained)
         return score_cases(
-            segmenter, self.plan.files(names), self.plan.labels, self.config.resample, self.fabric, self.should_cancel
+            segmenter, self.plan.files(names), self.plan.labels, self.config.resample, self.fabric, self.watch
         )
 
-    def _segmenter(self, trained: list[Trained]) -> Segmenter:
+    def _segmenter(self, trained: list[TrainedNetwork]) -> Segmenter:
         card = self._model(trained, TrainingSummary()).card
         return Segmenter(card, Network(trained[0].encoder, [part.decoder for part in trained]))
 
@@ -412,15 +406,15 @@ class Run:
             write_json(self.folder.record, self.record)
             picture = self._picture(scores, trained if test_names else self._validated(results, scores.worst()))
             write_text(self.folder.report, make_report(model.card.name, self.record, self.plan.labels, picture))
-            self.progress.event("report", file=str(self.folder.report))
+            self.watch.event("report", file=str(self.folder.report))
             self.folder.remove_work()
         return model
 
-    def _validated(self, results: list[FoldResult], case: str) -> list[Trained]:
+    def _validated(self, results: list[FoldResult], case: str) -> list[TrainedNetwork]:
         """The decoder that was not trained on the case."""
         return [result.trained for result in results if case in result.scores.cases]
 
-    def _picture(self, scores: Scores, trained: list[Trained]) -> Picture:
+    def _picture(self, scores: Scores, trained: list[TrainedNetwork]) -> Picture:
         plan, worst = self.plan, scores.worst()
         (files,) = plan.files((worst,))
         image, reference = read_case(files, plan.labels, self.config.resample)
@@ -433,7 +427,7 @@ class Run:
         where = f"Slice {index + 1} of {prepared.depth} ({prepared.slicing.plane}), where the two differ most"
         return Picture(png, f"{worst}: Dice {dice}. {where}: the image, the reference, the model.")
 
-    def _model(self, trained: list[Trained], summary: TrainingSummary) -> Sam3dModel:
+    def _model(self, trained: list[TrainedNetwork], summary: TrainingSummary) -> Sam3dModel:
         plan, config = self.plan, self.config
         card = ModelCard(
             name=config.name or self.output.stem,
@@ -468,10 +462,6 @@ class Run:
             dice_note=note,
             versions={"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
         )
-
-    def _raise_if_cancelled(self, when: str) -> None:
-        if self.should_cancel():
-            raise Cancelled(f"cancelled while {when}; add --resume to go on.")
 
 
 def _require_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:

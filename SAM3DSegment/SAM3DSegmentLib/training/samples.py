@@ -22,14 +22,14 @@ class Sample(NamedTuple):
     """A window of D slices: grey (D, *grid) float32 in 0..255, class indices (D, *grid) uint8, and their place.
 
     embeddings (256, D, s, s) float16 where they are known; grey is left out where nothing but these is read.
-    detail_alone: only a detail part is to learn from it.
+    only_detail: only a detail part is to learn from it.
     """
 
     fit: SquareFit
     classes: Tensor
     grey: Tensor | None = None
     embeddings: Tensor | None = None
-    detail_alone: bool = False
+    only_detail: bool = False
 
 
 class Views(Protocol):
@@ -92,7 +92,7 @@ class Samples(Dataset[Any]):
         start, stop = self._place(self._cases[index], generator)
         step = number // self._step_size
         if self._for_detail is not None and number % self._config.batch_size % 2:
-            return self._for_detail.window(index, start, stop, step, generator)._replace(detail_alone=True)
+            return self._for_detail.window(index, start, stop, step, generator)._replace(only_detail=True)
         return self._views.window(index, start, stop, step, generator)
 
     def _case_of(self, number: int) -> int:
@@ -103,10 +103,10 @@ class Samples(Dataset[Any]):
     def _place(self, case: PreparedCase, generator: torch.Generator) -> tuple[int, int]:
         depth = min(self._config.training_depth, case.depth)
         start = _draw(generator, case.depth - depth + 1)
-        present = np.flatnonzero(case.has_class[:, 1:].any(0)) + 1
+        present = np.flatnonzero(case.classes_in_slice[:, 1:].any(0)) + 1
         if len(present) and float(torch.rand(1, generator=generator)) < self._config.foreground_share:
             label = present[_draw(generator, len(present))]
-            slices = np.flatnonzero(case.has_class[:, label])
+            slices = np.flatnonzero(case.classes_in_slice[:, label])
             chosen = int(slices[_draw(generator, len(slices))])
             start = min(max(0, chosen - _draw(generator, depth)), case.depth - depth)
         return start, start + depth

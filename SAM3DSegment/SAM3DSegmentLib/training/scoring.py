@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from ..base.watch import UNWATCHED, Watch
 from ..card import Label
 from ..metrics import label_dice
 from .dataset import CaseFiles, read_case
@@ -57,13 +57,7 @@ class Scores:
 class Segments(Protocol):
     """A `Segmenter`, or what is measured as one."""
 
-    def segment(
-        self,
-        array_kji: np.ndarray,
-        ijk_to_ras: np.ndarray,
-        on_progress: Callable[[str, int, int], None] | None = None,
-        should_cancel: Callable[[], bool] | None = None,
-    ) -> np.ndarray: ...
+    def segment(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray: ...
 
 
 def score_cases(
@@ -72,7 +66,7 @@ def score_cases(
     labels: tuple[Label, ...],
     resample: bool,
     fabric: Fabric,
-    should_cancel: Callable[[], bool],
+    watch: Watch,
 ) -> Scores:
     """Segment the cases, each device its share, one at a time in memory. Raises Cancelled.
 
@@ -80,10 +74,10 @@ def score_cases(
     """
     dice = np.zeros((len(cases), len(labels)))
     values = np.array([0, *(label.value for label in labels)], np.uint8)
-    cancel = should_cancel if fabric.world_size == 1 else None
+    watch = watch.silent() if fabric.world_size == 1 else UNWATCHED
     for number in range(fabric.global_rank, len(cases), fabric.world_size):
         image, classes = read_case(cases[number], labels, resample)
-        found = segmenter.segment(image.array_kji, image.ijk_to_ras, should_cancel=cancel)
+        found = segmenter.segment(image.array_kji, image.ijk_to_ras, watch)
         dice[number] = label_dice(found, values[classes], values[1:].tolist())
     shared = fabric.all_reduce(torch.from_numpy(dice).to(fabric.device, torch.float32), reduce_op="sum")
     assert isinstance(shared, torch.Tensor)

@@ -1,0 +1,44 @@
+"""Work on batches in parts that memory suffices for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .devices import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+
+class RetryInHalves:
+    """Calls `function` with a batch, or with halves, quarters and so on of it once memory has run out.
+
+    function: (n, ...) -> (n, ...), each part for itself. What sufficed is remembered for the batches that follow.
+    consequence: said to the user with the number of items that is left. Fewer than `least` are not tried.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], consequence: str, least: int = 1) -> None:
+        self._function = function
+        self._consequence = consequence
+        self._least = least
+        self._most = sys.maxsize
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        while True:
+            try:
+                parts = [self._function(part) for part in batch.split(min(self._most, len(batch)))]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except (RuntimeError, MemoryError) as error:
+                most = min(self._most, len(batch))
+                half = -(-most // 2)
+                if not self._least <= half < most or not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, where the error no longer holds the tensors of the failed attempt.
+            self._most = half
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            logger.warning("memory ran out; %s", self._consequence.format(count=self._most))

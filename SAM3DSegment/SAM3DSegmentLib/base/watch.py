@@ -1,0 +1,54 @@
+"""What work tells whoever waits for it, and asks of them: one `Watch`, handed on from the command inwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .errors import Cancelled
+from .progress import SILENT, Display
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Watch:
+    """display: shows progress; cancelled: whether to end at once; finishing: whether to end early with a result.
+
+    Loops over cases, files or slices call `check` in each turn.
+    """
+
+    display: Display = SILENT
+    cancelled: Callable[[], bool] = _never
+    finishing: Callable[[], bool] = _never
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """How far a stage of the work is; cases, slices, bytes, steps or seconds."""
+        self.display.progress(stage, done, total)
+
+    def event(self, name: str, **values: Any) -> None:
+        """Something that happened, beside the stages' progress; the values are plain JSON."""
+        self.display.event(name, **values)
+
+    def check(self, consequence: str = "nothing was written.") -> None:
+        """Raises Cancelled, which says what has become of the work, if the user wants no more of it."""
+        if self.cancelled():
+            raise Cancelled(f"cancelled; {consequence}")
+
+    def silent(self) -> Watch:
+        """For a part of the work whose own progress would say nothing to the user."""
+        return replace(self, display=SILENT)
+
+    def uncancelled(self) -> Watch:
+        """For a part of the work that several processes have to come to the end of together."""
+        return replace(self, cancelled=_never)
+
+    def unfinished(self) -> Watch:
+        """For work of which no early end makes a result."""
+        return replace(self, finishing=_never)
+
+
+UNWATCHED = Watch()

@@ -1,0 +1,225 @@
+"""The part "Cases" of the section "Train": a folder of training cases, and what is put into it from the scene."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+import qt
+
+from .. import preferences as settings
+from ..problems import explain
+from ..scene import nodes
+from ..scene.cases import CaseRow, NewCase, Survey, removeCase, surveyCases, writeCase
+from ..worker import BackgroundCall
+from .protocols import Observe, Ui
+
+
+class CasesBox:
+    """onChanged() is called when the folder is looked through, and when that has ended."""
+
+    def __init__(self, ui: Ui, addObserver: Observe, removeObserver: Observe, onChanged: Callable[[], None]) -> None:
+        self._ui = ui
+        self._onChanged = onChanged
+        self._watch = nodes.SegmentationWatch(addObserver, removeObserver, nodes.SEGMENT_CHANGES, self._listSegments)
+        self.folder: Path | None = settings.casesFolder()
+        self.survey = Survey()
+        self._call: BackgroundCall | None = None
+        header = ui.casesTable.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
+        ui.chooseCasesButton.connect("clicked(bool)", self._choose)
+        ui.openCasesButton.connect("clicked(bool)", self._open)
+        ui.removeCaseButton.connect("clicked(bool)", self._remove)
+        ui.addCaseButton.connect("clicked(bool)", self._addChosen)
+        ui.casesTable.connect("itemSelectionChanged()", self._showButtons)
+        ui.caseVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._volumeChosen)
+        ui.caseSegmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._segmentationChosen)
+        self._listSegments()
+        self._showFolder()
+
+    def cleanup(self) -> None:
+        if self._call is not None:
+            self._call.abandon()
+            self._call = None
+
+    def update(self) -> None:
+        """Look through the folder and the chosen segmentation again; label maps are read beside the main thread."""
+        self.cleanup()
+        self._listSegments()
+        folder = self.folder
+        if folder is not None:
+            self._call = BackgroundCall(lambda: surveyCases(folder), self._surveyed, self._surveyFailed, onlyReads=True)
+        self._showFolder()
+        self._onChanged()
+
+    def whyNotReady(self) -> str:
+        """Why the cases cannot be trained on, and what to do; empty if they can."""
+        if self.folder is None:
+            return _("Choose a folder for your cases first.")
+        if self._call is not None:
+            return _("The cases are being looked through.")
+        return self.survey.whyNotReady()
+
+    def add(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode,
+        segmentIds: list[str],
+        name: str,
+    ) -> None:
+        """Write a case; a folder is asked for if none is chosen, and before a case of that name is replaced."""
+        try:
+            said = self._write(volumeNode, segmentationNode, segmentIds, name)
+        except Exception as error:  # Slicer would only print it
+            said = ""
+            slicer.util.errorDisplay(explain(error), _("The case was not added"))
+        self._ui.caseStatusLabel.text = said
+        self.update()
+
+    def _write(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode,
+        segmentIds: list[str],
+        name: str,
+    ) -> str:
+        """What has been done, for the user; empty if the user wanted nothing to be done."""
+        if self.folder is None:
+            self._choose()
+        if self.folder is None:
+            return ""
+        case = NewCase.within(self.folder, name)
+        if case.replaced:
+            files = ", ".join(path.name for path in case.replaced)
+            question = _("There is a case {name} already ({files}). Replace it?").format(name=case.name, files=files)
+            if not slicer.util.confirmOkCancelDisplay(question, _("Replace case")):
+                return ""
+        with slicer.util.WaitCursor():
+            writeCase(case, self.folder, volumeNode, segmentationNode, segmentIds)
+        return _("{name} was added to the cases.").format(name=case.name)
+
+    def _surveyed(self, survey: Survey) -> None:
+        self._call = None
+        self.survey = survey
+        self._showFolder()
+        self._onChanged()
+
+    def _surveyFailed(self, error: BaseException) -> None:
+        self._surveyed(Survey(problem=explain(error)))
+
+    def _showFolder(self) -> None:
+        self._ui.casesFolderLabel.text = str(self.folder) if self.folder is not None else _("No folder is chosen.")
+        said = [self.whyNotReady(), *(self.survey.notices if self.folder is not None else ())]
+        self._ui.casesLabel.text = "\n".join(text for text in said if text)
+        self._ui.casesLabel.visible = any(said)
+        table = self._ui.casesTable
+        table.setRowCount(len(self.survey.rows))
+        for row, case in enumerate(self.survey.rows):
+            for column, text in enumerate((case.name, case.describe())):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)  # which may be too long for its column
+                table.setItem(row, column, item)
+        table.resizeRowsToContents()
+        self._showButtons()
+
+    def _showButtons(self) -> None:
+        hasNodes = self._volume() is not None and self._segmentation() is not None
+        self._ui.addCaseButton.enabled = hasNodes
+        self._ui.addCaseButton.toolTip = (
+            _("Write the volume and the ticked segments into the folder.")
+            if hasNodes
+            else _("Choose a volume and its segmentation first.")
+        )
+        self._ui.openCasesButton.enabled = self.folder is not None
+        self._ui.removeCaseButton.enabled = self._selectedCase() is not None
+
+    def _selectedCase(self) -> CaseRow | None:
+        selected = self._ui.casesTable.selectedItems()
+        return self.survey.rows[selected[0].row()] if selected else None
+
+    def _choose(self, _checked: bool = False) -> None:
+        before = str(self.folder) if self.folder is not None else ""
+        path = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of training cases"), before)
+        if path:
+            self.folder = Path(path)
+            self.survey = Survey()
+            settings.setCasesFolder(self.folder)
+            self._ui.caseStatusLabel.text = ""
+            self.update()
+
+    def _open(self, _checked: bool = False) -> None:
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.folder)))
+
+    def _remove(self, _checked: bool = False) -> None:
+        case = self._selectedCase()
+        if case is None or self.folder is None:
+            return
+        files = ", ".join(path.name for path in case.files)
+        question = _("Delete the files of the case {name} ({files})?").format(name=case.name, files=files)
+        if not slicer.util.confirmOkCancelDisplay(question, _("Remove case")):
+            return
+        try:
+            removeCase(case, self.folder)
+        except Exception as error:  # Slicer would only print it
+            slicer.util.errorDisplay(explain(error), _("The case was not removed"))
+        self._ui.caseStatusLabel.text = ""
+        self.update()
+
+    def _addChosen(self, _checked: bool = False) -> None:
+        volumeNode, segmentationNode = self._volume(), self._segmentation()
+        if volumeNode is not None and segmentationNode is not None:
+            self.add(volumeNode, segmentationNode, self._ticks(qt.Qt.Checked), self._ui.caseNameEdit.text.strip())
+
+    def _volume(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        return self._ui.caseVolumeSelector.currentNode()
+
+    def _segmentation(self) -> slicer.vtkMRMLSegmentationNode | None:
+        return self._ui.caseSegmentationSelector.currentNode()
+
+    def _volumeChosen(self, _node: Any = None) -> None:
+        volumeNode = self._volume()
+        self._ui.caseNameEdit.text = caseName(volumeNode) if volumeNode is not None else ""
+        self._showButtons()
+
+    def _segmentationChosen(self, _node: Any = None) -> None:
+        """Its own volume is the one to add with it."""
+        segmentationNode = self._segmentation()
+        volumeNode = nodes.referenceVolume(segmentationNode) if segmentationNode is not None else None
+        if volumeNode is not None:
+            self._ui.caseVolumeSelector.setCurrentNode(volumeNode)
+        self._ui.segmentsList.clear()
+        self._listSegments()
+        self._showButtons()
+
+    def _listSegments(self) -> None:
+        """All are ticked but those that the user has unticked."""
+        unticked = self._ticks(qt.Qt.Unchecked)
+        widget, node = self._ui.segmentsList, self._segmentation()
+        self._watch.watch(node)
+        widget.clear()
+        if node is None:
+            return
+        segmentation = node.GetSegmentation()
+        for segmentId in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(segmentId)
+            item = qt.QListWidgetItem(segment.GetName())
+            item.setData(qt.Qt.UserRole, segmentId)
+            item.setData(qt.Qt.DecorationRole, qt.QColor.fromRgbF(*segment.GetColor()))
+            item.setCheckState(qt.Qt.Unchecked if segmentId in unticked else qt.Qt.Checked)
+            widget.addItem(item)
+
+    def _ticks(self, state: int) -> list[str]:
+        """IDs of the listed segments whose box is in this state."""
+        items = [self._ui.segmentsList.item(row) for row in range(self._ui.segmentsList.count)]
+        return [item.data(qt.Qt.UserRole) for item in items if item.checkState() == state]
+
+
+def caseName(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """The volume's name with letters that a file name may have."""
+    return re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")

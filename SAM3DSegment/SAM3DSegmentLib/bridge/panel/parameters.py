@@ -1,0 +1,38 @@
+"""What the panel remembers, in the scene: it is saved and loaded with it."""
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+from ...base.errors import Sam3dError
+from ...model_store import find_model, read_card
+from ...quality import BEST, check_quality
+from ..logic import DEFAULT_MODEL
+from ..scene.nodes import readGrid
+
+
+@parameterNodeWrapper
+class SegmentParameters:
+    """The choices of the "Segment" section. `model` is a name of `models list`, or the path of a model file;
+    `quality` one of `quality.QUALITIES`, or "auto".
+    """
+
+    inputVolume: slicer.vtkMRMLScalarVolumeNode | None = None
+    outputSegmentation: slicer.vtkMRMLSegmentationNode | None = None
+    roi: slicer.vtkMRMLMarkupsROINode | None = None
+    model: str = DEFAULT_MODEL
+    quality: str = BEST
+    device: str = "auto"
+    confidenceMap: bool = False
+
+    def whyInvalid(self) -> str:
+        """Why this cannot be segmented and what to do, as a sentence; empty if nothing speaks against it."""
+        if self.inputVolume is None:
+            return _("Choose a volume first.")
+        try:
+            readGrid(self.inputVolume)
+            read_card(find_model(self.model))
+            check_quality(self.quality)
+        except Sam3dError as error:
+            return str(error)
+        return ""

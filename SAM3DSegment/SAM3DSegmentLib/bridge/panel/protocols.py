@@ -1,0 +1,125 @@
+"""What the parts of the panel expect of each other and of the form.
+
+mypy knows no class of Slicer's and Qt's, but it knows the names that are written down here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import slicer
+
+import ctk
+import qt
+
+from ..logic import OnChoice, OnProgress, SegmentationJob
+
+Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
+
+
+class Parameters(Protocol):
+    """A SegmentParameters, with the methods that Slicer's wrapper adds when it is made."""
+
+    inputVolume: slicer.vtkMRMLScalarVolumeNode | None
+    outputSegmentation: slicer.vtkMRMLSegmentationNode | None
+    roi: slicer.vtkMRMLMarkupsROINode | None
+    model: str
+    quality: str
+    device: str
+    confidenceMap: bool
+
+    def whyInvalid(self) -> str: ...
+
+    def connectGui(self, gui: Any) -> Any: ...
+
+    def disconnectGui(self, guiTag: Any) -> None: ...
+
+
+class Logic(Protocol):
+    """SAM3DSegmentLogic, as far as the panel uses it."""
+
+    def getParameterNode(self) -> Parameters: ...
+
+    def startSegment(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        segmentationNode: slicer.vtkMRMLSegmentationNode | None,
+        *,
+        model: str,
+        quality: str,
+        device: str,
+        roiNode: slicer.vtkMRMLMarkupsROINode | None,
+        confidenceMap: bool,
+        onProgress: OnProgress,
+        onChoice: OnChoice,
+        onFinished: Callable[[slicer.vtkMRMLSegmentationNode], None],
+        onFailed: Callable[[str], None],
+        onCancelled: Callable[[], None],
+    ) -> SegmentationJob: ...
+
+
+class Ui(Protocol):
+    """The widgets of Resources/UI/SAM3DSegment.ui that the panel reads, fills or connects."""
+
+    inputSelector: slicer.qMRMLNodeComboBox
+    modelBox: qt.QComboBox
+    modelFileButton: qt.QToolButton
+    modelCardLabel: qt.QLabel
+    outputSelector: slicer.qMRMLNodeComboBox
+    advancedBox: ctk.ctkCollapsibleGroupBox
+    qualityBox: qt.QComboBox
+    deviceBox: qt.QComboBox
+    warningLabel: qt.QLabel
+    segmentButton: qt.QPushButton
+    progressBar: qt.QProgressBar
+    statusLabel: qt.QLabel
+
+    resultsSection: ctk.ctkCollapsibleButton
+    resultsTable: qt.QTableWidget
+    show3DButton: slicer.qMRMLSegmentationShow3DButton
+    editButton: qt.QPushButton
+    useAsCaseButton: qt.QPushButton
+    provenanceLabel: qt.QLabel
+
+    trainSection: ctk.ctkCollapsibleButton
+    casesBox: qt.QGroupBox
+    casesFolderLabel: qt.QLabel
+    chooseCasesButton: qt.QPushButton
+    openCasesButton: qt.QPushButton
+    casesTable: qt.QTableWidget
+    casesLabel: qt.QLabel
+    removeCaseButton: qt.QPushButton
+    caseVolumeSelector: slicer.qMRMLNodeComboBox
+    caseSegmentationSelector: slicer.qMRMLNodeComboBox
+    segmentsList: qt.QListWidget
+    caseNameEdit: qt.QLineEdit
+    addCaseButton: qt.QPushButton
+    caseStatusLabel: qt.QLabel
+    modelNameEdit: qt.QLineEdit
+    minutesBox: qt.QDoubleSpinBox
+    encoderBox: qt.QComboBox
+    encoderLabel: qt.QLabel
+    checkCasesButton: qt.QPushButton
+    trainButton: qt.QPushButton
+    trainingProgressBar: qt.QProgressBar
+    trainingStatusLabel: qt.QLabel
+    trainingReportButton: qt.QPushButton
+
+    setupSection: ctk.ctkCollapsibleButton
+    checkButton: qt.QPushButton
+    checkLabel: qt.QLabel
+    packagesLabel: qt.QLabel
+    installButton: qt.QPushButton
+    weightsLabel: qt.QLabel
+    downloadWeightsButton: qt.QPushButton
+    chooseWeightsButton: qt.QPushButton
+    verifyWeightsButton: qt.QPushButton
+    removeWeightsButton: qt.QPushButton
+    modelFolderLabel: qt.QLabel
+    openModelsButton: qt.QPushButton
+    cacheLabel: qt.QLabel
+    openCacheButton: qt.QPushButton
+    clearCacheButton: qt.QPushButton
+    setupStatusLabel: qt.QLabel
+    stopSetupButton: qt.QPushButton

@@ -1,0 +1,119 @@
+"""The section "Results" of the panel: the segments in figures, and where to go on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import slicer
+from slicer.i18n import tr as _
+
+import qt
+
+from ...quality import BEST
+from ..scene.nodes import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationWatch, SegmentMeter, readProvenance, readSegments
+from .protocols import Observe, Parameters, Ui
+
+SETTLING_MS = 300  # after the last change of a segmentation, before it is measured again
+
+
+class ResultsSection:
+    """Follows the chosen segmentation while the panel is shown: measuring takes time that a brush would feel.
+
+    onUseAsCase(volume, segmentation) is called when the user wants to train on it.
+    """
+
+    def __init__(
+        self,
+        ui: Ui,
+        addObserver: Observe,
+        removeObserver: Observe,
+        onUseAsCase: Callable[[slicer.vtkMRMLScalarVolumeNode | None, slicer.vtkMRMLSegmentationNode], None],
+    ) -> None:
+        self._ui = ui
+        self._onUseAsCase = onUseAsCase
+        self._parameters: Parameters | None = None
+        changes = SEGMENT_CHANGES + VOXEL_CHANGES
+        self._watch = SegmentationWatch(addObserver, removeObserver, changes, self._segmentationChanged)
+        self._meter = SegmentMeter()
+        self._isShown = False
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(SETTLING_MS)
+        self._timer.connect("timeout()", self.update)
+        header = ui.resultsTable.horizontalHeader()
+        for column in (0, 2, 3):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
+        ui.editButton.connect("clicked(bool)", self._edit)
+        ui.useAsCaseButton.connect("clicked(bool)", self._useAsCase)
+
+    def setParameters(self, parameters: Parameters | None) -> None:
+        self._parameters = parameters
+        self.update()
+
+    def setShown(self, isShown: bool) -> None:
+        self._isShown = isShown
+        if isShown:
+            self.update()
+
+    def cleanup(self) -> None:
+        """In Slicer the connected timer would keep this object alive."""
+        self._timer.stop()
+        self._timer.deleteLater()
+
+    def update(self) -> None:
+        """Show the chosen segmentation as it is now."""
+        node = self._parameters.outputSegmentation if self._parameters is not None else None
+        self._watch.watch(node)
+        self._ui.show3DButton.setSegmentationNode(node)
+        self._ui.editButton.enabled = node is not None
+        self._ui.editButton.toolTip = (
+            _("Correct the segments by hand.") if node is not None else _("Choose or make a segmentation first.")
+        )
+        self._ui.useAsCaseButton.enabled = node is not None
+        self._fillTable(node)
+        self._ui.provenanceLabel.text = _describeProvenance(readProvenance(node)) if node is not None else ""
+
+    def _segmentationChanged(self) -> None:
+        if self._isShown:
+            self._timer.start()
+
+    def _fillTable(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
+        table, rows = self._ui.resultsTable, readSegments(node, self._meter) if node is not None else []
+        table.setRowCount(len(rows))
+        for row, figures in enumerate(rows):
+            swatch = qt.QTableWidgetItem()
+            swatch.setBackground(qt.QBrush(qt.QColor.fromRgbF(*figures.color)))
+            name = qt.QTableWidgetItem(figures.name)
+            name.setToolTip(figures.name)  # which may be too long for its column
+            volume = qt.QTableWidgetItem(f"{figures.volumeMl:.2f}")
+            volume.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+            confidence = qt.QTableWidgetItem(figures.confidence)
+            confidence.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+            for column, item in enumerate((swatch, name, volume, confidence)):
+                table.setItem(row, column, item)
+
+    def _useAsCase(self, _checked: bool = False) -> None:
+        if self._parameters is not None and self._parameters.outputSegmentation is not None:
+            self._onUseAsCase(self._parameters.inputVolume, self._parameters.outputSegmentation)
+
+    def _edit(self, _checked: bool = False) -> None:
+        """Hand the segmentation and its volume on to the Segment Editor."""
+        if self._parameters is None:
+            return
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+        editor.setSegmentationNode(self._parameters.outputSegmentation)
+        editor.setSourceVolumeNode(self._parameters.inputVolume)
+
+
+def _describeProvenance(provenance: dict[str, str]) -> str:
+    if not provenance:
+        return ""
+    return _("Made by {model} from {volume} with {quality} quality on {device} in {seconds} s.").format(
+        model=provenance["Model"],
+        volume=provenance["Volume"],
+        quality=provenance.get("Quality", BEST),  # scenes of the time before there was a choice do not say it
+        device=provenance["Device"],
+        seconds=provenance["Seconds"],
+    )

@@ -1,0 +1,286 @@
+"""The section "Segment" of the panel: choose, check, segment, cancel."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+import qt
+
+from ...base.errors import Sam3dError
+from ...card import ModelCard
+from ...model_store import SUFFIX, find_model, list_models, read_card
+from ...quality import AUTO, QUALITIES
+from ..dependencies import Installer
+from ..logic import SegmentationJob
+from ..problems import explain
+from ..scene.suitability import findMisfits, joined
+from .protocols import Logic, Parameters, Ui
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class SegmentSection:
+    """onResult(segmentation node) is called when there is a new result.
+
+    onRunningChanged() is called when a segmentation begins and has ended; whyBusy() says why there can be none now,
+    because of other work of the panel, and is empty if there can.
+    """
+
+    def __init__(
+        self,
+        ui: Ui,
+        logic: Logic,
+        installer: Installer,
+        onResult: Callable[[slicer.vtkMRMLSegmentationNode], None],
+        onRunningChanged: Callable[[], None],
+        whyBusy: Callable[[], str],
+    ) -> None:
+        self._ui = ui
+        self._logic = logic
+        self._installer = installer
+        self._onResult = onResult
+        self._onRunningChanged = onRunningChanged
+        self._whyBusy = whyBusy
+        self._parameters: Parameters | None = None
+        self._job: SegmentationJob | None = None
+        self._card: ModelCard | None = None
+        self._cardOf = ""
+        self._choice = ""  # of the quality, if the computer was to choose it
+        ui.progressBar.visible = False
+        self.listModels()
+        self._listQualities()
+        self.listDevices(DEVICES)
+        ui.modelBox.connect("currentIndexChanged(int)", self._modelChosen)
+        ui.modelFileButton.connect("clicked(bool)", self._askForModel)
+        ui.qualityBox.connect("currentIndexChanged(int)", self._qualityChosen)
+        ui.deviceBox.connect("currentIndexChanged(int)", self._deviceChosen)
+        ui.segmentButton.connect("clicked(bool)", self._segmentOrCancel)
+
+    @property
+    def isRunning(self) -> bool:
+        return self._job is not None
+
+    def setParameters(self, parameters: Parameters | None) -> None:
+        self._parameters = parameters
+        self.update()
+
+    def cleanup(self) -> None:
+        if self._job is not None:
+            self._job.abandon()
+            self._cancelled()
+
+    def listModels(self) -> None:
+        """Fill the list anew: bundled models, then those of the user's folder."""
+        _fill(self._ui.modelBox, {path.stem: path.stem for path in list_models()})
+        self._cardOf = ""  # a model may be another one now
+        self.update()
+
+    def listDevices(self, names: tuple[str, ...]) -> None:
+        """Fill the list of devices; names are those of the command line."""
+        titles = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("CUDA"), "mps": _("Apple GPU (MPS)")}
+        _fill(self._ui.deviceBox, {name: titles.get(name, name) for name in names})
+        self.update()
+
+    def _listQualities(self) -> None:
+        _fill(self._ui.qualityBox, {name: _qualityTitle(name) for name in (*QUALITIES, AUTO)})
+
+    def update(self) -> None:
+        """Show what the parameters say."""
+        if self._parameters is not None:
+            _select(self._ui.modelBox, self._parameters.model)
+            _select(self._ui.qualityBox, self._parameters.quality)
+            _select(self._ui.deviceBox, self._parameters.device)
+            self._showCard(self._parameters.model)
+            self._showWarnings(self._parameters)
+        self._showButton()
+
+    def _showCard(self, model: str) -> None:
+        if model == self._cardOf:
+            return
+        try:
+            self._card = read_card(find_model(model))
+            self._ui.modelCardLabel.text = describeCard(self._card)
+        except Sam3dError as error:
+            self._card = None
+            self._ui.modelCardLabel.text = html.escape(str(error))
+        self._cardOf = model
+
+    def _showWarnings(self, parameters: Parameters) -> None:
+        warnings = []
+        if parameters.inputVolume is not None and self._card is not None:
+            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi)
+        self._ui.warningLabel.text = "<br>".join(f"\u26a0 {html.escape(warning)}" for warning in warnings)
+        self._ui.warningLabel.visible = bool(warnings)
+
+    def _showButton(self) -> None:
+        button, isRunning = self._ui.segmentButton, self.isRunning
+        button.text = _("Cancel") if isRunning else _("Segment")
+        if isRunning:
+            hindrance, toolTip = "", _("Stop; the scene stays as it is.")
+        else:
+            hindrance, toolTip = self._hindrance(), _("Segment the whole volume, or the chosen region.")
+        button.enabled = not hindrance
+        button.toolTip = hindrance or toolTip
+        for widget in (
+            self._ui.inputSelector,
+            self._ui.modelBox,
+            self._ui.modelFileButton,
+            self._ui.outputSelector,
+            self._ui.advancedBox,
+        ):
+            widget.enabled = not isRunning
+
+    def _hindrance(self) -> str:
+        """Why there can be no segmentation now; empty if there can."""
+        if self._parameters is None:
+            return _("The scene is being closed or loaded.")
+        if self._installer.isBusy:
+            return _("Packages are being installed.")
+        return self._whyBusy() or self._parameters.whyInvalid()
+
+    def _modelChosen(self, index: int) -> None:
+        if self._parameters is not None:
+            self._parameters.model = self._ui.modelBox.itemData(index)
+
+    def _askForModel(self, _checked: bool = False) -> None:
+        pattern = _("Models") + f" (*{SUFFIX})"
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Load model file"), "", pattern)
+        if path and self._parameters is not None:
+            self._parameters.model = path
+
+    def _qualityChosen(self, index: int) -> None:
+        if self._parameters is not None:
+            self._parameters.quality = self._ui.qualityBox.itemData(index)
+
+    def _deviceChosen(self, index: int) -> None:
+        if self._parameters is not None:
+            self._parameters.device = self._ui.deviceBox.itemData(index)
+
+    def _segmentOrCancel(self, _checked: bool = False) -> None:
+        if self._job is not None:
+            self._ui.statusLabel.text = _("Cancelling...")
+            self._job.cancel()
+            return
+        try:
+            self._installer.install()
+            self._start()
+        except Exception as error:  # Slicer would only print it, and the panel would look as if it had begun
+            self._failed(explain(error))
+
+    def _start(self) -> None:
+        parameters = self._parameters
+        if parameters is None:  # the scene was closed while packages were installed
+            return
+        self._job = self._logic.startSegment(
+            parameters.inputVolume,
+            parameters.outputSegmentation,
+            model=parameters.model,
+            quality=parameters.quality,
+            device=parameters.device,
+            roiNode=parameters.roi,
+            confidenceMap=parameters.confidenceMap,
+            onProgress=self._progressed,
+            onChoice=self._choiceTold,
+            onFinished=self._finished,
+            onFailed=self._failed,
+            onCancelled=self._cancelled,
+        )
+        self._choice = ""
+        self._ui.statusLabel.text = _("Starting...")
+        self._ui.progressBar.setRange(0, 0)  # busy, until the first slices are done
+        self._ui.progressBar.visible = True
+        self._showButton()
+        self._onRunningChanged()
+
+    def _choiceTold(self, quality: str, seconds: float) -> None:
+        self._choice = _("{quality} quality was chosen, for about {seconds} s in all. ").format(
+            quality=_qualityTitle(quality), seconds=math.ceil(seconds)
+        )
+        self._ui.statusLabel.text = self._choice
+
+    def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
+        self._ui.progressBar.setRange(0, total)
+        self._ui.progressBar.value = done
+        text = self._choice + _("Slice {done} of {total}").format(done=done, total=total)
+        if secondsToGo is not None and done < total:
+            text += ", " + _("about {seconds} s to go").format(seconds=math.ceil(secondsToGo))
+        self._ui.statusLabel.text = text
+
+    def _finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        self._end(_("Done."))
+        if self._parameters is not None:
+            self._parameters.outputSegmentation = segmentationNode
+        self._onResult(segmentationNode)
+
+    def _failed(self, message: str) -> None:
+        self._end(_("Failed: {reason}").format(reason=message))
+        slicer.util.errorDisplay(message, _("SAM3DSegment could not segment"))
+
+    def _cancelled(self) -> None:
+        self._end(_("Cancelled; nothing was changed."))
+
+    def _end(self, status: str) -> None:
+        self._job = None
+        self._ui.progressBar.visible = False
+        self._ui.statusLabel.text = status
+        self._showButton()
+        self._onRunningChanged()
+
+
+def describeCard(card: ModelCard) -> str:
+    """A model's card as rich text: labels with colours, modality, training, Dice, licence, and what it is not for."""
+    swatches = " &nbsp; ".join(
+        f'<span style="color: rgb{label.color}">\u25a0</span> {html.escape(label.name)}' for label in card.labels
+    )
+    lines = [html.escape(card.description), swatches]
+    training = card.training
+    facts = [card.modality, _("trained on {count} cases").format(count=training.cases)]
+    if training.dice:
+        mean = sum(training.dice.values()) / len(training.dice)
+        facts.append(_("Dice {dice:.3f} on {count} others").format(dice=mean, count=training.dice_cases))
+    facts.append(card.licence or _("licence not stated"))
+    lines.append(html.escape(" \u00b7 ".join(fact for fact in facts if fact)))
+    lines.append(html.escape(_describeLimits(card)))
+    return "<br>".join(line for line in lines if line)
+
+
+def _describeLimits(card: ModelCard) -> str:
+    limits = []
+    if card.extent_mm and card.spacing_mm:
+        limits.append(
+            _("Made for volumes of about {extent} mm, voxels {spacing} mm; on others it may be quite wrong.").format(
+                extent=joined(card.extent_mm, 0), spacing=joined(card.spacing_mm)
+            )
+        )
+    limits.append(_("Check every result by eye; not for diagnosis or treatment."))
+    return " ".join(limits)
+
+
+def _qualityTitle(name: str) -> str:
+    return {"best": _("Best"), "balanced": _("Balanced"), "fast": _("Fast"), AUTO: _("Automatic")}.get(name, name)
+
+
+def _fill(box: qt.QComboBox, titles: dict[str, str]) -> None:
+    """List these data and their titles, instead of what was listed."""
+    wasBlocked = box.blockSignals(True)
+    box.clear()
+    for value, title in titles.items():
+        box.addItem(title, value)
+    box.blockSignals(wasBlocked)
+
+
+def _select(box: qt.QComboBox, value: str) -> None:
+    """Select the item with this data; one that is not listed yet is put at the end."""
+    index = box.findData(value)
+    wasBlocked = box.blockSignals(True)
+    if index < 0:
+        box.addItem(Path(value).stem if value.endswith(SUFFIX) else value, value)
+        index = box.count - 1
+    box.currentIndex = index
+    box.blockSignals(wasBlocked)

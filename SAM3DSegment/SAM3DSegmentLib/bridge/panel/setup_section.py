@@ -1,0 +1,244 @@
+"""The section "Setup" of the panel: this computer, packages, SAM's weights, folders."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+import qt
+
+from ...base.errors import InputError
+from ...base.folders import models_folder
+from ...sam.cache import cache_info, clear_cache
+from ...sam.weights import CHECKPOINTS
+from ..dependencies import Installer, missingPackages
+from ..preferences import samCheckpoint, samWeights, setSamCheckpoint
+from ..problems import explain
+from ..worker import CommandProcess, progressReader
+from .protocols import Parameters, Ui
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = CHECKPOINTS["sam_vit_b"]
+
+
+class SetupSection:
+    """onDevices(names) is called when the computer's devices are known, onWeights() when SAM's weights are others."""
+
+    def __init__(
+        self,
+        ui: Ui,
+        installer: Installer,
+        onDevices: Callable[[tuple[str, ...]], None],
+        onWeights: Callable[[], None],
+    ) -> None:
+        self._ui = ui
+        self._installer = installer
+        self._onDevices = onDevices
+        self._onWeights = onWeights
+        self._parameters: Parameters | None = None
+        self._process: CommandProcess | None = None
+        for button, slot in (
+            (ui.checkButton, self._check),
+            (ui.installButton, self._install),
+            (ui.downloadWeightsButton, self._downloadWeights),
+            (ui.chooseWeightsButton, self._chooseWeights),
+            (ui.verifyWeightsButton, self._verifyWeights),
+            (ui.removeWeightsButton, self._removeWeights),
+            (ui.openModelsButton, lambda: _openFolder(models_folder())),
+            (ui.openCacheButton, lambda: _openFolder(cache_info().folder)),
+            (ui.clearCacheButton, self._clearCache),
+            (ui.stopSetupButton, self._stop),
+        ):
+            button.connect("clicked(bool)", lambda _checked=False, slot=slot: slot())
+        ui.setupSection.connect("contentsCollapsed(bool)", lambda collapsed: None if collapsed else self.update())
+
+    def setParameters(self, parameters: Parameters | None) -> None:
+        self._parameters = parameters
+
+    def cleanup(self) -> None:
+        if self._process is not None:
+            self._process.abandon()
+            self._process = None
+
+    def update(self) -> None:
+        """Look at packages, weights and folders again; nothing is imported or measured."""
+        isIdle = self._process is None
+        missing = missingPackages()
+        self._ui.packagesLabel.text = (
+            _("Missing: {names}.").format(names=", ".join(missing)) if missing else _("All packages are installed.")
+        )
+        self._ui.installButton.enabled = bool(missing) and isIdle and not self._installer.isBusy
+        path = samWeights()
+        there = path.is_file()
+        self._ui.weightsLabel.text = (
+            _("Here: {path}") if there else _("Not here: {path}. Models that carry their own encoder do without.")
+        ).format(path=path)
+        self._ui.downloadWeightsButton.text = _("Download ({size} MB)").format(size=CHECKPOINT.megabytes)
+        self._ui.checkButton.enabled = isIdle
+        self._ui.downloadWeightsButton.enabled = isIdle
+        self._ui.chooseWeightsButton.enabled = isIdle
+        self._ui.verifyWeightsButton.enabled = there and isIdle
+        self._ui.removeWeightsButton.enabled = (there or bool(samCheckpoint())) and isIdle
+        self._ui.stopSetupButton.visible = not isIdle
+        self._ui.modelFolderLabel.text = str(models_folder())
+        info = cache_info()
+        self._ui.cacheLabel.text = _("{size:.0f} MB").format(size=info.bytes / 2**20)
+        self._ui.cacheLabel.toolTip = str(info.folder)
+        self._ui.clearCacheButton.enabled = info.files > 0
+
+    def _check(self) -> None:
+        model, lines = self._parameters.model if self._parameters is not None else "", list[str]()
+        self._run(
+            ["doctor", "--json", *(["--model", model] if model else [])],
+            _("Checking; this takes some seconds..."),
+            lines.append,
+            lambda: self._showExamination(_lastObject(lines)),
+        )
+
+    def _showExamination(self, examination: dict[str, Any]) -> None:
+        rows = "".join(
+            f"<tr><td><b>{html.escape(name)}</b>&nbsp;</td><td>{html.escape(finding)}</td></tr>"
+            for name, finding in examination["findings"]
+        )
+        problems = "".join(f"<p>\u26a0 {html.escape(problem)}</p>" for problem in examination["problems"])
+        self._ui.checkLabel.text = (
+            problems + self._describeDuration(examination["seconds_per_slice"]) + (f"<table>{rows}</table>")
+        )
+        if examination["devices"]:
+            self._onDevices(tuple(examination["devices"]))
+
+    def _describeDuration(self, secondsPerSlice: float | None) -> str:
+        volumeNode = self._parameters.inputVolume if self._parameters is not None else None
+        if secondsPerSlice is None or volumeNode is None or volumeNode.GetImageData() is None:
+            return ""
+        slices = max(volumeNode.GetImageData().GetDimensions())
+        return (
+            "<p>"
+            + _("{name} will take at most about {seconds:.0f} s.").format(
+                name=html.escape(volumeNode.GetName()), seconds=max(1.0, slices * secondsPerSlice)
+            )
+            + "</p>"
+        )
+
+    def _install(self) -> None:
+        try:
+            self._installer.install()
+        except Exception as error:  # Slicer would only print it
+            slicer.util.errorDisplay(explain(error), _("Packages were not installed"))
+        self.update()
+
+    def _downloadWeights(self) -> None:
+        setSamCheckpoint(None)
+        self._run(
+            ["weights", "download", CHECKPOINT.encoder, "--progress", "json"],
+            _("Downloading SAM's weights..."),
+            progressReader(self._downloaded),
+            self._downloadEnded,
+        )
+
+    def _downloadEnded(self) -> None:
+        self._say(_("SAM's weights are here."))
+        self._onWeights()
+
+    def _downloaded(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
+        self._say(
+            _("Downloading SAM's weights: {percent} % of {size:.0f} MB").format(
+                percent=100 * done // total, size=total / 1e6
+            )
+        )
+
+    def _chooseWeights(self) -> None:
+        pattern = _("SAM checkpoints") + " (*.pth)"
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("SAM's weights"), "", pattern)
+        if path:
+            setSamCheckpoint(path)
+            self.update()
+            self._onWeights()
+
+    def _verifyWeights(self) -> None:
+        self._run(
+            ["weights", "verify", CHECKPOINT.encoder, "--file", str(samWeights())],
+            _("Comparing with the published hash..."),
+            logger.info,
+            lambda: self._say(_("This is the published file.")),
+        )
+
+    def _removeWeights(self) -> None:
+        """A file that the user chose is only forgotten; what was downloaded is deleted."""
+        if samCheckpoint():
+            setSamCheckpoint(None)
+            self.update()
+            self._onWeights()
+        elif slicer.util.confirmOkCancelDisplay(
+            _("Delete SAM's downloaded weights in {folder}?").format(folder=CHECKPOINT.path.parent)
+        ):
+            self._run(["weights", "clear"], _("Removing SAM's weights..."), logger.info, self._removed)
+
+    def _removed(self) -> None:
+        left = _("{path} is not the published file, so it was left; remove it yourself.").format(path=CHECKPOINT.path)
+        self._say(left if CHECKPOINT.path.is_file() else _("SAM's weights were removed."))
+        self._onWeights()
+
+    def _clearCache(self) -> None:
+        info = clear_cache()
+        self.update()
+        self._say(_("{size:.0f} MB were freed.").format(size=info.bytes / 2**20))
+
+    def _run(
+        self, arguments: list[str], status: str, onLine: Callable[[str], None], onFinished: Callable[[], None]
+    ) -> None:
+        """One command at a time; the buttons that start one are disabled meanwhile."""
+        if self._process is not None:
+            return
+        self._process = CommandProcess(
+            arguments,
+            onLine,
+            lambda: self._end(onFinished),
+            lambda message: self._end(lambda: slicer.util.errorDisplay(message, _("SAM3DSegment"))),
+            lambda: self._end(lambda: self._say(_("Stopped."))),
+        )
+        self._process.start()
+        self.update()
+        self._say(status)
+
+    def _end(self, action: Callable[[], None]) -> None:
+        self._process = None
+        self.update()
+        self._say("")
+        try:
+            action()
+        except Exception as error:  # Slicer would only print it
+            slicer.util.errorDisplay(explain(error), _("SAM3DSegment"))
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._say(_("Stopping..."))
+            self._process.cancel()
+
+    def _say(self, text: str) -> None:
+        self._ui.setupStatusLabel.text = text
+
+
+def _lastObject(lines: list[str]) -> dict[str, Any]:
+    """The last line that is a JSON object; libraries may print lines of their own after it."""
+    for line in reversed(lines):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    raise InputError(_("the check gave no findings; see the application log."))
+
+
+def _openFolder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(folder)))

@@ -1,0 +1,122 @@
+"""The panel: four sections on one parameter node, which follows the scene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from ..dependencies import Installer
+from .protocols import Logic, Observe, Parameters, Ui
+from .results_section import ResultsSection
+from .segment_section import SegmentSection
+from .setup_section import SetupSection
+from .train_section import TrainSection
+
+
+class Panel:
+    """Connects the widgets of `ui` with the parameters of the current scene.
+
+    addObserver and removeObserver are those of VTKObservationMixin.
+    """
+
+    def __init__(self, ui: Ui, logic: Logic, addObserver: Observe, removeObserver: Observe) -> None:
+        self._ui = ui
+        self._logic = logic
+        self._addObserver = addObserver
+        self._removeObserver = removeObserver
+        self._parameters: Parameters | None = None
+        self._guiTag: Any = None
+        installer = Installer(self._installerChanged)
+        # Segmenting and training take turns: both want the whole processor, or most of the GPU's memory.
+        self._train = TrainSection(
+            ui,
+            installer,
+            addObserver,
+            removeObserver,
+            self._modelArrived,
+            lambda: self._segment.update(),
+            lambda: _("A volume is being segmented.") if self._segment.isRunning else "",
+        )
+        self._segment = SegmentSection(
+            ui,
+            logic,
+            installer,
+            self._resultArrived,
+            self._train.update,
+            lambda: _("A model is being trained; wait for it, or stop it.") if self._train.isRunning else "",
+        )
+        self._results = ResultsSection(ui, addObserver, removeObserver, self._train.addResult)
+        self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
+        scene = slicer.mrmlScene
+        addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
+        # While a scene is imported, the node selectors are empty for a moment; that is nobody's choice.
+        addObserver(scene, scene.StartImportEvent, self._sceneStartsImporting)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            addObserver(scene, event, self._sceneChanged)
+        self._connectParameters(logic.getParameterNode())
+
+    def enter(self) -> None:
+        """The panel is shown: models, nodes and folders may have changed; there may be a first volume to choose."""
+        self._segment.listModels()
+        self._train.enter()
+        self._setup.update()
+        self._results.setShown(True)
+        if self._parameters is not None and self._parameters.inputVolume is None:
+            firstVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            if firstVolume is not None:
+                self._parameters.inputVolume = firstVolume
+
+    def exit(self) -> None:
+        """Another module's panel is shown."""
+        self._results.setShown(False)
+
+    def cleanup(self) -> None:
+        self._connectParameters(None)
+        self._segment.cleanup()
+        self._train.cleanup()
+        self._results.cleanup()
+        self._setup.cleanup()
+
+    def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
+        self._segment.cleanup()
+        self._connectParameters(None)
+
+    def _sceneStartsImporting(self, caller: Any, event: Any) -> None:
+        self._connectParameters(None)
+
+    def _sceneChanged(self, caller: Any, event: Any) -> None:
+        self._connectParameters(self._logic.getParameterNode())
+
+    def _connectParameters(self, parameters: Parameters | None) -> None:
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._guiTag)
+            self._removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
+        self._parameters = parameters
+        if parameters is not None:
+            self._guiTag = parameters.connectGui(self._ui)
+            self._addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
+        for section in (self._segment, self._results, self._train, self._setup):
+            section.setParameters(parameters)
+
+    def _parametersChanged(self, caller: Any = None, event: Any = None) -> None:
+        self._segment.update()
+        self._results.update()
+
+    def _installerChanged(self) -> None:
+        self._segment.update()
+        self._train.update()
+        self._setup.update()
+
+    def _resultArrived(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        self._ui.resultsSection.collapsed = False
+        self._results.update()
+
+    def _modelArrived(self, name: str) -> None:
+        """Choose the model that was just trained."""
+        if self._parameters is not None:
+            self._parameters.model = name
+        self._segment.listModels()
+        self._train.listEncoders()

@@ -1,0 +1,1 @@
+"""MRML nodes: volumes, segmentations and training cases, in and out of the scene."""

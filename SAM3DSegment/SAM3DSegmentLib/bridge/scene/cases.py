@@ -1,0 +1,234 @@
+"""Training cases: nodes of the scene into a folder on disk, in Slicer's own formats; and what such a folder has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from ...base.errors import InputError, Sam3dError
+from ...card import Label
+from . import nodes
+
+if TYPE_CHECKING:
+    from ...training.dataset import CaseFacts
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One case of a folder: its files, the sizes of its labels, those that only others have, and what is wrong."""
+
+    name: str
+    files: tuple[Path, ...]
+    sizes: str = ""
+    lacking: tuple[str, ...] = ()
+    problem: str = ""
+
+    def describe(self) -> str:
+        """For the user: what is wrong, else the sizes, and what is not there."""
+        if self.problem:
+            return f"\u26a0 {self.problem}"
+        lacking = [_("no {name}").format(name=name) for name in self.lacking]
+        return ", ".join([text for text in (self.sizes, *lacking) if text])
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder of cases has; `problem` is why nothing can be said of them, `notices` what was left out."""
+
+    rows: tuple[CaseRow, ...] = ()
+    labels: tuple[Label, ...] = ()
+    problem: str = ""
+    notices: tuple[str, ...] = ()
+
+    def whyNotReady(self) -> str:
+        """Why the cases cannot be trained on, for the user; empty if they can."""
+        if self.problem:
+            return self.problem
+        if any(row.problem for row in self.rows):
+            return _("Some cases cannot be used; mend or remove them.")
+        if not self.rows:
+            return _("No cases yet; add 5 to 20.")
+        return _("One case is there; at least 2 are needed, 5 to 20 are good.") if len(self.rows) == 1 else ""
+
+
+def surveyCases(folder: Path) -> Survey:
+    """Reads all label maps of the folder. Knows neither nodes nor Qt, so that it may run in a thread."""
+    from ...training.dataset import examine, find_dataset, find_labels  # these bring SimpleITK
+
+    rows: tuple[CaseRow, ...] = ()
+    notices: tuple[str, ...] = ()
+    try:
+        dataset = find_dataset(folder, least=0)
+        rows, notices = tuple(CaseRow(case.name, (case.image, case.label)) for case in dataset.cases), dataset.notices
+        labels = find_labels(dataset) if rows else ()
+    except Sam3dError as error:
+        return Survey(rows, problem=str(error), notices=notices)
+    described = tuple(_describe(facts, labels) for facts in examine(dataset, labels, resample=False))
+    return Survey(described, labels, notices=notices)
+
+
+def _describe(facts: CaseFacts, labels: tuple[Label, ...]) -> CaseRow:
+    ml = abs(float(np.linalg.det(facts.ijk_to_ras[:3, :3]))) / 1000
+    sizes = ", ".join(f"{name} {count * ml:.2f}" for name, count in facts.voxels.items())
+    lacking = tuple(label.name for label in labels if label.name not in facts.voxels)
+    return CaseRow(facts.files.name, (facts.files.image, facts.files.label), sizes, lacking, facts.problem)
+
+
+@dataclass(frozen=True)
+class NewCase:
+    """Where a case will be written, and the files of a case of that name that are there already."""
+
+    name: str
+    image: Path
+    label: Path
+    replaced: tuple[Path, ...]
+
+    @classmethod
+    def within(cls, folder: Path, name: str) -> NewCase:
+        """In the layout that the folder has. Raises InputError for a folder or a name that will not do."""
+        from ...training.dataset import files_of_case, new_case_files
+
+        if not folder.is_dir():
+            raise InputError(_("folder {path!r} does not exist; choose another.").format(path=str(folder)))
+        files = new_case_files(folder, name)
+        return cls(files.name, files.image, files.label, tuple(files_of_case(files)))
+
+
+def writeCase(
+    case: NewCase,
+    folder: Path,
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    segmentIds: list[str],
+) -> None:
+    """Write the volume and these segments, on the volume's grid in world coordinates; both files, or none.
+
+    The case's `replaced` files go. Raises InputError, and then the folder is as before.
+    """
+    ijkToWorld, _shape = nodes.readGrid(volumeNode)
+    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(_("{name!r} is a label map; choose its image.").format(name=volumeNode.GetName()))
+    masks = _readMasks(volumeNode, segmentationNode, segmentIds)
+    try:
+        written = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder))
+    except OSError as error:
+        raise _cannotWrite(folder, error) from error
+    try:
+        image, label = written / case.image.name, written / case.label.name
+        _writeVolume(image, volumeNode, ijkToWorld)
+        _writeSegmentation(label, segmentationNode, masks, ijkToWorld)
+        for path in (image, label):
+            if not path.is_file():  # Slicer's writers do not say so
+                raise InputError(_("{path!r} cannot be written; check space and rights.").format(path=str(path)))
+        away = [(path, written / f"old{number}") for number, path in enumerate(case.replaced)]
+        _moveAll([*away, (image, case.image), (label, case.label)])
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+def removeCase(row: CaseRow, folder: Path) -> None:
+    """Delete the case's two files, and its own folder if nothing is left in it. Raises InputError."""
+    try:
+        for path in row.files:
+            path.unlink(missing_ok=True)
+        home = row.files[0].parent
+        if home != folder and home.name == row.name and not any(home.iterdir()):
+            home.rmdir()
+    except OSError as error:
+        raise InputError(
+            _("{name!r} cannot be removed ({reason}); check its rights.").format(name=row.name, reason=error.strerror)
+        ) from error
+
+
+def _readMasks(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    segmentIds: list[str],
+) -> dict[str, np.ndarray]:
+    """Masks (K, J, I) of 0 and 1 on the volume's grid, by segment ID; segments without voxels are left out."""
+    segmentation = segmentationNode.GetSegmentation()
+    masks: dict[str, np.ndarray] = {}
+    taken: np.ndarray | None = None
+    for segmentId in segmentIds:
+        name = segmentation.GetSegment(segmentId).GetName()
+        mask = nodes.readMask(segmentationNode, segmentId, volumeNode)
+        if mask is None:
+            continue
+        if not mask.any():
+            raise InputError(_("segment {name!r} lies outside of the volume; choose its own volume.").format(name=name))
+        if name in (segmentation.GetSegment(other).GetName() for other in masks):
+            raise InputError(_("two segments are named {name!r}; rename one of them.").format(name=name))
+        if taken is not None and (count := int(np.count_nonzero(taken & mask))):
+            others = [segmentation.GetSegment(i).GetName() for i, other in masks.items() if (other & mask).any()]
+            raise InputError(
+                _(
+                    "the segments {first!r} and {second!r} overlap in {count} voxels, and a voxel can have one label "
+                    "only; remove the overlap (Segment Editor: Logical operators, Subtract)."
+                ).format(first=others[0], second=name, count=count)
+            )
+        masks[segmentId] = mask
+        taken = mask if taken is None else taken | mask
+    if not masks:
+        raise InputError(_("no chosen segment has voxels; draw one, or tick others."))
+    return masks
+
+
+def _writeVolume(path: Path, volumeNode: slicer.vtkMRMLScalarVolumeNode, ijkToWorld: np.ndarray) -> None:
+    copied = slicer.vtkMRMLScalarVolumeNode()  # in no scene: the user's node keeps its own file name
+    copied.SetAndObserveImageData(volumeNode.GetImageData())
+    copied.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijkToWorld))
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetFileName(str(path))
+    storage.SetUseCompression(True)
+    if not storage.WriteData(copied):
+        raise InputError(_("{path!r} cannot be written; check space and rights.").format(path=str(path)))
+
+
+def _writeSegmentation(
+    path: Path,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    masks: dict[str, np.ndarray],
+    ijkToWorld: np.ndarray,
+) -> None:
+    copied = slicer.vtkMRMLSegmentationNode()
+    for segmentId, mask in masks.items():
+        segment = slicer.vtkSegment()
+        segment.DeepCopyMetadata(segmentationNode.GetSegmentation().GetSegment(segmentId))  # name, colour, codes
+        segment.SetLabelValue(1)
+        segment.AddRepresentation(nodes.BINARY_LABELMAP, nodes.orientedImage(mask, ijkToWorld))
+        copied.GetSegmentation().AddSegment(segment, segmentId)
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(path))
+    storage.SetUseCompression(True)
+    if not storage.WriteData(copied):
+        raise InputError(_("{path!r} cannot be written; check space and rights.").format(path=str(path)))
+
+
+def _moveAll(moves: list[tuple[Path, Path]]) -> None:
+    """All of the files, or none."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+            done.append((source, target))
+    except OSError as error:
+        for moved, place in reversed(done):
+            os.replace(place, moved)
+        raise _cannotWrite(target, error) from error
+
+
+def _cannotWrite(path: Path, error: OSError) -> InputError:
+    return InputError(
+        _("{path!r} cannot be written ({reason}); check space and rights.").format(
+            path=str(path), reason=error.strerror
+        )
+    )

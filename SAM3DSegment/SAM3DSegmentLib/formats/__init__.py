@@ -1,0 +1,1 @@
+"""Image files: headers, voxels, volumes, segmentations; one file a format."""

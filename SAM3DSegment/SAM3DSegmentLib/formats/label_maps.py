@@ -1,0 +1,102 @@
+"""Label maps: plain images of whole numbers, and Slicer's segmentations, which name their segments.
+
+A segmentation (`.seg.nrrd`) may spread its segments over layers that overlap, and is often cropped to what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..base.errors import InputError
+from ..base.files import check_new_file, written_whole
+from ..card import Label
+from .header import image_suffix, read_header
+from .segments import Segment, read_segments, segmentation_fields
+from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, read_image
+
+SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Layers (L, K, J, I) of integers on a grid; `segments` names the values, and is None for a plain label map."""
+
+    layers: np.ndarray
+    ijk_to_ras: np.ndarray
+    segments: tuple[Segment, ...] | None
+    path: Path
+
+    def values(self) -> set[int]:
+        """Of a plain label map: all but 0."""
+        return {int(value) for value in np.unique(self.layers)} - {0}
+
+    def present(self) -> list[Segment]:
+        """The segments that have at least one voxel."""
+        return [s for s in self.segments or () if np.any(self.layers[s.layer] == s.value)]
+
+
+def read_label_map(path: str | Path) -> LabelMap:
+    """Raises InputError where `path` is no label map of whole numbers in 0..255 (or of a segmentation)."""
+    path = Path(path)
+    voxels, matrix, header = read_image(path)
+    layers = np.moveaxis(voxels, -1, 0)
+    if not header.is_segmentation or not header.fields:
+        if len(layers) > 1:
+            raise InputError(f"{str(path)!r} has {len(layers)} values per voxel (colour or vectors); give a label map.")
+        return LabelMap(_as_integers(layers, path), matrix, None, path)
+    segments = read_segments(header.fields, path)
+    if any(not 0 <= segment.layer < len(layers) for segment in segments):
+        raise InputError(f"{str(path)!r} names a layer that it does not have; save the segmentation again in Slicer.")
+    return LabelMap(_as_integers(layers, path), matrix, segments, path)
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file says that it is a segmentation: by its ending, or in its header. False if it cannot be read."""
+    if path.name.lower().endswith(SEGMENTATION_SUFFIXES):
+        return True
+    if image_suffix(path) is None or not path.is_file():
+        return False
+    try:
+        return read_header(path).is_segmentation
+    except InputError:
+        return False  # it is told when the file is read
+
+
+def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Raises InputError unless a label map can be written at `path`; see `check_new_file`."""
+    if not path.name.lower().endswith(OUTPUT_SUFFIXES):
+        raise InputError(f"output {str(path)!r} has an unknown ending; use {', '.join(OUTPUT_SUFFIXES)}.")
+    check_new_file(path, overwrite, inputs)
+
+
+def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, labels: tuple[Label, ...]) -> None:
+    """Write a label map on the source's grid: a Slicer segmentation for `.seg.nrrd`, else a plain image.
+
+    The file appears whole or not at all. Raises InputError if it cannot be written.
+    """
+    path = Path(path)
+    check_label_output(path, overwrite=True)
+    check_axes(path, source.ijk_to_ras)
+    image = image_on_grid(labels_kji, source.ijk_to_ras)
+    if path.name.lower().endswith(SEGMENTATION_SUFFIX):
+        for key, value in segmentation_fields(labels_kji.shape, labels).items():
+            image.SetMetaData(key, value)
+    with written_whole(path) as partial:
+        sitk.WriteImage(image, str(partial), useCompression=True)
+
+
+def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
+    """uint8 of the same values."""
+    if np.issubdtype(values.dtype, np.floating):
+        broken = values[~np.isfinite(values) | (values != np.floor(values))]
+        if broken.size:
+            raise InputError(f"{str(path)!r} has values such as {broken[0]:.4g}; give a label map of whole numbers.")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 255:
+        raise InputError(f"label map {str(path)!r} has values from {low} to {high}, outside 0..255; renumber them.")
+    return values.astype(np.uint8)

@@ -1,0 +1,198 @@
+"""Embeddings on disk: a frozen encoder gives the same answer for the same slice, so it is asked only once.
+
+The cache is bounded, and several processes may share it: a file appears whole or not at all, what was used longest ago
+is removed first, and an entry that another process removed meanwhile is only a question asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..base.errors import require
+from ..base.folders import cache_folder
+from ..base.hashes import memory_path
+
+logger = logging.getLogger(__name__)
+
+LIMIT_VARIABLE = "SAM3DSEGMENT_CACHE_GB"
+MOST_BYTES = 50 * 10**9  # by default, however large the disk is
+_ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
+_MEMORY = re.compile(re.escape(memory_path().name))
+_PARTIAL = re.compile(rf"\.\d+\.partial\.({_ENTRY.pattern}|{_MEMORY.pattern})")
+_ABANDONED_S = 3600  # an entry is written in well under a second
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """How many entries there are, the disk that they take, and what they may take."""
+
+    folder: Path
+    files: int
+    bytes: int
+    limit_bytes: int
+
+
+class EmbeddingCache:
+    """A bounded store of embeddings, float16 arrays of any shape, each under an `embedding_key`.
+
+    Every entry is a file of its own. When they take more than `limit_bytes` together, those used longest ago go, down
+    to nine tenths of it. A process measures the folder anew after having written a twentieth of the limit, so that
+    what others write is noticed; by so much can several processes exceed it for a moment.
+    """
+
+    def __init__(self, folder: Path | None = None, limit_bytes: int | None = None) -> None:
+        self.folder = folder or cache_folder()
+        self.limit_bytes = cache_limit_bytes(self.folder) if limit_bytes is None else limit_bytes
+        self._taken = 0  # bytes of all entries, as far as known
+        self._unmeasured = math.inf  # bytes written since the folder was measured
+        self._is_writable = True
+
+    def get(self, key: str) -> np.ndarray | None:
+        """The array of `key`, or None if it is not here (any more)."""
+        import safetensors
+        import safetensors.numpy
+
+        path = self._path(key)
+        try:
+            array = safetensors.numpy.load(path.read_bytes())["embeddings"]
+            os.utime(path)  # the order of removal is that of last use
+        except (OSError, KeyError, safetensors.SafetensorError):
+            return None  # a damaged entry is replaced by the next `put`
+        return array
+
+    def put(self, key: str, array: np.ndarray) -> None:
+        """Keep `array` as float16. A full disk is no error: the answer is only not remembered, which is said once."""
+        import safetensors.numpy
+
+        content = safetensors.numpy.save({"embeddings": np.ascontiguousarray(array, np.float16)})
+        self._make_room(len(content))
+        if len(content) > self.limit_bytes or not self._is_writable:
+            return
+        path = self._path(key)
+        partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except OSError as error:
+            self._is_writable = False
+            logger.warning("embeddings are not kept: %s cannot be written (%s).", self.folder, error.strerror)
+        else:
+            self._taken += len(content)
+            self._unmeasured += len(content)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _make_room(self, size: int) -> None:
+        """Remove the entries used longest ago unless `size` more bytes fit."""
+        if self._taken + size <= self.limit_bytes and self._unmeasured <= self.limit_bytes / 20:
+            return
+        _remove_abandoned(self.folder)
+        entries = sorted(_entries(self.folder), key=lambda entry: entry.last_use)
+        self._taken, self._unmeasured = sum(entry.bytes for entry in entries), 0
+        if self._taken + size <= self.limit_bytes:
+            return
+        for entry in entries:
+            if self._taken + size <= 0.9 * self.limit_bytes:
+                break
+            with contextlib.suppress(OSError):  # in use, on Windows
+                entry.path.unlink(missing_ok=True)
+                self._taken -= entry.bytes
+
+
+def embedding_key(encoder_sha256: str, image_size: int, precision: str, content: bytes) -> str:
+    """Name of an entry: the hash of all that the embedding of one slice depends on.
+
+    `content` are the bytes of the slice as the encoder gets it, `precision` the number format that it computes in.
+    """
+    digest = hashlib.sha256(f"{encoder_sha256} {image_size} {precision} ".encode())
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def cache_limit_bytes(folder: Path) -> int:
+    """What SAM3DSEGMENT_CACHE_GB says; by default half of the disk that is free or taken by the cache, at most 50 GB.
+
+    0 keeps nothing. Raises InputError for anything that is no such number.
+    """
+    given = os.environ.get(LIMIT_VARIABLE)
+    if given:
+        try:
+            gigabytes = float(given)
+        except ValueError:
+            gigabytes = math.nan
+        require(
+            0 <= gigabytes < math.inf,
+            f"{LIMIT_VARIABLE} is {given!r}; give the gigabytes that the cache may take, such as 20, or 0 for none.",
+        )
+        return int(gigabytes * 10**9)
+    parent = folder.absolute()
+    while not parent.is_dir():
+        parent = parent.parent
+    taken = sum(entry.bytes for entry in _entries(folder))
+    return min(MOST_BYTES, (shutil.disk_usage(parent).free + taken) // 2)
+
+
+def cache_info() -> CacheInfo:
+    folder = cache_folder()
+    entries = list(_entries(folder))
+    return CacheInfo(folder, len(entries), sum(entry.bytes for entry in entries), cache_limit_bytes(folder))
+
+
+def clear_cache() -> CacheInfo:
+    """Remove all cached embeddings and return what was removed; whatever else lies in the folder stays."""
+    before = cache_info()
+    for ours in (_ENTRY, _MEMORY, _PARTIAL):
+        for item in _files(before.folder, ours):
+            with contextlib.suppress(OSError):  # in use, on Windows
+                os.unlink(item.path)
+    with contextlib.suppress(OSError):
+        before.folder.rmdir()  # fails unless it is empty
+    after = cache_info()
+    return replace(before, files=before.files - after.files, bytes=before.bytes - after.bytes)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: Path
+    bytes: int
+    last_use: float
+
+
+def _entries(folder: Path) -> Iterator[_Entry]:
+    for item in _files(folder, _ENTRY):
+        with contextlib.suppress(OSError):  # removed by another process meanwhile
+            status = item.stat(follow_symlinks=False)
+            yield _Entry(Path(item.path), status.st_size, status.st_mtime)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for item in _files(folder, _PARTIAL):
+        with contextlib.suppress(OSError):
+            if time.time() - item.stat(follow_symlinks=False).st_mtime > _ABANDONED_S:
+                os.unlink(item.path)
+
+
+def _files(folder: Path, name: re.Pattern[str]) -> list[os.DirEntry[str]]:
+    """The files directly in `folder` that have such a name, which only we give; [] if there is no folder."""
+    try:
+        return [item for item in os.scandir(folder) if name.fullmatch(item.name) and not item.is_dir()]
+    except OSError:
+        return []
