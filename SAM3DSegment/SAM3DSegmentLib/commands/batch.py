@@ -18,7 +18,7 @@ from .. import __version__
 from ..base.errors import Cancelled, InputError, Sam3dError
 from ..base.files import check_new_file, last_line
 from ..base.watch import UNWATCHED, Watch
-from ..formats.header import read_header
+from ..formats.images import read_header
 from ..formats.label_maps import check_label_output, is_segmentation, write_labels
 from ..formats.volumes import (
     IMAGE_OUTPUT_SUFFIXES,

@@ -15,11 +15,9 @@ import SimpleITK as sitk
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
-from .header import image_suffix, read_header
+from .images import read_header, read_image
 from .segments import Segment, read_segments, segmentation_fields
-from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, read_image
-
-SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
+from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, look_at
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,10 @@ class LabelMap:
 
 
 def read_label_map(path: str | Path) -> LabelMap:
-    """Raises InputError where `path` is no label map of whole numbers in 0..255 (or of a segmentation)."""
+    """Raises InputError unless `path` is a label map of whole numbers in 0..255, or a segmentation."""
     path = Path(path)
-    voxels, matrix, header = read_image(path)
+    header = read_header(path)
+    voxels, matrix = read_image(path, header)
     layers = np.moveaxis(voxels, -1, 0)
     if not header.is_segmentation or not header.fields:
         if len(layers) > 1:
@@ -51,20 +50,15 @@ def read_label_map(path: str | Path) -> LabelMap:
         return LabelMap(_as_integers(layers, path), matrix, None, path)
     segments = read_segments(header.fields, path)
     if any(not 0 <= segment.layer < len(layers) for segment in segments):
-        raise InputError(f"{str(path)!r} names a layer that it does not have; save the segmentation again in Slicer.")
+        raise InputError(
+            f"{str(path)!r} refers to a layer that it does not have; save the segmentation again in Slicer."
+        )
     return LabelMap(_as_integers(layers, path), matrix, segments, path)
 
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file says that it is a segmentation: by its ending, or in its header. False if it cannot be read."""
-    if path.name.lower().endswith(SEGMENTATION_SUFFIXES):
-        return True
-    if image_suffix(path) is None or not path.is_file():
-        return False
-    try:
-        return read_header(path).is_segmentation
-    except InputError:
-        return False  # it is told when the file is read
+    return look_at(path).is_segmentation
 
 
 def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 
 from ..base.errors import InputError, Sam3dError, require
 from ..card import Label, SlicingRule
-from ..formats.header import read_header
+from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import LabelMap, is_segmentation, read_label_map
 from ..formats.segments import name_key
-from ..formats.volumes import Volume, is_volume_file, read_matrix, read_volume, volume_name
+from ..formats.volumes import Volume, is_volume_file, read_volume, volume_name
 from ..geometry import slicing_of
 from ..settings import TrainingConfig
 from .classes import class_indices, labels_of_segments, on_grid_of
