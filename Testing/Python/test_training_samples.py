@@ -14,7 +14,7 @@ from monai.transforms.utils import create_rotate, create_scale
 from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import COMPACT_VIT, FrozenEncoder, build_vit
+from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import stream_logits, watch_of
 from SAM3DSegmentLib.intensity import sam_normalise
@@ -22,6 +22,8 @@ from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.sam.cache import EmbeddingCache
 from SAM3DSegmentLib.sam.cached_encoder import CachedEncoder
+from SAM3DSegmentLib.sam.encoders import COMPACT_VIT
+from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view

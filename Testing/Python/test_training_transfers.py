@@ -8,8 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import COMPACT_VIT, build_vit
 from SAM3DSegmentLib.preparation import SquareFit
+from SAM3DSegmentLib.sam.encoders import COMPACT_VIT
+from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training.learner import CompactLearner
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric

@@ -13,9 +13,11 @@ from ..base.devices import resolve_device
 from ..base.errors import Sam3dError
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
-from ..encoder import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, FrozenEncoder, build_vit, load_encoder
+from ..encoder import FrozenEncoder, load_encoder
 from ..model_file import load_model
 from ..network import Network
+from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS
+from ..sam.vit import build_vit
 from ..settings import TrainingConfig
 from .plan import Plan, describe, make_plan
 from .run import Options

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
-from ..encoder import COMPACT_ENCODER, COMPACT_VIT, FrozenEncoder, build_vit, tensors_sha256
+from ..encoder import FrozenEncoder
 from ..intensity import sam_normalise
 from ..network import SliceEncoder
+from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT
+from ..sam.vit import build_vit, tensors_sha256
 from .embeddings import ViewEncoder
 from .samples import Sample, stack_on
 

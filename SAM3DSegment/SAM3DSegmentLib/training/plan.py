@@ -13,10 +13,10 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.jsonable import from_json, to_json
 from ..card import PATCH_SIZE, DecoderConfig, Label
-from ..encoder import COMPACT_ENCODER, SAM_ENCODERS
 from ..geometry import slicing_of, spacing_and_directions
 from ..model_store import find_model, read_card
 from ..preparation import SquareFit
+from ..sam.encoders import COMPACT_ENCODER, SAM_ENCODERS
 from ..settings import TrainingConfig
 from .dataset import (
     CaseFacts,

@@ -30,7 +30,7 @@ from ..base.files import check_new_file, write_json, write_text
 from ..base.watch import UNWATCHED, Watch
 from ..card import ModelCard, TrainingSummary
 from ..decoder import Sam3dDecoder
-from ..encoder import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, build_vit, load_encoder, load_vit_state
+from ..encoder import load_encoder
 from ..inference import Segmenter
 from ..model_file import Sam3dModel, load_model, save_model
 from ..model_store import SUFFIX
@@ -38,6 +38,8 @@ from ..network import Network, SliceEncoder
 from ..preparation import Preparation
 from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
+from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS
+from ..sam.vit import build_vit, load_vit_state
 from ..settings import TrainingConfig
 from .callbacks import Checkpoint, EncodeMore, ReportProgress, TensorBoardLog, Validation, read_checkpoint
 from .dataset import Split, read_case
