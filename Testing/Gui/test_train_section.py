@@ -106,10 +106,11 @@ def files(folder):
 
 def read(folder, name):
     """Image, class indices and labels of a case, as the headless command reads them."""
-    from SAM3DSegmentLib.training.dataset import find_dataset, find_labels, read_case
+    from SAM3DSegmentLib.training.dataset import find_dataset
+    from SAM3DSegmentLib.training.look import find_labels, look_at_cases, read_case
 
     dataset = find_dataset(folder, least=1)
-    labels = find_labels(dataset)
+    labels = find_labels(dataset, look_at_cases(dataset))
     image, indices = read_case(next(case for case in dataset.cases if case.name == name), labels, resample=False)
     return image, indices, labels
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..base.files import write_json, written_whole
 from ..card import Label
 from ..preparation import Preparation, SquareFit
-from .dataset import CaseFiles, read_case
+from .dataset import CaseFiles
+from .look import read_case
 
 SLICES_AT_A_TIME = 16
 BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the bit, and a class index

@@ -12,7 +12,8 @@ from lightning_fabric import Fabric
 from ..base.watch import UNWATCHED, Watch
 from ..card import Label
 from ..metrics import label_dice
-from .dataset import CaseFiles, read_case
+from .dataset import CaseFiles
+from .look import read_case
 
 
 @dataclass(frozen=True)
