@@ -12,9 +12,9 @@ from vtk.util import numpy_support
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Terminology
 from SAM3DSegmentLib.settings import TrainingConfig
+from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
 from SAM3DSegmentLib.training.dataset import find_dataset
-from SAM3DSegmentLib.training.look import facts_of, look_at_cases, read_case
-from SAM3DSegmentLib.training.look import find_labels as labels_of
+from SAM3DSegmentLib.training.look import look_at_cases
 from SAM3DSegmentLib.training.run import train
 from SAM3DSegmentLib.training.run_folder import Options
 
@@ -27,7 +27,7 @@ COLOR = (0.2, 0.6, 1.0)
 
 
 def find_labels(dataset):
-    return labels_of(dataset, look_at_cases(dataset))
+    return agree_on_labels(dataset, look_at_cases(dataset))[0]
 
 
 def mask(name, shift=0):
@@ -129,7 +129,7 @@ def test_segments_that_overlap_are_refused_with_their_names(scene, tmp_path):
     write_case(scene, tmp_path, "a", ["Anterior", "Over"])
     write_case(scene, tmp_path, "b", ["Anterior"])
     dataset = find_dataset(tmp_path)
-    problem = facts_of(look_at_cases(dataset)[0], find_labels(dataset)).problem
+    problem = agree_on_labels(dataset, look_at_cases(dataset))[1][0].problem
     assert "the segments 'Anterior' and 'Over' overlap in 32 voxels" in problem
     assert "a.seg.nrrd" in problem
 

@@ -30,19 +30,19 @@ from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, segment_volume
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
-from SAM3DSegmentLib.metrics import dice
+from SAM3DSegmentLib.metrics import Scores, dice
 from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation, SquareFit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
-from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
+from SAM3DSegmentLib.training.checkpoint import Checkpoint
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
 from SAM3DSegmentLib.training.plan import make_config, make_plan
 from SAM3DSegmentLib.training.report import draw_case
 from SAM3DSegmentLib.training.run import train
 from SAM3DSegmentLib.training.run_folder import Options
 from SAM3DSegmentLib.training.samples import Sample
-from SAM3DSegmentLib.training.scoring import Scores
+from SAM3DSegmentLib.training.validation import Validation
 from test_training_samples import write_case
 
 COMPACT = TrainingConfig(

@@ -14,12 +14,11 @@ from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.check import check, find_suspicious
+from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
 from SAM3DSegmentLib.training.dataset import files_of_case, find_dataset, new_case_files
-from SAM3DSegmentLib.training.look import facts_of, look_at_cases, read_case
-from SAM3DSegmentLib.training.look import find_labels as labels_of
+from SAM3DSegmentLib.training.look import look_at_cases
 from SAM3DSegmentLib.training.plan import make_plan
-from SAM3DSegmentLib.training.record import describe_difference
-from SAM3DSegmentLib.training.run_folder import Options
+from SAM3DSegmentLib.training.run_folder import Options, describe_difference
 from SAM3DSegmentLib.training.splits import split_cases
 
 CONFIG = TrainingConfig(encoder="compact_vit", image_size=32)
@@ -58,11 +57,11 @@ def decathlon(tmp_path):
 
 
 def find_labels(dataset):
-    return labels_of(dataset, look_at_cases(dataset))
+    return agree_on_labels(dataset, look_at_cases(dataset))[0]
 
 
 def examine(dataset, labels, resample):
-    return [facts_of(look, labels) for look in look_at_cases(dataset, resample)]
+    return agree_on_labels(dataset, look_at_cases(dataset, resample), labels)[1]
 
 
 def fingerprint(dataset):
@@ -288,7 +287,7 @@ def test_check_lists_cases_what_is_odd_time_and_disk(decathlon):
     )
     assert "c.nii.gz' is not on the grid" in text
     assert "suspicious: 1 image without a label map, left out: lonely.nrrd." in text
-    assert "odd: 'Label 2' is not in 1 of 2 cases: b." in text
+    assert "suspicious: 'Label 2' is not in 1 of 2 cases: b." in text
     assert "min of validation" in text
     assert "GB while it runs" in text
     assert sorted(decathlon.rglob("*")) == before

@@ -21,14 +21,16 @@ from ..base.devices import resolve_device
 from ..base.errors import Cancelled, InputError
 from ..base.watch import UNWATCHED, Watch
 from ..geometry import slicing_of
+from ..metrics import Scores
 from ..preparation import Preparation
 from ..settings import TrainingConfig
-from ..training.callbacks import Checkpoint, Validation
+from ..training.checkpoint import Checkpoint
 from ..training.loop import Budget, Loop, make_fabric
 from ..training.plan import Plan, make_plan
 from ..training.prepared import prepare_case
 from ..training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader, stack_on
-from ..training.scoring import Scores, score_cases
+from ..training.scoring import score_cases
+from ..training.validation import Validation
 
 # nnU-Net's network, narrow enough for minutes of a CPU. Its first convolutions are at full resolution: MONAI's `UNet`,
 # which halves it at once, was 0.02 of Dice worse after as many minutes.

@@ -17,7 +17,7 @@ from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
 from ..card import PATCH_SIZE
 from ..decoder import Sam3dDecoder
-from ..geometry import slicing_of, spacing_and_directions
+from ..geometry import spacing_and_directions
 from ..network import Network
 from ..settings import TrainingConfig
 from .plan import Plan, make_plan
@@ -58,7 +58,7 @@ def describe(plan: Plan) -> list[str]:
     lines += [f"suspicious: {text}" for text in find_suspicious(plan)]
     lines.append(
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
-        f"decoder levels {plan.decoder.levels}"
+        f"decoder levels {plan.card.decoder.levels}"
     )
     for number, split in enumerate(plan.splits):
         fold = f"fold {number + 1}: " if len(plan.splits) > 1 else ""
@@ -86,11 +86,11 @@ def find_suspicious(plan: Plan) -> list[str]:
     thin = [name for name, depth in plan.depths.items() if depth < least]
     if thin and max(plan.depths.values()) >= least:
         found.append(f"fewer slices than training_depth {least}: {', '.join(thin[:5])}.")
-    median = np.array(plan.spacing_mm)
-    for case in sound:
-        spacing = np.array(slicing_of(case.ijk_to_ras, plan.config.slicing).spacing_mm)
+    median = np.array(plan.card.spacing_mm)
+    for name, spacing_mm in plan.spacings_mm.items():
+        spacing = np.array(spacing_mm)
         if (np.maximum(spacing / median, median / spacing) > FAR).any():
-            found.append(f"{case.files.name} has a spacing of {spacing.tolist()} mm, the median is {median.tolist()}.")
+            found.append(f"{name} has a spacing of {spacing.tolist()} mm, the median is {median.tolist()}.")
     return found
 
 
@@ -106,7 +106,7 @@ def disk_needed(plan: Plan) -> Disk:
     slices = sum(plan.depths.get(name, 0) for name in plan.training_names)
     pixels = slices * math.prod(plan.fit.grid)
     views = plan.encoder.kept_views(plan.config)
-    token_bytes = plan.decoder.channels[0] * (plan.image_size // PATCH_SIZE) ** 2 * 2
+    token_bytes = plan.card.decoder.channels[0] * (plan.image_size // PATCH_SIZE) ** 2 * 2
     view_bytes = BYTES_PER_PIXEL if plan.config.detail else 1  # classes, and the grey values that it reads
     return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), slices * views * token_bytes)
 
@@ -131,8 +131,8 @@ def _predict_time(plan: Plan, options: Options) -> str:
 def _measure(plan: Plan, options: Options) -> tuple[float, float]:
     """Seconds to encode and to decode a slice."""
     device = resolve_device(options.device)
-    source = plan.encoder.load(plan.image_size, device, options.sam_checkpoint)
-    network = Network(source.uncached(), [Sam3dDecoder.from_config(plan.decoder)])
+    source = plan.encoder.load_for_training(plan.image_size, device, options.sam_checkpoint)
+    network = Network(source.uncached(), [Sam3dDecoder.from_config(plan.card.decoder)])
     window = plan.config.window.depth
     black = torch.zeros(1, plan.image_size, plan.image_size)
     embeddings = network.encode(black).expand(window, -1, -1, -1, -1)

@@ -5,6 +5,7 @@ The first two are frozen. This is the one place that knows which of the three a 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..base.errors import InputError
 from ..base.jsonable import to_json
 from ..base.watch import Watch
-from ..card import PATCH_SIZE, EncoderConfig, ModelCard
+from ..card import PATCH_SIZE, DecoderConfig, EncoderConfig, ModelCard
 from ..decoder import Sam3dDecoder
 from ..encoder import FrozenEncoder, load_encoder
 from ..model_file import Sam3dModel, load_model
@@ -63,8 +64,8 @@ class LoadedEncoder(Protocol):
         """To be timed."""
         ...
 
-    def check_start(self, name: str, card: ModelCard) -> None:
-        """Raises InputError unless the decoder of the model `name` reads this encoder."""
+    def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
+        """Raises InputError unless a decoder such as `wanted` can begin with the model `name`, which has this card."""
         ...
 
     def lesson(
@@ -99,7 +100,7 @@ class TrainingEncoder(Protocol):
         """Views of each case whose embeddings are computed once and kept."""
         ...
 
-    def load(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
+    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         """Raises WeightsError, ModelFileError."""
         ...
 
@@ -131,7 +132,7 @@ class SamEncoder:
     def kept_views(self, config: TrainingConfig) -> int:
         return 1 + config.augmented_copies
 
-    def load(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
+    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         return FrozenForTraining(load_encoder(self.name, sam_checkpoint, image_size, device), {})
 
 
@@ -161,7 +162,7 @@ class LentEncoder:
     def kept_views(self, config: TrainingConfig) -> int:
         return 1 + config.augmented_copies
 
-    def load(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
+    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         lender = load_model(self.name)
         encoder = lender.load_encoder(str(device), "auto", sam_checkpoint, image_size)
         return FrozenForTraining(encoder, lender.encoder_tensors)
@@ -187,7 +188,7 @@ class LearntEncoder:
     def kept_views(self, config: TrainingConfig) -> int:
         return 0
 
-    def load(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
+    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         return UntrainedForTraining(image_size, device)
 
 
@@ -206,7 +207,8 @@ class FrozenForTraining:
     def uncached(self) -> SliceEncoder:
         return self._encoder
 
-    def check_start(self, name: str, card: ModelCard) -> None:
+    def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
+        _check_decoder(name, wanted, card)
         if card.encoder.sha256 != self.sha256:
             raise InputError(
                 f"the decoder of {name!r} reads the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., not "
@@ -250,7 +252,8 @@ class UntrainedForTraining:
         config = EncoderConfig(COMPACT_ENCODER, self._image_size)
         return FrozenEncoder(build_vit(COMPACT_VIT, self._image_size), config, self._device, torch.float32)
 
-    def check_start(self, name: str, card: ModelCard) -> None:
+    def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
+        _check_decoder(name, wanted, card)
         if card.encoder.vit != COMPACT_VIT:
             raise InputError(f"{name!r} carries no encoder such as {COMPACT_ENCODER}; do not start from it.")
 
@@ -268,3 +271,12 @@ class UntrainedForTraining:
             load_vit_state(vit, start.encoder_tensors, config.start_from)
         learner = EndToEndLearner(vit, decoder, self._image_size, fabric.device, config.trains_detail_alone)
         return Lesson(learner, FreshViews(cases, config.augmentation))
+
+
+def _check_decoder(name: str, wanted: DecoderConfig, card: ModelCard) -> None:
+    has = dataclasses.replace(card.decoder, levels=wanted.levels, detail=card.decoder.detail or wanted.detail)
+    if has != wanted or card.decoder.levels < wanted.levels:
+        raise InputError(
+            f"the decoder of {name!r}, {card.decoder}, is not the one to train, {wanted}; use its labels, "
+            "channels, detail and at most its levels, or do not start from it."
+        )

@@ -11,14 +11,15 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.jsonable import from_json
 from ..base.watch import UNWATCHED, Watch
-from ..card import DecoderConfig, Label
+from ..card import DecoderConfig, EncoderConfig, Label, ModelCard
 from ..geometry import Slicing, slicing_of
 from ..model_store import find_model, read_card
 from ..preparation import Preparation, SquareFit
 from ..settings import TrainingConfig
+from .classes import CaseFacts, agree_on_labels
 from .dataset import CaseFiles, Dataset, find_dataset
 from .encoders import TrainingEncoder, find_encoder
-from .look import CaseFacts, facts_of, find_labels, look_at_cases
+from .look import look_at_cases
 from .splits import Split, split_cases
 
 Triple = tuple[float, float, float]
@@ -28,24 +29,27 @@ Triple = tuple[float, float, float]
 class Plan:
     """One training: its data, and the network that will be trained. There is one split for each fold.
 
-    depths: slices of each case that can be trained on. fit: how slices of the median spacing and extent lie on the
-    encoder's square. fingerprint: SHA-256 of each case's files; empty unless the plan was made to be carried out.
+    card: of the model, but for what only the training finds out. fit: how slices of the median spacing and extent lie
+    on the encoder's square. depths, spacings_mm: slices, and their spacing with the slicing axis first, of each case
+    that can be trained on. fingerprint: SHA-256 of each case's files; empty unless the plan was made to be carried out.
     """
 
     config: TrainingConfig
     dataset: Dataset
-    labels: tuple[Label, ...]
     facts: tuple[CaseFacts, ...]
     splits: tuple[Split, ...]
     encoder: TrainingEncoder
-    decoder: DecoderConfig
+    card: ModelCard
     preparation: Preparation
     fit: SquareFit
     depths: dict[str, int]
-    spacing_mm: Triple  # median, slicing axis first
-    extent_mm: Triple
+    spacings_mm: dict[str, Triple]
     files: dict[str, CaseFiles]
     fingerprint: dict[str, str]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return self.card.labels
 
     @property
     def image_size(self) -> int:
@@ -85,16 +89,11 @@ def make_plan(
 
     Raises InputError for data or settings that cannot work, Cancelled.
     """
-    if most_training is not None and most_training < 1:
-        raise InputError(
-            f"{most_training} training cases are too few; use at least 1, or leave the option out for all."
-        )
     encoder = find_encoder(config.encoder)
     encoder.check(config)
     dataset = find_dataset(data)
     looks = look_at_cases(dataset, config.resample, hashed, watch)
-    labels = config.labels or find_labels(dataset, looks)
-    facts = tuple(facts_of(look, labels) for look in looks)
+    labels, facts = agree_on_labels(dataset, looks, config.labels)
     slicings = {case.files.name: slicing_of(case.ijk_to_ras, config.slicing) for case in facts if not case.problem}
     if not slicings:
         raise InputError(facts[0].problem)
@@ -104,22 +103,37 @@ def make_plan(
     image_size = config.image_size or encoder.image_size(spacing, extent)
     height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
     fit = SquareFit.of_slices(height, width, spacing[1:], image_size)
+    card = ModelCard(
+        name=config.name,
+        description=config.description,
+        modality=config.modality or dataset.modality,
+        labels=labels,
+        encoder=EncoderConfig(config.encoder, image_size),
+        decoder=DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
+        slicing=config.slicing,
+        intensity=config.intensity,
+        window=config.window,
+        mirror=config.mirror,
+        island_share=config.island_share,
+        spacing_mm=spacing,
+        extent_mm=extent,
+        licence=config.licence or dataset.licence,
+        author=config.author,
+    )
     files = {case.name: case for case in dataset.cases}
     return Plan(
-        config,
-        dataset,
-        labels,
-        facts,
-        split_cases(files, config, most_training),
-        encoder,
-        DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
-        Preparation(config.slicing, config.intensity, image_size),
-        fit,
-        {name: shape[0] for name, shape in shapes.items()},
-        spacing,
-        extent,
-        files,
-        {look.files.name: look.sha256 for look in looks if hashed},
+        config=config,
+        dataset=dataset,
+        facts=facts,
+        splits=split_cases(files, config, most_training),
+        encoder=encoder,
+        card=card,
+        preparation=Preparation(config.slicing, config.intensity, image_size),
+        fit=fit,
+        depths={name: shape[0] for name, shape in shapes.items()},
+        spacings_mm={name: slicing.spacing_mm for name, slicing in slicings.items()},
+        files=files,
+        fingerprint={look.files.name: look.sha256 for look in looks if hashed},
     )
 
 

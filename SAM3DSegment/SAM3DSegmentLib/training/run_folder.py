@@ -14,9 +14,12 @@ from typing import Any
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, write_json
+from ..base.jsonable import to_json
 from ..model_store import SUFFIX
-from .callbacks import read_checkpoint
-from .record import require_same
+from .checkpoint import read_run
+from .plan import Plan
+
+_MAY_CHANGE = ("minutes", "epochs")  # when a training goes on
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,24 @@ class RunFolder:
             )
         check_new_file(self.model, options.overwrite or options.resume)  # a training that goes on was allowed to before
 
-    def check_record(self, record: dict[str, Any], folds: int) -> None:
-        """Raises InputError unless what is there is of a training with this record."""
-        require_same(self._read_record(), record, self.path)
-        for path in filter(Path.is_file, map(self.checkpoint, range(folds))):
-            require_same(json.loads(read_checkpoint(path)["run"]), record, path)
+    def begin(self, plan: Plan, encoder_sha256: str, resume: bool, first: bool) -> dict[str, Any]:
+        """Make the folder and return the training's record; first: whether of several processes this one writes.
 
-    def begin(self, record: dict[str, Any], folds: int, resume: bool) -> None:
-        """Make the folder, without what a training before has left there unless this one goes on from it."""
-        if not resume:
-            self._clear()
-        for folder in (self.path, self.prepared, self.views, *map(self.of_fold, range(folds))):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.record, record)
+        What a training before has left there goes unless this one resumes it. Raises InputError if it is another one.
+        """
+        record = make_record(plan, encoder_sha256)
+        folds = range(len(plan.splits))
+        if resume:
+            _require_same(self._read_record(), record, self.path)
+            for path in filter(Path.is_file, map(self.checkpoint, folds)):
+                _require_same(read_run(path), record, path)
+        if first:
+            if not resume:
+                self._clear()
+            for folder in (self.path, self.prepared, self.views, *map(self.of_fold, folds)):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.record, record)
+        return record
 
     def remove_work(self) -> None:
         """Remove what only a training that goes on needs."""
@@ -100,3 +108,45 @@ class RunFolder:
             return json.loads(self.record.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise InputError(f"{str(self.record)!r} is damaged ({error}); start anew with --overwrite.") from error
+
+
+def make_record(plan: Plan, encoder_sha256: str) -> dict[str, Any]:
+    """What decides the result of a training, as JSON: settings, labels, encoder, decoder, split, fingerprint."""
+    record = {
+        "settings": to_json(plan.config),
+        "labels": [to_json(label) for label in plan.labels],
+        "encoder": {"name": plan.config.encoder, "sha256": encoder_sha256, "image_size": plan.image_size},
+        "decoder": to_json(plan.card.decoder),
+        "splits": [to_json(split) for split in plan.splits],
+        "fingerprint": plan.fingerprint,
+    }
+    return json.loads(json.dumps(record))  # as it will be read again
+
+
+def _require_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Raises InputError unless both records, the first of which is of `path`, are of one training."""
+    settings = [
+        key
+        for key in sorted(set(before["settings"]) | set(now["settings"]))
+        if before["settings"].get(key) != now["settings"].get(key) and key not in _MAY_CHANGE
+    ]
+    parts = []
+    if settings:
+        parts.append(f"other settings of {', '.join(settings)}")
+    if changes := describe_difference(before["fingerprint"], now["fingerprint"]):
+        parts.append(f"other data ({changes})")
+    for key, name in (("labels", "labels"), ("encoder", "encoder"), ("decoder", "decoder"), ("splits", "cases")):
+        if before[key] != now[key]:
+            parts.append(f"other {name}")
+    if parts:
+        raise InputError(f"{str(path)!r} is of {', '.join(parts)}; use the same, or start anew with --overwrite.")
+
+
+def describe_difference(before: dict[str, str], now: dict[str, str]) -> str:
+    """ "" if two fingerprints are alike, else which cases were added, removed or changed."""
+    parts = [
+        ("added", sorted(set(now) - set(before))),
+        ("removed", sorted(set(before) - set(now))),
+        ("changed", sorted(name for name in set(before) & set(now) if before[name] != now[name])),
+    ]
+    return "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in parts if names)

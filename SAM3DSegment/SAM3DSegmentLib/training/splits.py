@@ -26,6 +26,10 @@ def split_cases(names: Iterable[str], config: TrainingConfig, most_training: int
     One split, or one for each of `config.folds`: every case that is not a test case is then a validation case once.
     Of the training cases at most `most_training` are kept. Raises InputError if none are left.
     """
+    if most_training is not None and most_training < 1:
+        raise InputError(
+            f"{most_training} training cases are too few; use at least 1, or leave the option out for all."
+        )
     names = sorted(names)
     shuffled = [names[i] for i in np.random.default_rng(config.seed).permutation(len(names))]
     test, rest = tuple(shuffled[: config.test_cases]), shuffled[config.test_cases :]

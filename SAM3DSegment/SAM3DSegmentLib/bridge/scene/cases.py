@@ -18,7 +18,7 @@ from ...card import Label
 from . import nodes
 
 if TYPE_CHECKING:
-    from ...training.look import CaseFacts
+    from ...training.classes import CaseFacts
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class Survey:
 
 def surveyCases(folder: Path) -> Survey:
     """Reads all label maps of the folder. Knows neither nodes nor Qt, so that it may run in a thread."""
-    from ...training.dataset import find_dataset  # these bring SimpleITK
-    from ...training.look import facts_of, find_labels, look_at_cases
+    from ...training.classes import agree_on_labels  # these bring SimpleITK
+    from ...training.dataset import find_dataset
+    from ...training.look import look_at_cases
 
     rows: tuple[CaseRow, ...] = ()
     notices: tuple[str, ...] = ()
@@ -72,11 +73,10 @@ def surveyCases(folder: Path) -> Survey:
             tuple(CaseRow(case.name, (case.image, case.label_map)) for case in dataset.cases),
             dataset.notices,
         )
-        looks = look_at_cases(dataset)
-        labels = find_labels(dataset, looks) if rows else ()
+        labels, facts = agree_on_labels(dataset, look_at_cases(dataset)) if rows else ((), ())
     except Sam3dError as error:
         return Survey(rows, problem=str(error), notices=notices)
-    described = tuple(_describe(facts_of(look, labels), labels) for look in looks)
+    described = tuple(_describe(case, labels) for case in facts)
     return Survey(described, labels, notices=notices)
 
 
