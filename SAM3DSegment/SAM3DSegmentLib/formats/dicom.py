@@ -38,7 +38,7 @@ _TAGS = [
 
 @dataclass(frozen=True)
 class _Frame:
-    """A slice: position of its first voxel (LPS, mm), directions of a row and a column, and spacing along them in mm."""
+    """A slice: position of its first voxel (LPS, mm), directions of rows and columns, and spacing along them in mm."""
 
     path: Path
     number: int  # in its file
@@ -67,15 +67,13 @@ def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray
     with without_itk_warnings():
         pixels = {path: _read_pixels(path) for path in dict.fromkeys(frame.path for frame in frames)}
     if len(sizes := {part.shape[1:] for part in pixels.values()}) > 1:
-        raise InputError(
-            f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep the slices of one stack."
-        )
+        raise InputError(f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep one stack only.")
     # Where slices differ in type, because each has its own slope, the widest type is taken.
     return np.stack([pixels[frame.path][frame.number] for frame in frames]), matrix
 
 
 def _series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
-    """The headers of all images in the folder, by series; other DICOM files (reports, contours, DICOMDIR) are skipped."""
+    """The headers of all images in the folder, by series; other files (reports, contours, DICOMDIR) are skipped."""
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     for path in filter(is_dicom, visible_files(folder)):
         header = _read_header(path)
@@ -186,8 +184,8 @@ def _frame(path: Path, number: int, sources: list[Dataset], header: Dataset) -> 
             found = np.array([np.nan])
         if found.shape != (count,) or not np.isfinite(found).all():
             raise InputError(
-                f"{str(path)!r} has no valid {what} (DICOM tag {tag}, {name}); export the series again from the scanner "
-                "or PACS."
+                f"{str(path)!r} has no valid {what} (DICOM tag {tag}, {name}); export the series again from the "
+                "scanner or PACS."
             )
         return found
 
@@ -226,10 +224,10 @@ def _stack(frames: list[_Frame], folder: Path) -> tuple[list[_Frame], np.ndarray
     """The frames in the order of their positions, and ijk_to_ras. Raises InputError unless they are a regular stack."""
     orientations = np.array([frame.orientation for frame in frames])
     if np.ptp(orientations, axis=0).max() > TOLERANCE:
-        raise InputError(f"folder {str(folder)!r} mixes slices of several orientations; keep the slices of one stack.")
+        raise InputError(f"folder {str(folder)!r} mixes slices of several orientations; keep one stack only.")
     spacings = np.array([frame.pixel_spacing for frame in frames])
     if np.ptp(spacings, axis=0).max() > 1e-3 * spacings.min():
-        raise InputError(f"folder {str(folder)!r} mixes slices of several pixel sizes; keep the slices of one stack.")
+        raise InputError(f"folder {str(folder)!r} mixes slices of several pixel sizes; keep one stack only.")
     row, column = orientations[0, :3], orientations[0, 3:]
     if abs(np.linalg.norm(row) - 1) > 1e-2 or abs(np.linalg.norm(column) - 1) > 1e-2 or abs(row @ column) > 1e-2:
         raise InputError(
@@ -249,8 +247,8 @@ def _distance(positions: np.ndarray, normal: np.ndarray, first: _Frame, folder: 
     if len(positions) == 1:
         if first.thickness is None:
             raise InputError(
-                f"{str(first.path)!r} has no valid thickness of its only slice (DICOM tag 0018,0050, SliceThickness); export "
-                "the series again."
+                f"{str(first.path)!r} has one slice without a valid thickness (DICOM tag 0018,0050, SliceThickness); "
+                "export the series again."
             )
         return first.thickness
     steps = np.diff(positions, axis=0)
@@ -275,7 +273,7 @@ def _read_pixels(path: Path) -> np.ndarray:
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
         raise InputError(
-            f"{str(path)!r} cannot be read ({last_line(error)}); it may be cut short, or its compression is not supported; "
+            f"{str(path)!r} cannot be read ({last_line(error)}); it may be cut short, or of unknown compression; "
             "export the series again."
         ) from error
     if pixels.ndim != 3:

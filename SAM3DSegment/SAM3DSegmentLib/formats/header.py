@@ -1,8 +1,8 @@
 """What the header of an image file says, and the checks that all formats share.
 
 SimpleITK takes a missing spacing for 1 mm, fills in missing voxels, and ignores the checksum of compressed voxels. So
-headers are checked here (`nifti.py`, `nrrd.py`, `metaimage.py`) and voxels are read by `voxels.py`; SimpleITK only gives
-the geometry of NIfTI and NRRD.
+`nifti.py`, `nrrd.py` and `metaimage.py` check headers, and `voxels.py` reads voxels; SimpleITK only gives the geometry
+of NIfTI and NRRD.
 """
 
 from __future__ import annotations

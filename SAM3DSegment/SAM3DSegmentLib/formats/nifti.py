@@ -52,9 +52,7 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"{str(path)!r} has voxels of NIfTI type {code} (colour, complex, ...); give a scalar volume.")
     (offset,) = get("offset")
     if not _LENGTH <= offset < 1 << 40:
-        raise InputError(
-            f"{str(path)!r} has vox_offset {offset:g}, which is not a position in the file; copy it again."
-        )
+        raise InputError(f"{str(path)!r} has vox_offset {offset:g}, which is not in the file; copy it again.")
     has_qform, has_sform = (code > 0 for code in get("codes"))
     if has_qform:
         check_finite(path, "qform", get("qform"))

@@ -140,7 +140,7 @@ def image_on_grid(array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> sitk.Image:
 
 
 def check_axes(path: Path, ijk_to_ras: np.ndarray) -> None:
-    """Raises InputError if the format of `path` cannot hold the axes; called before the work whose result goes there."""
+    """Raises InputError if the format of `path` cannot hold the axes; called before the work starts."""
     if path.name.lower().endswith((".nii", ".nii.gz")) and not has_right_angles(ijk_to_ras):
         raise InputError(
             f"output {str(path)!r} cannot hold the volume's tilted axes, because NIfTI supports only right angles; "
