@@ -178,8 +178,8 @@ class LearntEncoder:
     def check(self, config: TrainingConfig) -> None:
         if config.folds > 1:
             raise InputError(
-                f"folds {config.folds} need one encoder for all of them, and {COMPACT_ENCODER!r} would be trained anew "
-                "in each; give another encoder."
+                f"folds {config.folds} need one encoder for all of them, but {COMPACT_ENCODER!r} would be trained anew "
+                "in each; choose another encoder."
             )
 
     def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
@@ -211,8 +211,8 @@ class FrozenForTraining:
         _check_decoder(name, wanted, card)
         if card.encoder.sha256 != self.sha256:
             raise InputError(
-                f"the decoder of {name!r} reads the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., not "
-                f"{self._encoder.config.name} {self.sha256[:16]}...; give `encoder` that of {name!r}, or do not start "
+                f"the decoder of {name!r} was trained on the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., "
+                f"not {self._encoder.config.name} {self.sha256[:16]}...; use the encoder of {name!r}, or do not start "
                 "from it."
             )
 
@@ -255,7 +255,9 @@ class UntrainedForTraining:
     def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
         _check_decoder(name, wanted, card)
         if card.encoder.vit != COMPACT_VIT:
-            raise InputError(f"{name!r} carries no encoder such as {COMPACT_ENCODER}; do not start from it.")
+            raise InputError(
+                f"{name!r} does not contain an encoder of the kind {COMPACT_ENCODER}; do not start from it."
+            )
 
     def lesson(
         self,
@@ -277,6 +279,6 @@ def _check_decoder(name: str, wanted: DecoderConfig, card: ModelCard) -> None:
     has = dataclasses.replace(card.decoder, levels=wanted.levels, detail=card.decoder.detail or wanted.detail)
     if has != wanted or card.decoder.levels < wanted.levels:
         raise InputError(
-            f"the decoder of {name!r}, {card.decoder}, is not the one to train, {wanted}; use its labels, "
+            f"the decoder of {name!r}, {card.decoder}, differs from the one to train, {wanted}; use its labels, "
             "channels, detail and at most its levels, or do not start from it."
         )
