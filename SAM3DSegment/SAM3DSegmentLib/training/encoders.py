@@ -211,7 +211,7 @@ class FrozenForTraining:
         _check_decoder(name, wanted, card)
         if card.encoder.sha256 != self.sha256:
             raise InputError(
-                f"the decoder of {name!r} was trained on the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., "
+                f"{name!r} was trained on the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., "
                 f"not {self._encoder.config.name} {self.sha256[:16]}...; use the encoder of {name!r}, or do not start "
                 "from it."
             )
