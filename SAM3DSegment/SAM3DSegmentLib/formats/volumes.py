@@ -49,10 +49,6 @@ class VolumeFile:
         return volume_name(self.path)
 
 
-def is_volume_file(path: Path) -> bool:
-    return image_suffix(path) is not None
-
-
 def volume_name(path: Path) -> str:
     """File name without its ending: "a/case.nii.gz" -> "case"; a DICOM folder's own name."""
     lower = path.name.lower()
@@ -64,7 +60,7 @@ def volume_name(path: Path) -> str:
 
 def list_volumes(folder: Path) -> list[Path]:
     """Volume files directly in `folder`, by name, without hidden ones."""
-    return [path for path in visible_files(folder) if is_volume_file(path)]
+    return [path for path in visible_files(folder) if image_suffix(path)]
 
 
 def list_volume_files(folder: Path) -> list[VolumeFile]:
@@ -76,7 +72,7 @@ def look_at(path: Path) -> VolumeFile:
     """What a file is: a segmentation by its ending or its header, else an image."""
     if path.name.lower().endswith(SEGMENTATION_SUFFIXES):
         return VolumeFile(path, None, True)
-    if not is_volume_file(path) or not path.is_file():
+    if not image_suffix(path) or not path.is_file():
         return VolumeFile(path, None, False)
     try:
         header = read_header(path)
