@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, MODULE, MRI, MRI_LABEL
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.commands.batch import plan_outputs
+from SAM3DSegmentLib.commands.sources import Outputs, plan_files
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import save_model
 
@@ -238,4 +238,4 @@ def test_two_inputs_never_share_an_output(tmp_path):
     for name in ("a.nii", "a.nrrd"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match="rename one"):
-        plan_outputs([tmp_path], tmp_path / "out")
+        plan_files([tmp_path], Outputs(tmp_path / "out"))
