@@ -38,7 +38,7 @@ _TRAINING_PACKAGES = {
     "tensorboard": "tensorboard>=2.14",
     "matplotlib": "matplotlib>=3.8",
 }
-# Only its encoder is used, and the package as a whole needs more.
+# Imported in place of the package, of which only the encoder is used; the rest needs more packages.
 _PROOFS = {"segment_anything": f"{__package__.partition('.')[0]}.encoder"}
 
 
@@ -73,7 +73,9 @@ def examine(model: str | None = None) -> Examination:
     free = shutil.disk_usage(_existing_parent()).free
     findings.append(("free disk", f"{free / 2**30:.1f} GiB"))
     if free < 2**30:
-        problems.append(f"only {free / 2**20:.0f} MB of disk are free; SAM's weights and embeddings need more.")
+        problems.append(
+            f"only {free / 2**20:.0f} MB of disk space are free; free at least 1 GiB for SAM's weights and embeddings."
+        )
     findings.append(("models", ", ".join(path.stem for path in list_models()) or "none"))
     there = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.path.is_file()]
     findings.append(("SAM weights", f"{', '.join(there) or 'none'} in {weights_folder()}"))
@@ -116,7 +118,7 @@ def _package(module: str, requirement: str) -> tuple[str, str]:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "is there, without a version", ""
+        return "is installed, without a version", ""
     if _is_too_old(version, requirement):
         return f"{version}, too old", f"{name} {version} is too old; {install}"
     return version, ""
@@ -152,7 +154,7 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
         found.append((f"cuda:{index}", torch.cuda.get_device_name(index)))
     if torch.backends.mps.is_available():
         right = mps_computes_right()
-        found.append(("mps", "Apple GPU" if right else "Apple GPU, not used: it gives wrong numbers with this torch"))
+        found.append(("mps", "Apple GPU" if right else "Apple GPU, not used: it gives wrong results with this torch"))
         names += ["mps"] * right
     found.append(
         ("CPU threads", f"{torch.get_num_threads()}, bf16 matrix products: {'yes' if cpu_has_bf16() else 'no'}")
