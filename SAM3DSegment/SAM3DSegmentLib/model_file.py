@@ -130,7 +130,9 @@ def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
                 f"{str(path)!r} holds {name!r}, which this program does not know; update SAM3DSegment."
             )
         if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
-            raise ModelFileError(f"{name!r} of {str(path)!r} holds values that are not finite; train the model again.")
+            raise ModelFileError(
+                f"{name!r} of {str(path)!r} holds values that are not finite numbers; train the model again."
+            )
 
 
 def _fill(config: DecoderConfig, tensors: dict[str, Tensor], path: Path) -> Sam3dDecoder:

@@ -44,9 +44,7 @@ def find_model(name_or_path: str | Path) -> Path:
         return path
     models = {model.stem: model for model in list_models()}
     if str(name_or_path) not in models:
-        raise InputError(
-            f"model {str(name_or_path)!r} is unknown; use one of {', '.join(models) or '(none)'} or a model file."
-        )
+        raise InputError(f"model {str(name_or_path)!r} is unknown; use a model file, or one of {', '.join(models)}.")
     return models[str(name_or_path)]
 
 

@@ -124,7 +124,7 @@ class _Transfer(threading.Thread):
                 _empty(file)
                 if began_anew:
                     raise WeightsError(
-                        f"the file from {self._url} is not the published one: its SHA-256 is not {self._sha256}; "
+                        f"the file from {self._url} is not the published file: its SHA-256 is not {self._sha256}; "
                         "try again later, or from another address."
                     )
                 began_anew = True  # what an earlier attempt left was of another file

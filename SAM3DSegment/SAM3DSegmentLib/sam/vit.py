@@ -85,7 +85,9 @@ def load_vit_state(vit: nn.Module, tensors: dict[str, Tensor], source: object) -
     """Load strictly, after bringing position tables to the encoder's size."""
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
-            raise WeightsError(f"{key!r} of {str(source)!r} has values that are not finite; get the file again.")
+            raise WeightsError(
+                f"{key!r} of {str(source)!r} has values that are not finite numbers; get the file again."
+            )
     wanted = vit.state_dict()
     fitted = {
         key: _fit_positions(key, tensor.float(), wanted[key].shape) if key in wanted else tensor
