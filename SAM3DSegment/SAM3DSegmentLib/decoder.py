@@ -83,7 +83,7 @@ class Sam3dDecoder(nn.Module):
     up to `levels`, coarse to fine; the fourth has SAM's patch size of 16 undone. D is never resampled. With fewer
     `heads` than levels only the finest levels are given. Compute and memory are O(D H W).
 
-    `detail`, a part that reads the grey slices, is no step of it: `network.Network` adds what it finds.
+    `detail`, a part that reads the grey slices, is not run here: `network.Network` adds its logits.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Sam3dDecoder(nn.Module):
     def _in_fast_layout(self, tensor: Tensor) -> Tensor:
         """On a CPU channels_last is up to 1.3 times as fast at inference, and as slow in training.
 
-        Its group norm, whose variance is a difference of means of squares, is exact enough for half precision only.
+        Its group norm, whose variance is a difference of means of squares, is accurate enough only for half precision.
         """
         fast = not self.training and tensor.dtype != torch.float32
         return tensor.contiguous(memory_format=torch.channels_last_3d if fast else torch.contiguous_format)

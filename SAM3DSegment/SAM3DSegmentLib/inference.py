@@ -139,10 +139,10 @@ class Segmenter:
                 raise
             if self.network.encoder.device.type == "cpu" or self._load_on_cpu is None:
                 raise OutOfMemoryError(
-                    f"memory does not suffice for {'x'.join(map(str, array_kji.shape))} voxels, even in small parts; "
+                    f"not enough memory for {'x'.join(map(str, array_kji.shape))} voxels, even in small parts; "
                     "close other programs, or cut out the region around the structure."
                 ) from error
-        logger.warning("the memory of %s does not suffice; going on with the CPU.", self.network.encoder.device)
+        logger.warning("%s does not have enough memory; continuing on the CPU.", self.network.encoder.device)
         self.network, self._load_on_cpu = self._load_on_cpu(), None
         return self._segment(*arguments)
 

@@ -31,10 +31,10 @@ class SliceEncoder(Protocol):
 
 
 class Network:
-    """An encoder and one or more decoders on its device; of several decoders the mean of their logits is taken.
+    """An encoder and one or more decoders on its device; of several decoders the logits are averaged.
 
     mirror, in what follows, is the axis of (D, H, W) that runs between the patient's sides: a mirrored view is then
-    decoded too, and the mean of both is taken. None for no such view.
+    decoded too, and both outputs are averaged. None: no mirrored view.
     """
 
     def __init__(self, encoder: SliceEncoder, decoders: Sequence[Sam3dDecoder]) -> None:

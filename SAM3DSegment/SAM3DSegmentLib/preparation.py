@@ -23,8 +23,8 @@ class SquareFit:
     """Slices of height x width pixels on a square of `size` pixels: resized to `inner`, then padded to be centred.
 
     The longer side in mm fills the square and the aspect is kept in mm, so that anatomy keeps its shape. `grid` is the
-    coarser of both: the slices' own pixels, or `inner` where the square has fewer. Nothing is lost between the two, so
-    whatever does not need the square is computed there.
+    coarser of both: the slices' own pixels, or `inner` where the square has fewer. Pixels beyond it would carry no more
+    information, so what does not need the square is computed on the grid.
     """
 
     height: int
@@ -116,7 +116,7 @@ class SquareFit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One volume, prepared: `volume_dhw` is a view of its voxels; what is asked for is computed slice by slice."""
+    """One volume, prepared: `volume_dhw` is a view of its voxels; slices are computed on request."""
 
     volume_dhw: np.ndarray
     slicing: Slicing
@@ -164,7 +164,9 @@ class Preparation:
 def check_volume(array: np.ndarray) -> None:
     """Raises InputError unless `array` is a non-empty 3-D array of real numbers."""
     if array.ndim != 3 or array.size == 0:
-        raise InputError(f"an array of shape {array.shape} is no volume; give a 3-D one, and of a 4-D one a frame.")
+        raise InputError(
+            f"an array of shape {array.shape} is not a volume; give a 3-D array, such as one frame of a 4-D one."
+        )
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
         raise InputError(f"voxels of type {array.dtype} cannot be segmented; use integers or real numbers.")
 

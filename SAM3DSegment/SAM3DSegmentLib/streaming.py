@@ -56,7 +56,7 @@ def classify(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def _encode_slices(prepared: Prepared, network: Network, work: Work, watch: Watch) -> Iterator[Tensor]:
     """Embeddings (views, 256, s, s) of every slice, or of each `work.step`th."""
-    encode = RetryInHalves(lambda grey: network.encode(grey, work.mirror), "going on with {count} slices at a time.")
+    encode = RetryInHalves(lambda grey: network.encode(grey, work.mirror), "continuing with {count} slices at a time.")
     ready = 0
     while ready < work.depth:
         watch.check()
@@ -96,7 +96,7 @@ def _blend_windows(
     """
     decode = RetryInHalves(
         decode,
-        "going on with windows of {count} slices, a little less accurate.",
+        "continuing with windows of {count} slices, which is a little less accurate.",
         least=min(least, windows[0][1]),
     )
     held: list[Tensor] = []  # slices from the window's start on

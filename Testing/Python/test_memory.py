@@ -28,13 +28,13 @@ def greedy(most, asked):
 @pytest.mark.parametrize(("most", "asked"), [(31, [31]), (16, [31, 16, 15]), (4, [31, 16, 8, 4, 4, 4, 4, 4, 4, 4, 3])])
 def test_a_batch_is_halved_until_it_fits_and_the_size_remembered(most, asked, caplog):
     seen = []
-    halving = RetryInHalves(greedy(most, seen), "going on with {count} slices.")
+    halving = RetryInHalves(greedy(most, seen), "continuing with {count} slices.")
     batch = torch.arange(31.0)
     assert torch.equal(halving(batch), 2 * batch)
     assert seen == asked
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == len([n for n in asked[:-1] if n > most])
-    assert all("going on with" in line for line in said)
+    assert all("continuing with" in line for line in said)
     seen.clear()
     halving(batch)
     assert max(seen) <= most
@@ -85,7 +85,7 @@ def test_where_a_gpu_is_too_small_the_cpu_goes_on(bundled_model, caplog):
     volume = np.random.default_rng(0).normal(size=(6, 20, 20)).astype(np.float32)
     segmenter = Segmenter(good.card, Small(good.network), load_on_cpu=lambda: good.network)
     np.testing.assert_array_equal(segmenter.segment(volume, np.eye(4)), good.segment(volume, np.eye(4)))
-    assert "the memory of cuda does not suffice; going on with the CPU" in caplog.text
+    assert "cuda does not have enough memory; continuing on the CPU" in caplog.text
 
 
 def test_where_nothing_suffices_one_line_says_what_to_do(bundled_model):
@@ -146,7 +146,7 @@ def segment_within(megabytes):
     assert "Traceback" not in result.stderr
     answer = json.loads(result.stdout)
     assert answer == [200, 512, 512] or "even in small parts" in answer
-    return "going on with" in result.stderr, answer
+    return "continuing with" in result.stderr, answer
 
 
 @pytest.mark.slow

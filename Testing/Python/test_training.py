@@ -300,13 +300,13 @@ def stopped(tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: {"config": dataclasses.replace(COMPACT, learning_rate=0.5)}, "other settings of learning_rate"),
-        (lambda d: {"config": dataclasses.replace(COMPACT, validations=1)}, "other settings of validations"),
+        (lambda d: {"config": dataclasses.replace(COMPACT, learning_rate=0.5)}, "other values of learning_rate"),
+        (lambda d: {"config": dataclasses.replace(COMPACT, validations=1)}, "other values of validations"),
         (lambda d: {"cases": 1}, "other cases"),
         (lambda d: add_case(d) or {}, r"other data \(added: extra\)"),
         (lambda d: change_case(d) or {}, r"other data \(changed: hippocampus_051\)"),
         (lambda d: rename_label(d) or {}, "other labels"),
-        (lambda d: damage(d) or {}, "is damaged; start anew with --overwrite"),
+        (lambda d: damage(d) or {}, "is damaged; start again with --overwrite"),
     ],
 )
 def test_another_training_is_not_resumed(tmp_path, stopped, change, message):
@@ -341,7 +341,7 @@ def damage(folder):
 
 def test_nothing_is_overwritten_unasked(tmp_path, stopped):
     shutil.copytree(stopped, tmp_path / "copy")
-    with pytest.raises(InputError, match="holds a stopped training; go on with --resume"):
+    with pytest.raises(InputError, match="holds a stopped training; continue it with --resume"):
         start(tmp_path / "copy" / "m.sam3d", data=tmp_path / "copy" / "data")
     (tmp_path / "n.sam3d").write_bytes(b"a model")
     with pytest.raises(InputError, match="exists already; add --overwrite"):
@@ -376,9 +376,9 @@ def test_a_model_to_begin_with_must_read_the_same_encoder(tmp_path, frozen, lend
     start(tmp_path / "other.sam3d", dataclasses.replace(COMPACT, seed=1))
     begun = dataclasses.replace(frozen, start_from=str(lender))
     start(tmp_path / "m.sam3d", begun)
-    with pytest.raises(InputError, match=r"reads the encoder compact_vit \w{16}"):
+    with pytest.raises(InputError, match=r"was trained on the encoder compact_vit \w{16}"):
         start(tmp_path / "n.sam3d", dataclasses.replace(begun, start_from=str(tmp_path / "other.sam3d")))
-    with pytest.raises(InputError, match="is not the one to train"):
+    with pytest.raises(InputError, match="differs from the one to train"):
         start(tmp_path / "n.sam3d", dataclasses.replace(begun, channels=(256, 16, 8, 8, 8)))
     refined = start(tmp_path / "r.sam3d", dataclasses.replace(COMPACT, start_from=str(lender), image_size=48))
     assert refined.card.encoder.image_size == 48

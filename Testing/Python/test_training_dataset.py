@@ -150,7 +150,7 @@ def test_a_folder_for_each_case(tmp_path):
 def test_two_files_of_one_case_are_refused_naming_both(decathlon):
     shutil.copy(decathlon / "imagesTr" / "a.nii.gz", decathlon / "imagesTr" / "a.nii.gz.bak")
     write(decathlon / "imagesTr" / "a.nrrd", labels_array())
-    with pytest.raises(InputError, match=r"a\.nii\.gz' and .*a\.nrrd' are both of the case 'a'"):
+    with pytest.raises(InputError, match=r"a\.nii\.gz' and .*a\.nrrd' both belong to the case 'a'"):
         find_dataset(decathlon)
 
 

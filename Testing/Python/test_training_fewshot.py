@@ -45,7 +45,7 @@ def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
         run_benchmark(again, tmp_path / "out", Watch(cancelled=lambda: pytest.fail("nothing is left to train"))) == rows
     )
     other = dataclasses.replace(benchmark, configs=(dataclasses.replace(CONFIG, batch_size=2),))
-    with pytest.raises(InputError, match="is of another SAM3DSegment, 3-D U-Net"):
+    with pytest.raises(InputError, match="was measured with another SAM3DSegment, 3-D U-Net"):
         run_benchmark(other, tmp_path / "out", UNWATCHED)
     with pytest.raises(Cancelled):
         run_benchmark(dataclasses.replace(benchmark, seeds=(1,)), tmp_path / "out", Watch(cancelled=lambda: True))

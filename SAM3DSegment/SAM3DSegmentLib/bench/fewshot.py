@@ -112,10 +112,10 @@ def _read_rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], li
         before = json.loads(path.read_text(encoding="utf-8"))
         known, rows = dict(before["settings"]), list(before["rows"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is not a benchmark's; give another folder.") from error
+        raise InputError(f"{str(path)!r} was not written by this benchmark; give another folder.") from error
     changed = [name for name in settings if name in known and known[name] != settings[name]]
     if changed:
-        raise InputError(f"{str(path)!r} is of another {', '.join(changed)}; give another folder.")
+        raise InputError(f"{str(path)!r} was measured with another {', '.join(changed)}; give another folder.")
     return {**known, **settings}, rows
 
 

@@ -1,6 +1,6 @@
 """Randomly changed views of a prepared case; transforms from MONAI.
 
-A view starts from the very slices that inference sees. Noise is drawn on the volume's own pixels, then shrunk as they
+A view starts from the slices that inference sees. Noise is drawn on the volume's own pixels, then shrunk as they
 were; rotation, scaling and shear act in mm, so that shapes are kept where voxels are not cubes.
 """
 

@@ -1,4 +1,4 @@
-"""What is told of a training while it runs, and what else happens after each of its steps."""
+"""What happens after a training step beside the training: progress, logs, and encoding of further copies."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ FAR = 2.0  # times as large or as small as the median spacing
 def check(
     data: str | Path, config: TrainingConfig, options: Options, watch: Watch = UNWATCHED
 ) -> tuple[list[str], bool]:
-    """Lines for people, and whether any case cannot be trained on. Raises InputError where there is no plan at all."""
+    """Lines for people, and whether any case cannot be trained on. Raises InputError if no plan can be made."""
     plan = make_plan(data, config, options.cases, watch=watch)
     lines = describe(plan)
     try:

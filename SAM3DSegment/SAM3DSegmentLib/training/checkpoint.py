@@ -82,4 +82,4 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path) -> InputError:
-    return InputError(f"the checkpoint {str(path)!r} is damaged; start anew with --overwrite.")
+    return InputError(f"the checkpoint {str(path)!r} is damaged; start again with --overwrite.")

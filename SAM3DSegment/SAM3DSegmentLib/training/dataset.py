@@ -168,7 +168,7 @@ def _by_case(files: Iterable[VolumeFile], case_of: Callable[[str], str]) -> dict
         if other is not file:
             channels = all(_CHANNEL_ENDING.search(one.name) for one in (other, file))
             remedy = "a model reads one channel: keep one of them" if channels else "keep one of them"
-            raise InputError(f"{str(other.path)!r} and {str(file.path)!r} are both of the case {case!r}; {remedy}.")
+            raise InputError(f"{str(other.path)!r} and {str(file.path)!r} both belong to the case {case!r}; {remedy}.")
     return {case: file.path for case, file in found.items()}
 
 

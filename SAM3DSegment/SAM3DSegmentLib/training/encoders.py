@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -55,54 +55,27 @@ class Lesson:
     callbacks: tuple[Callback, ...] = ()
 
 
-class LoadedEncoder(Protocol):
-    """An encoder that is here, on the training's device. sha256: "" of one that is still to be learnt."""
-
-    sha256: str
-
-    def uncached(self) -> SliceEncoder:
-        """To be timed."""
-        ...
-
-    def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
-        """Raises InputError unless a decoder such as `wanted` can begin with the model `name`, which has this card."""
-        ...
-
-    def lesson(
-        self,
-        decoder: Sam3dDecoder,
-        start: Sam3dModel | None,
-        cases: list[PreparedCase],
-        config: TrainingConfig,
-        folder: Path,
-        fabric: Fabric,
-    ) -> Lesson:
-        """start: the model to begin with; folder: for what is kept of the cases' views."""
-        ...
-
-
-class TrainingEncoder(Protocol):
-    """What a training's plan asks of its encoder."""
+class TrainingEncoder:
+    """What a training's plan asks of its encoder; what is here holds for SAM's."""
 
     def settings(self) -> dict[str, Any]:
         """Settings of a training that are the encoder's unless the user gives others."""
-        ...
+        return {}
 
     def check(self, config: TrainingConfig) -> None:
         """Raises InputError for settings that it cannot be used with."""
-        ...
 
     def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
         """Pixels of the square for cases of this median spacing and extent, slicing axis first."""
-        ...
+        return DEFAULT_IMAGE_SIZE
 
     def kept_views(self, config: TrainingConfig) -> int:
         """Views of each case whose embeddings are computed once and kept."""
-        ...
+        return 1 + config.augmented_copies
 
     def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         """Raises WeightsError, ModelFileError."""
-        ...
+        raise NotImplementedError
 
 
 def find_encoder(name: str) -> TrainingEncoder:
@@ -115,29 +88,17 @@ def find_encoder(name: str) -> TrainingEncoder:
 
 
 @dataclass(frozen=True)
-class SamEncoder:
+class SamEncoder(TrainingEncoder):
     """SAM's own, frozen, from its checkpoint."""
 
     name: str
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def check(self, config: TrainingConfig) -> None:
-        pass
-
-    def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
-        return DEFAULT_IMAGE_SIZE
-
-    def kept_views(self, config: TrainingConfig) -> int:
-        return 1 + config.augmented_copies
 
     def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         return FrozenForTraining(load_encoder(self.name, sam_checkpoint, image_size, device), {})
 
 
 @dataclass(frozen=True)
-class LentEncoder:
+class LentEncoder(TrainingEncoder):
     """That of a model, frozen; the new model carries it too, if that one does."""
 
     name: str
@@ -150,17 +111,11 @@ class LentEncoder:
             lent["augmented_copies"] = COPIES_FOR_A_COMPACT_ENCODER
         return lent
 
-    def check(self, config: TrainingConfig) -> None:
-        pass
-
     def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
         """The lender's own, or up to 256 what shows slices pixel by pixel."""
         pixels = max(extent_mm[1:]) / min(spacing_mm[1:])  # of a square that holds a slice
         as_fine = PATCH_SIZE * math.ceil(round(pixels, 3) / PATCH_SIZE)
         return max(self.lender.encoder.image_size, min(as_fine, DEFAULT_IMAGE_SIZE))
-
-    def kept_views(self, config: TrainingConfig) -> int:
-        return 1 + config.augmented_copies
 
     def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         lender = load_model(self.name)
@@ -169,21 +124,15 @@ class LentEncoder:
 
 
 @dataclass(frozen=True)
-class LearntEncoder:
+class LearntEncoder(TrainingEncoder):
     """A compact one, trained with the decoder and frozen in the model, which carries it."""
-
-    def settings(self) -> dict[str, Any]:
-        return {}
 
     def check(self, config: TrainingConfig) -> None:
         if config.folds > 1:
             raise InputError(
-                f"folds {config.folds} need one encoder for all of them, and {COMPACT_ENCODER!r} would be trained anew "
-                "in each; give another encoder."
+                f"folds {config.folds} need one encoder for all of them, but {COMPACT_ENCODER!r} would be trained anew "
+                "in each; choose another encoder."
             )
-
-    def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
-        return DEFAULT_IMAGE_SIZE
 
     def kept_views(self, config: TrainingConfig) -> int:
         return 0
@@ -193,7 +142,7 @@ class LearntEncoder:
 
 
 class FrozenForTraining:
-    """A frozen encoder on a device, and its tensors if the model is to carry them."""
+    """A frozen encoder on the training's device, and its tensors if the model is to carry them."""
 
     def __init__(self, encoder: FrozenEncoder, tensors: dict[str, Tensor]) -> None:
         self.sha256 = encoder.config.sha256
@@ -205,14 +154,16 @@ class FrozenForTraining:
         return CachedEncoder(self._encoder, EmbeddingCache())
 
     def uncached(self) -> SliceEncoder:
+        """To be timed."""
         return self._encoder
 
     def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
+        """Raises InputError unless a decoder such as `wanted` can begin with the model `name`, which has this card."""
         _check_decoder(name, wanted, card)
         if card.encoder.sha256 != self.sha256:
             raise InputError(
-                f"the decoder of {name!r} reads the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., not "
-                f"{self._encoder.config.name} {self.sha256[:16]}...; give `encoder` that of {name!r}, or do not start "
+                f"{name!r} was trained on the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., "
+                f"not {self._encoder.config.name} {self.sha256[:16]}...; use the encoder of {name!r}, or do not start "
                 "from it."
             )
 
@@ -225,6 +176,7 @@ class FrozenForTraining:
         folder: Path,
         fabric: Fabric,
     ) -> Lesson:
+        """start: the model to begin with; folder: for what is kept of the cases' views."""
         views = StoredViews(cases, config, self._cached.cache, folder, fabric.world_size)
         encoder = ViewEncoder(views, self._cached, fabric.global_rank, fabric.world_size)
 
@@ -255,7 +207,9 @@ class UntrainedForTraining:
     def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
         _check_decoder(name, wanted, card)
         if card.encoder.vit != COMPACT_VIT:
-            raise InputError(f"{name!r} carries no encoder such as {COMPACT_ENCODER}; do not start from it.")
+            raise InputError(
+                f"{name!r} does not contain an encoder of the kind {COMPACT_ENCODER}; do not start from it."
+            )
 
     def lesson(
         self,
@@ -277,6 +231,9 @@ def _check_decoder(name: str, wanted: DecoderConfig, card: ModelCard) -> None:
     has = dataclasses.replace(card.decoder, levels=wanted.levels, detail=card.decoder.detail or wanted.detail)
     if has != wanted or card.decoder.levels < wanted.levels:
         raise InputError(
-            f"the decoder of {name!r}, {card.decoder}, is not the one to train, {wanted}; use its labels, "
+            f"the decoder of {name!r}, {card.decoder}, differs from the one to train, {wanted}; use its labels, "
             "channels, detail and at most its levels, or do not start from it."
         )
+
+
+LoadedEncoder = FrozenForTraining | UntrainedForTraining

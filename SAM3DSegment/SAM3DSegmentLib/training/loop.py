@@ -59,7 +59,7 @@ def make_fabric(device: torch.device) -> Fabric:
     half = resolve_precision("auto", device)
     mixed = {torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}.get(half, "32-true")
     precision: Any = mixed
-    if "LT_CLI_USED" in os.environ:  # `fabric run` has said the rest, and started the processes
+    if "LT_CLI_USED" in os.environ:  # `fabric run` has set the rest, and started the processes
         return Fabric(precision=None if "LT_PRECISION" in os.environ else precision)
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         fabric = Fabric(
@@ -133,7 +133,7 @@ class Loop:
         """Train on one batch a step, and call back after each, until the budget is spent or a callback stops it.
 
         When it should finish, the budget counts as spent after this step. False if it was cancelled. Raises
-        TrainingError if the loss or a gradient is no number; the weights are then those of the step before.
+        TrainingError if the loss or a gradient is not finite; the weights are then those of the step before.
         """
         source = iter(batches)
         while self.fraction < 1 and not self.state.is_stopped:
@@ -210,7 +210,7 @@ class Loop:
         if not math.isfinite(value):
             raise TrainingError(
                 f"the {what} became {value} in step {self.state.step + 1}; use a smaller learning_rate than "
-                f"{self.config.learning_rate}, and look at the data with --check."
+                f"{self.config.learning_rate}, and check the data with --check."
             )
 
     def _learning_rate(self) -> float:

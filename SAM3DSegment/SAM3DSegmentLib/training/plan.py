@@ -138,7 +138,7 @@ def make_plan(
 
 
 def _levels(config: TrainingConfig, fit: SquareFit) -> int:
-    """As many as asked for; else as the model that is begun with; else as the cases' own grid needs."""
+    """As many as asked for; else as in the model to begin with; else what the cases' own grid needs."""
     if config.levels or not config.start_from:
         return config.levels or fit.level()
     return read_card(find_model(config.start_from)).decoder.levels

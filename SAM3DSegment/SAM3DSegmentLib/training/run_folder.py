@@ -61,7 +61,8 @@ class RunFolder:
             raise InputError(f"there is no stopped training in {str(self.path)!r}; start without --resume.")
         if stopped and not options.resume and not options.overwrite:
             raise InputError(
-                f"{str(self.path)!r} holds a stopped training; go on with --resume, or start anew with --overwrite."
+                f"{str(self.path)!r} holds a stopped training; continue it with --resume, or start again with "
+                "--overwrite."
             )
         if self.path.exists() and not self.record.is_file() and any(self.path.iterdir()):
             raise InputError(
@@ -107,7 +108,7 @@ class RunFolder:
         try:
             return json.loads(self.record.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            raise InputError(f"{str(self.record)!r} is damaged ({error}); start anew with --overwrite.") from error
+            raise InputError(f"{str(self.record)!r} is damaged ({error}); start again with --overwrite.") from error
 
 
 def make_record(plan: Plan, encoder_sha256: str) -> dict[str, Any]:
@@ -132,14 +133,16 @@ def _require_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> No
     ]
     parts = []
     if settings:
-        parts.append(f"other settings of {', '.join(settings)}")
+        parts.append(f"other values of {', '.join(settings)}")
     if changes := describe_difference(before["fingerprint"], now["fingerprint"]):
         parts.append(f"other data ({changes})")
     for key, name in (("labels", "labels"), ("encoder", "encoder"), ("decoder", "decoder"), ("splits", "cases")):
         if before[key] != now[key]:
             parts.append(f"other {name}")
     if parts:
-        raise InputError(f"{str(path)!r} is of {', '.join(parts)}; use the same, or start anew with --overwrite.")
+        raise InputError(
+            f"{str(path)!r} was made with {', '.join(parts)}; use the same, or start again with --overwrite."
+        )
 
 
 def describe_difference(before: dict[str, str], now: dict[str, str]) -> str:

@@ -70,8 +70,8 @@ class Samples(Dataset[Any]):
     ) -> None:
         """step_size: samples of one training step on all devices.
 
-        for_detail: where every second sample of a batch comes from, for a detail part alone. The first of a batch never
-        does, so that each device has gradients of all weights.
+        for_detail: where every second sample of a batch comes from, for a detail part alone. The first sample of a
+        batch is always for the whole network, so that each device has gradients of all weights.
         """
         self._cases = cases
         self._views = views

@@ -54,7 +54,7 @@ def score_cases(
 ) -> Scores:
     """Segment the cases, each device its share, one at a time in memory. Raises Cancelled.
 
-    Several devices are not asked to cancel in between: all have to come to the end together.
+    With several devices it cannot be cancelled in between: all have to reach the end together.
     """
     dice = np.zeros((len(cases), len(labels)))
     watch = watch.silent() if fabric.world_size == 1 else UNWATCHED
