@@ -21,9 +21,15 @@ import torch
 import image_files as make
 from conftest import MODULE, ijk_to_ras_of
 from image_files import voxels
+from SAM3DSegmentLib.base.errors import Cancelled
+from SAM3DSegmentLib.base.watch import Watch
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.commands import sources
+from SAM3DSegmentLib.commands.batch import Request, segment_files
 from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.formats import volumes
 from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import Sam3dModel, save_model
 from SAM3DSegmentLib.sam.vit import build_vit
 
@@ -293,7 +299,7 @@ VOLUMES = [
     case("values too small", nrrd(array=voxels(np.float64) * 1e-300), "values up to .*e-298, outside the range"),
     case("values made too large", nifti((112, "<2f", 1e38, 0)), r"scl_slope 1e\+38 and scl_inter 0; fix"),
     case("scl_inter NaN", nifti((112, "<2f", 1, np.nan)), "scl_slope 1 and scl_inter nan; fix the file's header"),
-    case("no spacing nrrd", nrrd(space=None, space_directions=None, space_origin=None), "not state the size of its voxels"),
+    case("no spacing nrrd", nrrd(space=None, space_directions=None, space_origin=None), "not state the size of its"),
     case("no spacing mha", mha(ElementSpacing=None), r"does not state the size of its voxels \(no ElementSpacing"),
     case("spacing 0 nii", nifti((80, "<f", 0)), "has pixdim 0 1.5 2, which is not a voxel size"),
     case("spacing NaN nii", nifti((84, "<f", np.nan)), "has pixdim 1 nan 2"),
@@ -880,8 +886,6 @@ def test_one_bad_volume_does_not_end_a_folder(d, command, harm, name, message):
 
 def test_one_volume_that_is_too_large_does_not_end_a_folder(d, command, monkeypatch):
     """Memory cannot be made to run out at will in a test: the segmenter raises what torch and numpy raise."""
-    from SAM3DSegmentLib.inference import Segmenter
-
     in_folder(d, a_nrrd=make.write, b_nrrd=make.write, c_nrrd=make.write, e_nrrd=make.write)
     errors = [None, MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), None]
     segment = Segmenter.segment_with_confidence
@@ -919,6 +923,35 @@ def test_results_beside_the_images_are_not_segmented_in_the_next_run(d, command)
         assert code == 0, err
         assert expected in err or expected.startswith("1")
     assert sorted(path.name for path in (d / "in").iterdir()) == ["a.nrrd", "a.seg.nrrd"]
+
+
+def test_the_header_of_an_input_is_read_once(d, command, monkeypatch):
+    read = []
+
+    def counted(path, read_header=volumes.read_header):
+        read.append(path.name)
+        return read_header(path)
+
+    for module in (volumes, sources):
+        monkeypatch.setattr(module, "read_header", counted)
+    in_folder(d, a_nrrd=make.write, b_nii_gz=make.nifti, c_seg_nrrd=make.write)
+    make.named_segments(d / "in" / "drawn.nrrd", voxels(np.uint8), {1: "x"})
+    assert command("segment", "in", "-o", "out")[0] == 0
+    assert sorted(read) == ["a.nrrd", "b.nii.gz", "drawn.nrrd"]
+    read.clear()
+    assert command("segment", d / "in" / "a.nrrd", "-o", "o.nrrd")[0] == 0
+    assert read == ["a.nrrd"]
+
+
+def test_a_cancelled_folder_keeps_and_counts_what_is_segmented(d, bundled_model):
+    in_folder(d, a_nrrd=make.write, b_nrrd=make.write)
+    request = Request((d / "in",), sources.Outputs(d / "out"))
+    done = d / "out" / "a.seg.nrrd"
+    with pytest.raises(Cancelled, match="cancelled; 1 of 2 volumes were segmented"):
+        segment_files(
+            request, bundled_model, lambda: Segmenter.load(bundled_model, "cpu"), Watch(cancelled=done.exists)
+        )
+    assert list((d / "out").iterdir()) == [done]
 
 
 # ---- evaluate

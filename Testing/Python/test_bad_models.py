@@ -187,7 +187,7 @@ def test_a_model_that_may_not_be_read(tmp_path, good):
     path.write_bytes(good)
     path.chmod(0)
     if os.geteuid() != 0:
-        with pytest.raises(ModelFileError, match=r"Permission denied.*check its rights"):
+        with pytest.raises(ModelFileError, match=r"Permission denied.*check its permissions"):
             read_card(path)
         return
     code = (
