@@ -1,4 +1,4 @@
-"""What a model file remembers to give the same mask on another machine: a `ModelCard` is its header.
+"""What a model file stores so that it gives the same mask on another machine: a `ModelCard` is its header.
 
 Values are checked when an object is made, so a bad one fails before any work is done.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .base.errors import require
 
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
-# One cell in each direction would leave the decoder's norms a single value of a volume of one slice.
+# With one cell in each direction, the decoder's norms would see a single value in a volume of one slice.
 LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
@@ -20,8 +20,8 @@ def require_image_size(pixels: int) -> None:
     """Raises InputError unless an encoder can take slices of pixels x pixels, and a decoder what it makes of them."""
     require(
         LEAST_IMAGE_SIZE <= pixels <= LARGEST_IMAGE_SIZE and pixels % PATCH_SIZE == 0,
-        f"image_size {pixels} is no multiple of {PATCH_SIZE} in {LEAST_IMAGE_SIZE}..{LARGEST_IMAGE_SIZE}; use for "
-        "example 256 or 1024.",
+        f"image_size {pixels} is not a multiple of {PATCH_SIZE} in {LEAST_IMAGE_SIZE}..{LARGEST_IMAGE_SIZE}; "
+        "use for example 256 or 1024.",
     )
 
 
@@ -110,9 +110,7 @@ class DecoderConfig:
             self.upsampling in ("trilinear", "nearest"),
             f"upsampling {self.upsampling!r} is unknown; use 'trilinear' or 'nearest'.",
         )
-        require(
-            1 <= self.heads <= 4, f"heads {self.heads} is outside 1..4; the default of 4 gives every level its own."
-        )
+        require(1 <= self.heads <= 4, f"heads {self.heads} is outside 1..4; the default of 4 gives every level a head.")
         require(
             self.head in ("linear", "convolutional"),
             f"head {self.head!r} is unknown; use 'linear', or 'convolutional' for the paper's public code.",

@@ -20,7 +20,7 @@ from .sam.weights import resolve_checkpoint
 class FrozenEncoder:
     """A frozen encoder on one device: slices (B, 3, S, S) float32, SAM-normalised -> (B, 256, S/16, S/16) float32.
 
-    It is no `nn.Module`, so that an optimiser or a decoder's state_dict cannot take hold of its weights.
+    Not an `nn.Module`, so that neither an optimiser nor a decoder's state_dict can include its weights.
     """
 
     def __init__(self, vit: nn.Module, config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> None:
@@ -70,7 +70,9 @@ def load_encoder(
     try:
         sha256 = remembered_sha256(path)
     except OSError as error:
-        raise WeightsError(f"checkpoint {str(path)!r} cannot be read: {error.strerror}; check its rights.") from error
+        raise WeightsError(
+            f"checkpoint {str(path)!r} cannot be read ({error.strerror}); check its permissions."
+        ) from error
     if expected_sha256 and sha256 != expected_sha256:
         raise WeightsError(
             f"checkpoint {str(path)!r} has SHA-256 {sha256[:16]}..., but the model was trained with "
@@ -86,9 +88,9 @@ def load_encoder(
 def encoder_from_tensors(
     config: EncoderConfig, tensors: dict[str, Tensor], device: str | torch.device = "auto", precision: str = "auto"
 ) -> FrozenEncoder:
-    """The encoder that a model file carries: `tensors` as `nn.Module.state_dict` names them."""
+    """The encoder that a model file contains: `tensors` as `nn.Module.state_dict` names them."""
     if config.vit is None:
-        raise InputError(f"encoder {config.name!r} is not carried in the model file; load its checkpoint instead.")
+        raise InputError(f"encoder {config.name!r} is not stored in the model file; load its checkpoint instead.")
     target = resolve_device(str(device))
     vit = build_vit(config.vit, config.image_size)
     load_vit_state(vit, tensors, config.name)

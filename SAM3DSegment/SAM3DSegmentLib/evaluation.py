@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from .base.errors import Cancelled, InputError, Sam3dError
+from .base.errors import InputError, Sam3dError
 from .base.files import last_line
+from .base.watch import UNWATCHED, Watch
 from .formats.label_maps import LabelMap, read_label_map
 from .formats.segments import BACKGROUND
 from .formats.volumes import volumes_by_name
@@ -66,15 +67,17 @@ class Evaluation:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0) -> Evaluation:
+def evaluate_folders(
+    predictions: Path, labels: Path, tolerance_mm: float = 1.0, watch: Watch = UNWATCHED
+) -> Evaluation:
     """Rows of each label of each case that both folders hold, by name; then, per label, the mean over cases.
 
     A label that is in any case has a row in each. tolerance_mm is that of the surface Dice. A case that cannot be
-    compared is noted as failed. Raises InputError if the tolerance is no number of mm, a folder is missing, no names
-    agree, or no case holds a label.
+    compared is noted as failed. Raises InputError if the tolerance is not a finite number of mm, a folder is missing,
+    no names agree, or no case holds a label; Cancelled between two cases.
     """
     if not 0 <= tolerance_mm < math.inf:
-        raise InputError(f"tolerance {tolerance_mm} mm is not a number from 0 on; 1 mm is a good start.")
+        raise InputError(f"tolerance {tolerance_mm} mm is not a finite number of at least 0; 1 mm is a good start.")
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
@@ -82,7 +85,8 @@ def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0)
     names = sorted(set(references) & set(predicted))
     if not names:
         raise InputError(
-            f"no file of {str(predictions)!r} is named as one in {str(labels)!r}; names must agree up to the ending."
+            f"no file in {str(predictions)!r} has the name of one in {str(labels)!r}; names must agree except for the "
+            "ending."
         )
     if extra := sorted(set(predicted) - set(references)):
         logger.warning("%d predictions have no reference: %s.", len(extra), ", ".join(extra[:5]))
@@ -90,15 +94,14 @@ def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0)
     metrics: dict[str, dict[int, LabelMetrics]] = {}
     known: dict[str, int] = {}
     for name in names:
+        watch.check()
         try:
             metrics[name] = _compare_case(predicted[name], references[name], tolerance_mm, known)
-        except Cancelled:
-            raise
         except (Sam3dError, MemoryError, RuntimeError) as error:
             result.failed[name] = last_line(error)
             logger.error("%s", result.failed[name])
     if metrics and not any(metrics.values()):
-        raise InputError(f"no label map of {str(predictions)!r} or {str(labels)!r} holds a label; check the folders.")
+        raise InputError(f"no label map in {str(predictions)!r} or {str(labels)!r} holds a label; check the folders.")
     found = sorted({label for case in metrics.values() for label in case})
     for name, case in metrics.items():
         result.rows.extend(_row(name, label, [case.get(label, ABSENT)]) for label in found)
@@ -109,7 +112,7 @@ def evaluate_folders(predictions: Path, labels: Path, tolerance_mm: float = 1.0)
 def _compare_case(
     prediction: Path, reference: Path, tolerance_mm: float, known: dict[str, int]
 ) -> dict[int, LabelMetrics]:
-    """Metrics by label. `known` are the labels that segments of the cases before were named by."""
+    """Metrics by label. `known`: the label of each segment name in the cases before."""
     theirs, ours = read_label_map(reference), read_label_map(prediction)
     grid = _common_grid(ours, theirs)
     i, j, k = spacing_and_directions(theirs.ijk_to_ras)[0].tolist()
@@ -144,7 +147,7 @@ def _common_grid(ours: LabelMap, theirs: LabelMap) -> tuple[list[tuple[int, int]
 
 
 def _mask(label_map: LabelMap, parts: list[tuple[int, int]], padding: list[tuple[int, int]]) -> np.ndarray:
-    """Where any of the (layer, value) is, boolean (K, J, I)."""
+    """Where any of the (layer, value) is, boolean (K, J, I), padded."""
     found = np.zeros(label_map.layers.shape[1:], bool)
     for layer, value in parts:
         found |= label_map.layers[layer] == value
@@ -166,8 +169,8 @@ def _parts_by_label(label_map: LabelMap, known: dict[str, int]) -> dict[int, lis
         others = [other for other, taken in known.items() if taken == label and other != segment.key]
         if others:
             raise InputError(
-                f"{str(label_map.path)!r} names the label {label} {segment.name!r}, and another file {others[0]!r}; "
-                "give segments of one structure one name, or save them as plain label maps."
+                f"{str(label_map.path)!r} names the label {label} {segment.name!r}, but another file names it "
+                f"{others[0]!r}; use the same name for a structure in all files, or save them as plain label maps."
             )
         found.setdefault(label, []).append((segment.layer, segment.value))
     return found

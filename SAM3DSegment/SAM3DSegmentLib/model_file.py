@@ -63,7 +63,7 @@ class Sam3dModel:
 
 
 def save_model(model: Sam3dModel, path: str | Path) -> None:
-    """Write `path` whole or not at all."""
+    """The file appears complete or not at all."""
     tensors: dict[str, Tensor] = {}
     for number, decoder in enumerate(model.decoders):
         prefix = f"{_DECODER}{number}." if model.more_decoders else _DECODER
@@ -86,7 +86,7 @@ def _smallest(tensor: Tensor) -> Tensor:
 def load_model(name_or_path: str | Path) -> Sam3dModel:
     """A model by name (see `sam3dsegment models list`) or by its file's path. Raises InputError, ModelFileError.
 
-    Nothing larger than the file is allocated, whatever its header says.
+    No more memory than the file's size is allocated, whatever its header says.
     """
     path = find_model(name_or_path)
     card = read_card(path)
@@ -94,7 +94,7 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, safetensors.SafetensorError) as error:
-        raise ModelFileError(f"{str(path)!r} is no model file, or it is damaged; copy it again.") from error
+        raise ModelFileError(f"{str(path)!r} is not a model file, or it is damaged; copy it again.") from error
     _check_tensors(tensors, path)
     decoder, *more = (_fill(card.decoder, part, path) for part in _decoders(tensors))
     return Sam3dModel(card, decoder, _under(tensors, _ENCODER), file_sha256(path), tuple(more))
@@ -111,12 +111,12 @@ def import_model(source: Path, overwrite: bool = False) -> Path:
         model.load_encoder("cpu")
     target = models_folder() / f"{source.stem}{SUFFIX}"
     if (bundled_folder() / target.name).exists():
-        raise InputError(f"{source.stem!r} is a bundled model's name; rename the file.")
+        raise InputError(f"{source.stem!r} is the name of a bundled model; rename the file.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"folder {str(target.parent)!r} cannot be made: {error.strerror}; check its rights."
+            f"folder {str(target.parent)!r} cannot be made ({error.strerror}); check its permissions."
         ) from error
     check_new_file(target, overwrite, [source])
     write_bytes(target, source.read_bytes())
@@ -131,7 +131,7 @@ def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
             )
         if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
             raise ModelFileError(
-                f"{name!r} of {str(path)!r} holds values that are no finite numbers; train the model again."
+                f"{name!r} of {str(path)!r} holds values that are not finite numbers; train the model again."
             )
 
 
@@ -140,7 +140,7 @@ def _fill(config: DecoderConfig, tensors: dict[str, Tensor], path: Path) -> Sam3
     try:
         with torch.device("meta"):  # shapes only
             decoder = Sam3dDecoder.from_config(config)
-    except (RuntimeError, OverflowError, TypeError) as error:  # numbers that no tensor can have
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor can have
         raise misfit from error
     if {key: value.shape for key, value in decoder.state_dict().items()} != {k: v.shape for k, v in tensors.items()}:
         raise misfit

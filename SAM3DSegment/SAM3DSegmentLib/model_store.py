@@ -25,7 +25,7 @@ def bundled_folder() -> Path:
 
 
 def list_models() -> list[Path]:
-    """Model files, the bundled ones first; a user's model hides no bundled one of the same name."""
+    """Model files, the bundled ones first; a user's model never hides a bundled one of the same name."""
     found: dict[str, Path] = {}
     for folder in (bundled_folder(), models_folder()):
         for path in sorted(folder.glob(f"[!.]*{SUFFIX}")):
@@ -39,12 +39,12 @@ def find_model(name_or_path: str | Path) -> Path:
     if path.suffix == SUFFIX or os.path.isfile(path):
         if not os.path.lexists(path):
             raise InputError(
-                f"model file {str(path)!r} does not exist; give a {SUFFIX} file or a name of `models list`."
+                f"model file {str(path)!r} does not exist; give a {SUFFIX} file or a name from `models list`."
             )
         return path
     models = {model.stem: model for model in list_models()}
     if str(name_or_path) not in models:
-        raise InputError(f"model {str(name_or_path)!r} is unknown; there are {', '.join(models) or 'none'}.")
+        raise InputError(f"model {str(name_or_path)!r} is unknown; use a model file, or one of {', '.join(models)}.")
     return models[str(name_or_path)]
 
 
@@ -55,7 +55,7 @@ def read_card(path: Path) -> ModelCard:
 
 def card_from_metadata(metadata: dict[str, str] | None, path: Path) -> ModelCard:
     if not metadata or METADATA_KEY not in metadata:
-        raise ModelFileError(f"{str(path)!r} is no SAM3DSegment model; make one with `sam3dsegment train`.")
+        raise ModelFileError(f"{str(path)!r} is not a SAM3DSegment model; make one with `sam3dsegment train`.")
     try:
         header: dict[str, Any] = json.loads(metadata[METADATA_KEY])
         version = header.pop("format_version")
@@ -63,7 +63,8 @@ def card_from_metadata(metadata: dict[str, str] | None, path: Path) -> ModelCard
         raise ModelFileError(f"the header of {str(path)!r} is damaged; copy the file again.") from error
     if version != FORMAT_VERSION:
         raise ModelFileError(
-            f"{str(path)!r} has format version {version}, this program reads {FORMAT_VERSION}; update SAM3DSegment."
+            f"{str(path)!r} has format version {version}, but this program reads version {FORMAT_VERSION}; update "
+            "SAM3DSegment."
         )
     try:
         return from_json(ModelCard, header)
@@ -86,12 +87,14 @@ def _read_metadata(path: Path) -> dict[str, str] | None:
     except IsADirectoryError as error:
         raise ModelFileError(f"model file {str(path)!r} is a folder; give a {SUFFIX} file.") from error
     except OSError as error:
-        raise ModelFileError(f"model file {str(path)!r} cannot be read: {error.strerror}; check its rights.") from error
+        raise ModelFileError(
+            f"model file {str(path)!r} cannot be read ({error.strerror}); check its permissions."
+        ) from error
     except (ValueError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{str(path)!r} is no model file, or it is damaged; copy it again.") from error
+        raise ModelFileError(f"{str(path)!r} is not a model file, or it is damaged; copy it again.") from error
 
 
 def _what_it_is(start: bytes) -> str:
     if start.startswith((b"PK", b"\x80")):
-        return "is a pickle of Python or torch, which could run any program and is never opened"
-    return "is no model file, or it is damaged" if start else "is empty"
+        return "is a Python or torch pickle, which could run any program and is never opened"
+    return "is not a model file, or it is damaged" if start else "is empty"

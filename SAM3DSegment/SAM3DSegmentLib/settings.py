@@ -18,7 +18,7 @@ from .card import (
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
-    require(low <= value <= high, f"{name} {value} is outside {low}..{high}.")
+    require(low <= value <= high, f"{name} {value} is outside {low}..{high}; choose a value in that range.")
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ class TrainingConfig:
         )
         require(
             self.epochs > 0 or 0 < self.minutes < math.inf,
-            f"minutes {self.minutes} is no length of time; give minutes above 0, or epochs.",
+            f"minutes {self.minutes} is not a duration; give minutes above 0, or epochs.",
         )
         if self.image_size:
             require_image_size(self.image_size)
         require(
             self.channels[:1] == (EMBEDDING_CHANNELS,),
-            f"channels {self.channels} must begin with {EMBEDDING_CHANNELS}, what encoders give.",
+            f"channels {self.channels} must begin with {EMBEDDING_CHANNELS}, the channels of the encoder's output.",
         )
         # Raises if they do not fit.
         DecoderConfig(
@@ -141,7 +141,10 @@ class TrainingConfig:
         )
         for what in ("value", "name"):
             given = [getattr(label, what) for label in self.labels]
-            require(len(set(given)) == len(given), f"the {what}s {given} of the labels are not all different.")
+            require(
+                len(set(given)) == len(given),
+                f"the {what}s {given} of the labels are not all different; change one of them.",
+            )
         if self.folds > 1 and self.validation_cases:
             raise InputError(
                 f"validation_cases {self.validation_cases} and folds {self.folds} exclude each other: each fold is "

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 
 from hidden import load_bare
 from SAM3DSegmentLib import __version__
-from SAM3DSegmentLib.commands import doctor
+from SAM3DSegmentLib.commands import examination
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment"
@@ -256,8 +256,10 @@ def test_the_doctor_looks_for_what_pip_installs_and_the_pins_cover_it():
     tomllib = pytest.importorskip("tomllib")  # since Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = requirements(project["dependencies"])
-    assert requirements(doctor._PACKAGES.values()) == wanted
-    assert requirements(doctor._TRAINING_PACKAGES.values()) == requirements(project["optional-dependencies"]["train"])
+    assert requirements(examination._PACKAGES.values()) == wanted
+    assert requirements(examination._TRAINING_PACKAGES.values()) == requirements(
+        project["optional-dependencies"]["train"]
+    )
     pinned = requirements((ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
     assert set(wanted) <= set(pinned)
 

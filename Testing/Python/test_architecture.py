@@ -27,7 +27,7 @@ WINGS = {
     "method": "decoder detail losses network work quality streaming postprocessing metrics",
     "sam": "sam/",
     "models": "encoder model_file model_store",
-    "inference": "inference evaluation",
+    "inference": "inference results evaluation",
     "training": "training/",
     "bench": "bench/",
     "commands": "commands/",

@@ -21,9 +21,15 @@ import torch
 import image_files as make
 from conftest import MODULE, ijk_to_ras_of
 from image_files import voxels
+from SAM3DSegmentLib.base.errors import Cancelled
+from SAM3DSegmentLib.base.watch import Watch
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.commands import sources
+from SAM3DSegmentLib.commands.batch import Request, segment_files
 from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.formats import volumes
 from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import Sam3dModel, save_model
 from SAM3DSegmentLib.sam.vit import build_vit
 
@@ -183,42 +189,46 @@ FILES = [
     case("empty nii.gz", text("a.nii.gz", b""), "a.nii.gz' is empty; copy or export it again"),
     case("empty nrrd", text("a.nrrd", b""), "a.nrrd' is empty"),
     case("empty mha", text("a.mha", b""), "a.mha' is empty"),
-    case("nonsense nii", text("a.nii", b"nonsense"), "is no NIfTI file, or damaged"),
-    case("nonsense nii.gz", text("a.nii.gz", b"nonsense"), "is no NIfTI file, or damaged"),
-    case("nonsense in gzip", text("a.nii.gz", gzip.compress(b"nonsense")), "is no NIfTI file, or damaged"),
-    case("nonsense nrrd", text("a.nrrd", b"nonsense"), "is no NRRD file, or damaged"),
-    case("nonsense mha", text("a.mha", b"nonsense"), "is no MetaImage file, or damaged"),
-    case("zeros", text("a.nii", bytes(5000)), "is no NIfTI file, or damaged"),
-    case("picture as nii", text("a.nii", b"\x89PNG\r\n\x1a\n" + bytes(500)), "is no NIfTI file"),
-    case("text", text("notes.txt", b"hello"), r"is of no known format; use \.nii, \.nii\.gz"),
-    case("macOS's shadow", text("._a.nii.gz", b"\0\x05\x16\x07" + bytes(100)), "is no NIfTI file, or damaged"),
+    case("nonsense nii", text("a.nii", b"nonsense"), "is not a NIfTI file, or it is damaged"),
+    case("nonsense nii.gz", text("a.nii.gz", b"nonsense"), "is not a NIfTI file, or it is damaged"),
+    case("nonsense in gzip", text("a.nii.gz", gzip.compress(b"nonsense")), "is not a NIfTI file, or it is damaged"),
+    case("nonsense nrrd", text("a.nrrd", b"nonsense"), "is not a NRRD file, or it is damaged"),
+    case("nonsense mha", text("a.mha", b"nonsense"), "is not a MetaImage file, or it is damaged"),
+    case("zeros", text("a.nii", bytes(5000)), "is not a NIfTI file, or it is damaged"),
+    case("picture as nii", text("a.nii", b"\x89PNG\r\n\x1a\n" + bytes(500)), "is not a NIfTI file"),
+    case("text", text("notes.txt", b"hello"), r"is not in a known format; use \.nii, \.nii\.gz"),
+    case("macOS's shadow", text("._a.nii.gz", b"\0\x05\x16\x07" + bytes(100)), "is not a NIfTI file, or it is damaged"),
     case("folder named as a file", folder_named_as_a_file, "holds no volume file and no DICOM series"),
     case("no permission", unreadable, "cannot be read .Permission denied", marks=as_root),
-    case("cut nii", truncated("a.nii"), "is cut short: its header tells of 1440 bytes"),
+    case("cut nii", truncated("a.nii"), "is cut short: its header declares 1440 bytes"),
     case("cut nii.gz", without_the_end_of_its_gzip, "is cut short; copy or download it again"),
-    case("cut nrrd", truncated("a.nrrd"), "is cut short: its header tells of 1440 bytes"),
+    case("cut nrrd", truncated("a.nrrd"), "is cut short: its header declares 1440 bytes"),
     case("cut nrrd gzip", truncated("a.nrrd", True), "is cut short"),
     case("cut mha", truncated("a.mha"), "is cut short"),
     case("cut mha zlib", truncated("a.mha", True), "is cut short"),
-    case("cut in the header, nii", truncated("a.nii", share=0.05), "is no NIfTI file, or damaged"),
+    case("cut in the header, nii", truncated("a.nii", share=0.05), "is not a NIfTI file, or it is damaged"),
     case("cut in the header, nrrd", truncated("a.nrrd", share=0.02), "has no 'dimension'|has no 'sizes'"),
     case("damaged nii.gz", damaged("a.nii.gz"), "is damaged .Error -3"),
     case("damaged nrrd", damaged("a.nrrd"), "is damaged .Error -3"),
     case("damaged mha", damaged("a.mha"), "is damaged .Error -3"),
-    case("mhd without raw", without_data("a.mhd"), "has its voxels in .*a.raw', which does not exist; copy both"),
-    case("nhdr without raw", without_data("a.nhdr"), "has its voxels in .*a.raw', which does not exist"),
-    case("gzip named nii", renamed("a.nii.gz", "a.nii"), "holds NIfTI compressed by gzip.*end in .nii.gz"),
-    case("NRRD named nii", renamed("a.nrrd", "a.nii"), "holds NRRD, which its ending .nii does not.*end in .nrrd"),
-    case("NRRD named nii.gz", renamed("a.nrrd", "a.nii.gz"), "holds NRRD, which its ending .nii.gz does not say"),
-    case("NRRD named mha", renamed("a.nrrd", "a.mha"), "holds NRRD"),
-    case("NIfTI named nrrd", renamed("a.nii", "a.nrrd"), "holds NIfTI, which its ending .nrrd.*end in .nii"),
-    case("NIfTI gzip named mha", renamed("a.nii.gz", "a.mha"), "holds NIfTI compressed by gzip"),
-    case("MetaImage named nrrd", renamed("a.mha", "a.nrrd"), "holds MetaImage"),
-    case("MetaImage named nii.gz", renamed("a.mha", "a.nii.gz"), "holds MetaImage"),
-    case("gzipped NRRD", gzipped_nrrd, "is NRRD compressed by gzip; unpack it with gunzip"),
-    case("DICOM named nii", misnamed_dicom, "holds DICOM, which its ending .nii"),
+    case(
+        "mhd without raw", without_data("a.mhd"), "stores its voxels in .*a.raw', which does not exist; copy both files"
+    ),
+    case("nhdr without raw", without_data("a.nhdr"), "stores its voxels in .*a.raw', which does not exist"),
+    case("gzip named nii", renamed("a.nii.gz", "a.nii"), "contains gzip-compressed NIfTI data, .*end in .nii.gz"),
+    case("NRRD named nii", renamed("a.nrrd", "a.nii"), "contains NRRD data, but its name ends in .nii; .*end in .nrrd"),
+    case("NRRD named nii.gz", renamed("a.nrrd", "a.nii.gz"), "contains NRRD data, but its name ends in .nii.gz;"),
+    case("NRRD named mha", renamed("a.nrrd", "a.mha"), "contains NRRD data"),
+    case(
+        "NIfTI named nrrd", renamed("a.nii", "a.nrrd"), "contains NIfTI data, but its name ends in .nrrd; .*end in .nii"
+    ),
+    case("NIfTI gzip named mha", renamed("a.nii.gz", "a.mha"), "contains gzip-compressed NIfTI data"),
+    case("MetaImage named nrrd", renamed("a.mha", "a.nrrd"), "contains MetaImage data"),
+    case("MetaImage named nii.gz", renamed("a.mha", "a.nii.gz"), "contains MetaImage data"),
+    case("gzipped NRRD", gzipped_nrrd, "contains gzip-compressed NRRD data; unpack it with gunzip"),
+    case("DICOM named nii", misnamed_dicom, "contains DICOM data, but its name ends in .nii"),
     case("one DICOM file", one_dicom_file, "is one DICOM file; give the folder"),
-    case("NIfTI-2", nifti((0, "<i8s", 540, b"n+2\0\r\n\x1a\n")), "is of NIfTI's second version; save it as the first"),
+    case("NIfTI-2", nifti((0, "<i8s", 540, b"n+2\0\r\n\x1a\n")), "is a NIfTI-2 file; save it as NIfTI-1"),
     case("a pair's header", nifti((344, "4s", b"ni1\0")), "is the header of a pair of files"),
 ]
 
@@ -244,7 +254,7 @@ VOLUMES = [
     case("2-D nii", flat("a.nii"), r"has 2 dimensions, size \(14, 15\)"),
     case("2-D nrrd", flat("a.nrrd"), "has 2 dimensions"),
     case("2-D mha", flat("a.mha"), "has 2 dimensions"),
-    case("4-D nii", frames("a.nii.gz"), r"has 4 dimensions, size \(4, 5, 6, 3\).*extract a frame"),
+    case("4-D nii", frames("a.nii.gz"), r"has 4 dimensions, size \(4, 5, 6, 3\).*one frame of a 4-D series"),
     case("4-D nrrd", frames("a.nrrd"), "has 4 dimensions"),
     case("4-D mha", frames("a.mha"), "has 4 dimensions"),
     case("colours nii", colours("a.nii"), "has 5 dimensions|colour"),
@@ -262,11 +272,11 @@ VOLUMES = [
     case("negative size nii", nifti((44, "<h", -3)), r"size \(12, -3, 6\)"),
     case("0 dimensions nii", nifti((40, "<h", 0)), "has 0 dimensions"),
     case("9 dimensions nii", nifti((40, "<h", 9)), "has 9 dimensions"),
-    case("huge nii", nifti(HUGE_NIFTI), "is cut short: its header tells of 54000000000000 bytes of voxels, and 1440"),
-    case("huge nii.gz", nifti(HUGE_NIFTI, name="a.nii.gz"), "is cut short: its header tells of 54000000000000 bytes"),
-    case("huge nrrd", nrrd(sizes="99999 99999 99999"), "is cut short: its header tells of 1999940000"),
+    case("huge nii", nifti(HUGE_NIFTI), "is cut short: its header declares 54000000000000 bytes of voxels, but 1440"),
+    case("huge nii.gz", nifti(HUGE_NIFTI, name="a.nii.gz"), "is cut short: its header declares 54000000000000 bytes"),
+    case("huge nrrd", nrrd(sizes="99999 99999 99999"), "is cut short: its header declares 1999940000"),
     case("huge nrrd gzip", nrrd(sizes="99999 99999 99999", encoding="gzip"), "is cut short: its header"),
-    case("huge mha", mha(DimSize="99999 99999 99999"), "is cut short: its header tells"),
+    case("huge mha", mha(DimSize="99999 99999 99999"), "is cut short: its header declares"),
     case("sizes as words nrrd", nrrd(sizes="a b c"), "header of .* cannot be understood"),
     case("sizes as words mha", mha(DimSize="a b c"), "header of .* cannot be understood"),
     case("sizes of other dimensions nrrd", nrrd(sizes="12 60"), "has 2 sizes for 3 dimensions"),
@@ -274,24 +284,24 @@ VOLUMES = [
     case("no sizes nrrd", nrrd(sizes=None), "has no 'sizes'"),
     case("no byte order nrrd", nrrd(endian=None), "has no 'endian'"),
     case("unknown byte order nrrd", nrrd(endian="middle"), "byte order 'middle', not 'little' or 'big'"),
-    case("text encoding nrrd", nrrd(encoding="ascii"), "encoding 'ascii'; save it again as raw or gzip"),
+    case("text encoding nrrd", nrrd(encoding="ascii"), "encoding 'ascii'; save it as raw or gzip"),
     case("bzip2 nrrd", nrrd(encoding="bzip2"), "encoding 'bzip2'"),
-    case("many data files nrrd", nrrd(data_file="s%03d.raw 1 6 1"), "voxels in many files"),
-    case("skipped lines nrrd", nrrd(line_skip="2"), "skips a part of its data"),
-    case("text mha", mha(BinaryData="False"), "has its voxels as text"),
-    case("many data files mha", mha(ElementDataFile="LIST"), "voxels in many files"),
+    case("many data files nrrd", nrrd(data_file="s%03d.raw 1 6 1"), "stores its voxels in several files"),
+    case("skipped lines nrrd", nrrd(line_skip="2"), "skips part of its data"),
+    case("text mha", mha(BinaryData="False"), "stores its voxels as text"),
+    case("many data files mha", mha(ElementDataFile="LIST"), "stores its voxels in several files"),
     case("channels mha", mha(ElementNumberOfChannels=3, data=bytes(4320)), "has 3 values per voxel"),
-    case("offset in front nii", nifti((108, "<f", -1)), "vox_offset -1, which is no place"),
+    case("offset in front nii", nifti((108, "<f", -1)), "vox_offset -1, which is not in the file"),
     case("offset behind nii", nifti((108, "<f", 1e6)), "is cut short"),
     case("offset NaN nii", nifti((108, "<f", np.nan)), "vox_offset nan"),
     case("all NaN", nrrd(array=np.full(make.SHAPE, np.nan, np.float32)), "none of the 720 voxels is a finite number"),
-    case("values too large", nrrd(array=voxels(np.float64) * 1e300), r"values up to .*e\+302, which is outside"),
-    case("values too small", nrrd(array=voxels(np.float64) * 1e-300), "values up to .*e-298, which is outside"),
-    case("values made too large", nifti((112, "<2f", 1e38, 0)), r"scl_slope 1e\+38 and scl_inter 0; mend"),
-    case("scl_inter NaN", nifti((112, "<2f", 1, np.nan)), "scl_slope 1 and scl_inter nan; mend its header"),
-    case("no spacing nrrd", nrrd(space=None, space_directions=None, space_origin=None), "does not say how large"),
-    case("no spacing mha", mha(ElementSpacing=None), r"does not say how large its voxels are \(no ElementSpacing"),
-    case("spacing 0 nii", nifti((80, "<f", 0)), "has pixdim 0 1.5 2: its voxels have no size"),
+    case("values too large", nrrd(array=voxels(np.float64) * 1e300), r"values up to .*e\+302, outside the range"),
+    case("values too small", nrrd(array=voxels(np.float64) * 1e-300), "values up to .*e-298, outside the range"),
+    case("values made too large", nifti((112, "<2f", 1e38, 0)), r"scl_slope 1e\+38 and scl_inter 0; fix"),
+    case("scl_inter NaN", nifti((112, "<2f", 1, np.nan)), "scl_slope 1 and scl_inter nan; fix the file's header"),
+    case("no spacing nrrd", nrrd(space=None, space_directions=None, space_origin=None), "not state the size of its"),
+    case("no spacing mha", mha(ElementSpacing=None), r"does not state the size of its voxels \(no ElementSpacing"),
+    case("spacing 0 nii", nifti((80, "<f", 0)), "has pixdim 0 1.5 2, which is not a voxel size"),
     case("spacing NaN nii", nifti((84, "<f", np.nan)), "has pixdim 1 nan 2"),
     case("spacing negative nii", nifti((80, "<f", -1)), "has pixdim -1 1.5 2"),
     case("spacing infinite nii", nifti((80, "<f", np.inf)), "has pixdim inf"),
@@ -302,24 +312,24 @@ VOLUMES = [
     case("spacings NaN nrrd", nrrd(space_directions=None, space=None, space_origin=None, spacings="1 nan 1"),
          "has spacings 1 nan 1"),
     case("two spacings nrrd", nrrd(space_directions="(1,0,0) (0,1,0)"), "has 2 spacings for 3 dimensions"),
-    case("two spacings mha", mha(ElementSpacing="1 2"), "has 2 numbers of ElementSpacing instead of 3"),
-    case("short matrix mha", mha(TransformMatrix="1 0 0 0 1 0"), "has 6 numbers of TransformMatrix instead of 9"),
-    case("long origin mha", mha(Offset="1 " * 500), "has 500 numbers of Offset instead of 3"),
+    case("two spacings mha", mha(ElementSpacing="1 2"), "has 2 numbers in ElementSpacing instead of 3"),
+    case("short matrix mha", mha(TransformMatrix="1 0 0 0 1 0"), "has 6 numbers in TransformMatrix instead of 9"),
+    case("long origin mha", mha(Offset="1 " * 500), "has 500 numbers in Offset instead of 3"),
     case("spacing 0 mha", mha(ElementSpacing="1 0 2"), "has ElementSpacing 1 0 2"),
     case("spacing NaN mha", mha(ElementSpacing="1 nan 2"), "has ElementSpacing 1 nan 2"),
     case("spacing negative mha", mha(ElementSpacing="1 -1 2"), "has ElementSpacing 1 -1 2"),
     case("singular nrrd", nrrd(space_directions="(1,0,0) (1,0,0) (0,0,2)"), "do not span space|cannot be read"),
     case("singular mha", mha(TransformMatrix="1 0 0 1 0 0 0 0 1"), "do not span space|cannot be read"),
     case("nearly singular nrrd", nrrd(space_directions="(1,0,0) (1,0.0001,0) (0,0,2)"), "do not span space"),
-    case("origin NaN nrrd", nrrd(space_origin="(nan,0,0)"), "space origin .nan, 0.0, 0.0., which is no place"),
-    case("origin NaN mha", mha(Offset="nan 0 0"), "Offset .nan, 0.0, 0.0., which is no place"),
-    case("origin NaN nii", nifti((292, "<f", np.nan)), "has sform .*nan.* which is no place"),
+    case("origin NaN nrrd", nrrd(space_origin="(nan,0,0)"), "space origin .nan, 0.0, 0.0., which is not a finite"),
+    case("origin NaN mha", mha(Offset="nan 0 0"), "Offset .nan, 0.0, 0.0., which is not a finite position"),
+    case("origin NaN nii", nifti((292, "<f", np.nan)), "has sform .*nan.* which is not a finite position"),
     case("sheared sform", nifti((252, "<2h", 0, 1), (280, "<12f", -1, 0, 0, -5, 0, -1.5, -0.7, 6, 0, 0, 1.9, 7)),
-         "has tilted or otherwise scaled axes|cannot be read"),
+         "has sheared or rescaled axes|cannot be read"),
     case("sform of another size", nifti((252, "<2h", 0, 1), (280, "<12f", -3, 0, 0, -5, 0, -1.5, 0, 6, 0, 0, 2, 7)),
-         "has tilted or otherwise scaled axes"),
-    case("unit furlong nrrd", nrrd(space_units='"furlong" "furlong" "furlong"'), "sizes in furlong; save it"),
-    case("two units nrrd", nrrd(space_units='"mm" "um" "mm"'), "sizes in mm, um"),
+         "has sheared or rescaled axes"),
+    case("unit furlong nrrd", nrrd(space_units='"furlong" "furlong" "furlong"'), "lengths in furlong; save it"),
+    case("two units nrrd", nrrd(space_units='"mm" "um" "mm"'), "lengths in mm, um"),
     case("segmentation by its ending", lambda d: make.write(d / "a.seg.nrrd"), "is a segmentation; give the image"),
     case("segmentation by its header", lambda d: make.named_segments(d / "a.nrrd", voxels(np.uint8), {1: "x"}),
          "is a segmentation; give the image that it was drawn on"),
@@ -399,27 +409,27 @@ DICOM = [
     case("tilted gantry", slices(lambda k, data: setattr(data, "ImagePositionPatient", [5, -6 + k, 7 + 2 * k])),
          "tilted gantry; load it in 3D Slicer"),
     case("no position", slices(only(None, ImagePositionPatient=None)),
-         r"slice001.dcm' does not say where it lies \(DICOM tag 0020,0032, ImagePositionPatient\)"),
-    case("one without position", slices(only(3, ImagePositionPatient=None)), r"slice003.dcm' does not say where it"),
+         r"slice001.dcm' has no valid position \(DICOM tag 0020,0032, ImagePositionPatient\)"),
+    case("one without position", slices(only(3, ImagePositionPatient=None)), r"slice003.dcm' has no valid position"),
     case("no orientation", slices(only(None, ImageOrientationPatient=None)), r"DICOM tag 0020,0037"),
-    case("orientation of zeros", slices(only(None, ImageOrientationPatient=[0] * 6)), "which is no turn"),
+    case("orientation of zeros", slices(only(None, ImageOrientationPatient=[0] * 6)), "which is not a rotation"),
     case("no pixel spacing", slices(only(None, PixelSpacing=None)),
-         r"slice001.dcm' does not say how large its pixels are \(DICOM tag 0028,0030, PixelSpacing\)"),
+         r"slice001.dcm' has no valid pixel spacing \(DICOM tag 0028,0030, PixelSpacing\)"),
     case("pixel spacing 0", slices(only(None, PixelSpacing=[0, 1])), r"has PixelSpacing \[0.0, 1.0\]"),
     case("two pixel spacings", slices(only(2, PixelSpacing=[2, 2])), "several pixel sizes"),
     case("one slice without thickness", slices(only(0, SliceThickness=None), array=voxels()[:1]),
-         r"how thick its only slice is \(DICOM tag 0018,0050"),
+         r"has one slice without a valid thickness \(DICOM tag 0018,0050"),
     case("slices of two sizes", slices(only(2, Rows=6, Columns=20)), r"mixes slices of the sizes \[\(6, 20\)"),
-    case("slice cut in its header", cut_slice(0.2), r"slice006.dcm' is (cut short|no whole DICOM file)"),
+    case("slice cut in its header", cut_slice(0.2), r"slice006.dcm' is (cut short|not a complete DICOM file)"),
     case("slice cut in its pixels", cut_slice(0.95), r"slice006.dcm' cannot be read .*it may be cut short"),
-    case("folder of series folders", nested, r"no DICOM series; .*\(its folders scan1 are not looked into\)"),
+    case("folder of series folders", nested, r"no DICOM series; .*\(its subfolders scan1 are not searched\)"),
     case("volume beside", with_a_volume_beside, r"holds a DICOM series and volume files \(other.nii.gz\); give one"),
     case("reports only", reports_only, "holds no volume file and no DICOM series"),
     case("colour slices", pictures, "is a colour image"),
     case("frames without places", lambda d: make.multiframe(d / "s", [0, 2, 4], with_positions=False),
-         "frames.dcm' does not say where it lies"),
+         "frames.dcm' has no valid position"),
     case("frames unevenly apart", lambda d: make.multiframe(d / "s", [0, 2, 6]), "2.00 to 4.00 mm apart"),
-    case("frames of many slopes", lambda d: make.multiframe(d / "s", [0, 2, 4], [1, 2, 3]), "of 3 different slopes"),
+    case("frames of many slopes", lambda d: make.multiframe(d / "s", [0, 2, 4], [1, 2, 3]), "with 3 different slopes"),
 ]  # fmt: skip
 
 
@@ -671,25 +681,27 @@ def two_volumes(d):
 
 OUTPUTS = [
     case("exists", existing("o.nrrd"), "o.nrrd' exists already; add --overwrite", "-o", "o.nrrd"),
-    case("is the input", good, "a.nrrd' is an input too, which would be lost", "-o", "a.nrrd", "--overwrite"),
-    case("is the input by another path", good, "is an input too", "-o", "../d/a.nrrd", "--overwrite"),
-    case("is the input's data", detached, "a.raw' is an input too", "-o", "o.nrrd", "--report", "a.raw", "--overwrite"),
-    case("confidence is the input", good, "is an input too",
+    case("is the input", good, "a.nrrd' is also an input and would be lost", "-o", "a.nrrd", "--overwrite"),
+    case("is the input by another path", good, "is also an input", "-o", "../d/a.nrrd", "--overwrite"),
+    case("is the input's data", detached, "a.raw' is also an input",
+         "-o", "o.nrrd", "--report", "a.raw", "--overwrite"),
+    case("confidence is the input", good, "is also an input",
          "-o", "o.nrrd", "--confidence", "a.nrrd", "--overwrite"),
-    case("report is the input", good, "is an input too", "-o", "o.nrrd", "--report", "a.nrrd", "--overwrite"),
-    case("report is a slice", slices(), "slice001.dcm' is an input too",
+    case("report is the input", good, "is also an input", "-o", "o.nrrd", "--report", "a.nrrd", "--overwrite"),
+    case("report is a slice", slices(), "slice001.dcm' is also an input",
          "-o", "o.nrrd", "--report", "s/slice001.dcm", "--overwrite"),
-    case("report is one of many", two_volumes, "b.nrrd' is an input too",
+    case("report is one of many", two_volumes, "b.nrrd' is also an input",
          "-o", "out", "--report", "in/b.nrrd", "--overwrite"),
     case("confidence exists", existing("c.nrrd"), "c.nrrd' exists already",
          "-o", "o.nrrd", "--confidence", "c.nrrd"),
     case("report exists", existing("r.json"), "r.json' exists already", "-o", "o.nrrd", "--report", "r.json"),
-    case("confidence is the mask", good, "two outputs are to be .*o.nrrd'", "-o", "o.nrrd", "--confidence", "o.nrrd"),
-    case("report is the mask", good, "two outputs are to be", "-o", "o.nrrd", "--report", "./o.nrrd"),
+    case("confidence is the mask", good, "two outputs would both be written to .*o.nrrd'",
+         "-o", "o.nrrd", "--confidence", "o.nrrd"),
+    case("report is the mask", good, "two outputs would both be written to", "-o", "o.nrrd", "--report", "./o.nrrd"),
     case("unknown ending", good, r"has an unknown ending; use \.seg\.nrrd, \.nii", "-o", "o.png"),
     case("no ending", good, "'o' has an unknown ending", "-o", "o"),
-    case("confidence of unknown ending", good, "has no ending of an image", "-o", "o.nrrd", "--confidence", "c.png"),
-    case("confidence as segmentation", good, "has no ending of an image",
+    case("confidence of unknown ending", good, "has no image ending", "-o", "o.nrrd", "--confidence", "c.png"),
+    case("confidence as segmentation", good, "has no image ending",
          "-o", "o.nrrd", "--confidence", "c.seg.nrrd"),
     case("folder missing", good, "nowhere' does not exist; make it first", "-o", "nowhere/o.nrrd"),
     case("confidence's folder missing", good, "make it first", "-o", "o.nrrd", "--confidence", "nowhere/c.nrrd"),
@@ -702,7 +714,7 @@ OUTPUTS = [
     case("tilted axes as nii.gz", tilted, "cannot hold the volume's tilted axes", "-o", "o.nii.gz"),
     case("tilted axes of confidence", tilted, "cannot hold the volume's tilted axes",
          "-o", "o.nrrd", "--confidence", "c.nii"),
-    case("many volumes to one file", two_volumes, "'o.seg.nrrd' is the name of one file, and there are 2 volumes",
+    case("many volumes to one file", two_volumes, "'o.seg.nrrd' is the name of one file, but there are 2 volumes",
          "-o", "o.seg.nrrd"),
     case("many volumes to a file that is there", two_volumes, "README.md' is a file; for several volumes give a folder",
          "-o", MODULE.parent / "README.md"),
@@ -710,11 +722,11 @@ OUTPUTS = [
          "--confidence", "c.nrrd"),
     case("series of a file", good, "is for one DICOM folder", "-o", "o.nrrd", "--series", "1.2"),
     case("unknown model", good, "model 'liver' is unknown", "-o", "o.nrrd", "--model", "liver"),
-    case("no model file", good, "model file 'm.sam3d' does not exist", "-o", "o.nrrd", "--model", "m.sam3d"),
-    case("a volume as model", good, "is no model file", "-o", "o.nrrd", "--model", "a.nrrd"),
+    case("not a model file", good, "model file 'm.sam3d' does not exist", "-o", "o.nrrd", "--model", "m.sam3d"),
+    case("a volume as model", good, "is not a model file", "-o", "o.nrrd", "--model", "a.nrrd"),
     case("unknown device", good, "device 'abacus' is unknown", "-o", "o.nrrd", "--device", "abacus"),
-    case("absent device", good, "device 'cuda:99' is not there", "-o", "o.nrrd", "--device", "cuda:99"),
-    case("fp16 on the CPU", good, "not for the CPU", "-o", "o.nrrd", "--precision", "fp16"),
+    case("absent device", good, "device 'cuda:99' is not available", "-o", "o.nrrd", "--device", "cuda:99"),
+    case("fp16 on the CPU", good, "not available on the CPU", "-o", "o.nrrd", "--precision", "fp16"),
 ]  # fmt: skip
 
 
@@ -734,7 +746,7 @@ def test_the_model_is_no_output(d, command, tiny):
     code, _, err = command(
         "segment", "a.nrrd", "-o", "o.nrrd", "--model", "m.sam3d", "--report", "m.sam3d", "--overwrite"
     )
-    check_refusal(code, err, "m.sam3d' is an input too")
+    check_refusal(code, err, "m.sam3d' is also an input")
     assert contents(d) == before
 
 
@@ -773,7 +785,7 @@ def test_a_full_disk_leaves_what_was_there(d, command):
         code, _, err = command(
             *("segment", d / "a.nrrd", "-o", full / "o.nrrd", "--overwrite", "--confidence", full / "c.nrrd")
         )
-        check_refusal(code, err, "c.nrrd' cannot be written .*check space and rights")
+        check_refusal(code, err, "c.nrrd' cannot be written .*check free space and permissions")
         assert (full / "o.nrrd").read_bytes() == b"precious"
         assert {path.name for path in full.iterdir()} == {"o.nrrd", "filler"}
     finally:
@@ -852,7 +864,7 @@ def claims_too_much(path):
     ("harm", "name", "message"),
     [
         (singular, "b.nrrd", "b.nrrd'.*do not span space"),
-        (nan_origin, "b.mha", "b.mha'.*which is no place"),
+        (nan_origin, "b.mha", "b.mha'.*which is not a finite position"),
         (all_nan, "b.nrrd", "none of the 720 voxels"),
         (cut_file, "b.nii", "b.nii' is cut short"),
         (claims_too_much, "b.nrrd", "b.nrrd' is cut short"),
@@ -874,8 +886,6 @@ def test_one_bad_volume_does_not_end_a_folder(d, command, harm, name, message):
 
 def test_one_volume_that_is_too_large_does_not_end_a_folder(d, command, monkeypatch):
     """Memory cannot be made to run out at will in a test: the segmenter raises what torch and numpy raise."""
-    from SAM3DSegmentLib.inference import Segmenter
-
     in_folder(d, a_nrrd=make.write, b_nrrd=make.write, c_nrrd=make.write, e_nrrd=make.write)
     errors = [None, MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), None]
     segment = Segmenter.segment_with_confidence
@@ -902,8 +912,8 @@ def test_what_is_no_image_in_a_folder_is_left_out_and_said(d, command):
     code, _, err = command("segment", "in", "-o", "out")
     assert code == 0, err
     assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "b.seg.nrrd"]
-    assert "left out of in, as segmentations: a.seg.nrrd, drawn.nrrd." in err
-    assert "folders within in are not looked into: more." in err
+    assert "left out of in, because they are segmentations: a.seg.nrrd, drawn.nrrd." in err
+    assert "subfolders of in are not searched: more." in err
 
 
 def test_results_beside_the_images_are_not_segmented_in_the_next_run(d, command):
@@ -913,6 +923,35 @@ def test_results_beside_the_images_are_not_segmented_in_the_next_run(d, command)
         assert code == 0, err
         assert expected in err or expected.startswith("1")
     assert sorted(path.name for path in (d / "in").iterdir()) == ["a.nrrd", "a.seg.nrrd"]
+
+
+def test_the_header_of_an_input_is_read_once(d, command, monkeypatch):
+    read = []
+
+    def counted(path, read_header=volumes.read_header):
+        read.append(path.name)
+        return read_header(path)
+
+    for module in (volumes, sources):
+        monkeypatch.setattr(module, "read_header", counted)
+    in_folder(d, a_nrrd=make.write, b_nii_gz=make.nifti, c_seg_nrrd=make.write)
+    make.named_segments(d / "in" / "drawn.nrrd", voxels(np.uint8), {1: "x"})
+    assert command("segment", "in", "-o", "out")[0] == 0
+    assert sorted(read) == ["a.nrrd", "b.nii.gz", "drawn.nrrd"]
+    read.clear()
+    assert command("segment", d / "in" / "a.nrrd", "-o", "o.nrrd")[0] == 0
+    assert read == ["a.nrrd"]
+
+
+def test_a_cancelled_folder_keeps_and_counts_what_is_segmented(d, bundled_model):
+    in_folder(d, a_nrrd=make.write, b_nrrd=make.write)
+    request = Request((d / "in",), sources.Outputs(d / "out"))
+    done = d / "out" / "a.seg.nrrd"
+    with pytest.raises(Cancelled, match="cancelled; 1 of 2 volumes were segmented"):
+        segment_files(
+            request, bundled_model, lambda: Segmenter.load(bundled_model, "cpu"), Watch(cancelled=done.exists)
+        )
+    assert list((d / "out").iterdir()) == [done]
 
 
 # ---- evaluate
@@ -985,16 +1024,17 @@ def missing_layer(d):
 EVALUATE = [
     case("no folder", lambda d: None, "folder 'p' does not exist"),
     case("no common name", lambda d: (pair(d, "a", labels(1), None), pair(d, "b", None, labels(1))),
-         "no file of 'p' is named as one in 'l'"),
-    case("two files of one name", of_one_name, "a.nii.gz' and .*a.nrrd' are of one name"),
-    case("no label at all", lambda d: pair(d, "a", labels(), labels()), "no label map of 'p' or 'l' holds a label"),
-    case("tolerance negative", good_pair, "tolerance -1.0 mm is not a number from 0 on", "--tolerance-mm", "-1"),
+         "no file in 'p' has the name of one in 'l'"),
+    case("two files of one name", of_one_name, "a.nii.gz' and .*a.nrrd' have the same name"),
+    case("no label at all", lambda d: pair(d, "a", labels(), labels()), "no label map in 'p' or 'l' holds a label"),
+    case("tolerance negative", good_pair, "tolerance -1.0 mm is not a finite number of at least 0",
+         "--tolerance-mm", "-1"),
     case("tolerance NaN", good_pair, "tolerance nan mm", "--tolerance-mm", "nan"),
     case("tolerance infinite", good_pair, "tolerance inf mm", "--tolerance-mm", "inf"),
     case("json exists", evaluate_existing, "e.json' exists already; add --overwrite", "--json", "e.json"),
     case("csv exists", evaluate_existing, "e.json' exists already", "--csv", "e.json"),
-    case("json is a label map", good_pair, "a.nrrd' is an input too", "--json", "l/a.nrrd", "--overwrite"),
-    case("csv is a prediction", good_pair, "a.nrrd' is an input too", "--csv", "p/a.nrrd", "--overwrite"),
+    case("json is a label map", good_pair, "a.nrrd' is also an input", "--json", "l/a.nrrd", "--overwrite"),
+    case("csv is a prediction", good_pair, "a.nrrd' is also an input", "--csv", "p/a.nrrd", "--overwrite"),
     case("json is csv", good_pair, "--json and --csv are both 'e'", "--json", "e", "--csv", "e"),
     case("json's folder missing", good_pair, "make it first", "--json", "nowhere/e.json"),
 ]  # fmt: skip
@@ -1018,10 +1058,11 @@ FAILING_PAIRS = [
          "has values from 0 to 719, outside 0..255; renumber them"),
     case("another size", pairs(labels(1)[:5], labels(1)), "b.nrrd' is not on the grid of 'l/b.nrrd'"),
     case("a spacing 0.9 % larger", coarser, "is not on the grid of"),
-    case("names that differ", conflicting_names, "names the label 1 'Posterior', and another file 'anterior'"),
-    case("broken fields of segments", broken_segments, "b.nrrd' has broken fields of segments .*save it again"),
-    case("a layer that is not there", missing_layer, "b.nrrd' names a layer that it does not have"),
-    case("missing prediction", pairs(None, labels(1)), "1 references have no prediction, and are in no mean: b"),
+    case("names that differ", conflicting_names, "names the label 1 'Posterior', but another file names it 'anterior'"),
+    case("broken fields of segments", broken_segments, "b.nrrd' has invalid segment fields .*save it again"),
+    case("a layer that is not there", missing_layer, "b.nrrd' refers to a layer that it does not have"),
+    case("missing prediction", pairs(None, labels(1)),
+         "1 references have no prediction and are left out of the means: b"),
 ]  # fmt: skip
 
 

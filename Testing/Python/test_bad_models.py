@@ -92,24 +92,24 @@ ENCODER = "encoder.pos_embed"
 # Name of the case: how a good file is made bad, and what the message says.
 BAD_MODELS = {
     "empty": (with_bytes(lambda data: b""), "is empty"),
-    "seven bytes": (with_bytes(lambda data: data[:7]), "no model file"),
-    "header cut": (with_bytes(lambda data: data[:200]), "no model file"),
+    "seven bytes": (with_bytes(lambda data: data[:7]), "not a model file"),
+    "header cut": (with_bytes(lambda data: data[:200]), "not a model file"),
     "data cut": (with_bytes(lambda data: data[:-1]), "damaged"),
     "data cut in half": (with_bytes(lambda data: data[: len(data) // 2]), "damaged"),
     "data too long": (with_bytes(lambda data: data + b"more"), "damaged"),
-    "pickle": (pickled, "is a pickle"),
-    "torch file": (lambda path: torch.save({"x": torch.zeros(1)}, path), "is a pickle"),
-    "text": (with_bytes(lambda data: b"these are notes about a model, no model"), "no model file"),
-    "image": (with_bytes(lambda data: MRI.read_bytes()), "no model file"),
+    "pickle": (pickled, "is a Python or torch pickle"),
+    "torch file": (lambda path: torch.save({"x": torch.zeros(1)}, path), "is a Python or torch pickle"),
+    "text": (with_bytes(lambda data: b"these are notes about a model, no model"), "not a model file"),
+    "image": (with_bytes(lambda data: MRI.read_bytes()), "not a model file"),
     "folder": (a_folder, "is a folder"),
     "dangling link": (dangling, "No such file"),
-    "header of 1 GB": (of_header_length(10**9), "no model file"),
-    "header of 2^64 bytes": (of_header_length(2**64 - 1), "no model file"),
-    "header of nothing": (of_header_length(0), "no model file"),
-    "header is no JSON": (with_raw_header(b"{" * 500), "no model file"),
-    "header is a list": (with_raw_header(b"[1, 2]"), "no model file"),
-    "header without end": (with_raw_header(b"[" * 100_000), "no model file"),
-    "no card": (lambda path: safetensors.torch.save_file({"x": torch.zeros(1)}, path), "no SAM3DSegment model"),
+    "header of 1 GB": (of_header_length(10**9), "not a model file"),
+    "header of 2^64 bytes": (of_header_length(2**64 - 1), "not a model file"),
+    "header of nothing": (of_header_length(0), "not a model file"),
+    "header is no JSON": (with_raw_header(b"{" * 500), "not a model file"),
+    "header is a list": (with_raw_header(b"[1, 2]"), "not a model file"),
+    "header without end": (with_raw_header(b"[" * 100_000), "not a model file"),
+    "no card": (lambda path: safetensors.torch.save_file({"x": torch.zeros(1)}, path), "not a SAM3DSegment model"),
     "card is no JSON": (with_header("{"), "damaged"),
     "card is a list": (with_header("[]"), "damaged"),
     "no version": (with_header({k: v for k, v in HEADER.items() if k != "format_version"}), "damaged"),
@@ -118,9 +118,12 @@ BAD_MODELS = {
     "newer field deep inside": (with_header(changed("encoder", "vit", "register", 4)), "'register' is not a field"),
     "newer value": (with_header(changed("decoder", "upsampling", "learned")), "'learned' is unknown.*update SAM3D"),
     "field is missing": (with_header({k: v for k, v in HEADER.items() if k != "labels"}), "labels"),
-    "wrong type": (with_header(changed("mirror", "yes")), "'yes' is not of the type bool"),
+    "wrong type": (with_header(changed("mirror", "yes")), "'yes' does not have the type bool"),
     "number for a list": (with_header(changed("labels", 5)), "5 is not a list"),
-    "text in a table": (with_header(changed("training", "dice", {"Left": "good"})), "'good' is not of the type float"),
+    "text in a table": (
+        with_header(changed("training", "dice", {"Left": "good"})),
+        "'good' does not have the type float",
+    ),
     "spacing of one number": (with_header(changed("spacing_mm", [1.0])), "has 1 items instead of 3"),
     "colour of two numbers": (with_header(changed("labels", 0, "color", [1, 2])), "has 2 items instead of 3"),
     "label value 300": (with_header(changed("labels", 0, "value", 300)), "label value 300"),
@@ -139,9 +142,12 @@ BAD_MODELS = {
     "no heads": (with_header(changed("encoder", "vit", "num_heads", 0)), "0 heads"),
     "channels of petabytes": (with_header(changed("decoder", "channels", [10**7] * 5)), "do not fit its own card"),
     "channels beyond numbers": (with_header(changed("decoder", "channels", [10**30] * 5)), "do not fit its own card"),
-    "NaN in the decoder": (with_tensor(HEAD, torch.full((2, 8, 1, 1, 1), torch.nan)), f"'{HEAD}'.*no finite numbers"),
-    "Inf in the encoder": (with_tensor(ENCODER, torch.full((1, 2, 2, 48), torch.inf)), "no finite numbers"),
-    "whole numbers as weights": (with_tensor(HEAD, torch.zeros(2, 8, 1, 1, 1, dtype=torch.int64)), "no finite numbers"),
+    "NaN in the decoder": (with_tensor(HEAD, torch.full((2, 8, 1, 1, 1), torch.nan)), f"'{HEAD}'.*not finite numbers"),
+    "Inf in the encoder": (with_tensor(ENCODER, torch.full((1, 2, 2, 48), torch.inf)), "not finite numbers"),
+    "whole numbers as weights": (
+        with_tensor(HEAD, torch.zeros(2, 8, 1, 1, 1, dtype=torch.int64)),
+        "not finite numbers",
+    ),
     "wrong shape": (with_tensor(HEAD, torch.zeros(2, 9, 1, 1, 1)), "do not fit its own card"),
     "weights are missing": (with_tensor(HEAD, None), "do not fit its own card"),
     "weights too many": (with_tensor("decoder.surprise", torch.zeros(1)), "do not fit its own card"),
@@ -181,7 +187,7 @@ def test_a_model_that_may_not_be_read(tmp_path, good):
     path.write_bytes(good)
     path.chmod(0)
     if os.geteuid() != 0:
-        with pytest.raises(ModelFileError, match=r"Permission denied.*check its rights"):
+        with pytest.raises(ModelFileError, match=r"Permission denied.*check its permissions"):
             read_card(path)
         return
     code = (
@@ -248,8 +254,8 @@ def test_a_carried_encoder_that_does_not_fit(tmp_path, tensors, message):
         (torch.zeros(3), "holds no image_encoder"),
         ({1: torch.zeros(1)}, "holds no image_encoder"),
         ({"model": [1, 2]}, "holds no image_encoder"),
-        ({"image_encoder.pos_embed": "text"}, "'pos_embed'.*no finite number"),
-        ({"image_encoder.pos_embed": torch.full((1, 2, 2, 768), torch.nan)}, "'pos_embed'.*no finite number"),
+        ({"image_encoder.pos_embed": "text"}, "'pos_embed'.*not finite number"),
+        ({"image_encoder.pos_embed": torch.full((1, 2, 2, 768), torch.nan)}, "'pos_embed'.*not finite number"),
         ({"image_encoder.pos_embed": torch.zeros(1)}, "do not fit this encoder"),
     ],
 )
@@ -292,11 +298,11 @@ def test_importing_overwrites_nothing_unasked(tmp_path, run_cli):
     assert read_card(models_folder() / "mine.sam3d").name == "small"
     assert import_model(path, overwrite=True) == models_folder() / "mine.sam3d"
     assert read_card(models_folder() / "mine.sam3d").name == "other"
-    with pytest.raises(InputError, match="is an input too"):
+    with pytest.raises(InputError, match="is also an input"):
         import_model(models_folder() / "mine.sam3d", overwrite=True)
     bundled = tmp_path / "hippocampus-mri.sam3d"
     path.rename(bundled)
-    with pytest.raises(InputError, match="bundled model's name"):
+    with pytest.raises(InputError, match="is the name of a bundled model"):
         import_model(bundled, overwrite=True)
 
 

@@ -65,7 +65,7 @@ def test_a_checkpoint_is_downloaded(bare, monkeypatch):
     server = Server(bytes(100_000))
     monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS_URL", server.url)
     result = bare("weights", "download")
-    assert re.fullmatch(r"ERROR: .*not the published file.*\n", result.stderr), result.stderr
+    assert re.fullmatch(r"ERROR: .*is not the published file.*\n", result.stderr), result.stderr
     assert json.loads(bare("weights", "download", "--progress", "json").stdout.splitlines()[-1])["total"] == 100_000
     server.close()
 

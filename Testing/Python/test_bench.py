@@ -109,7 +109,7 @@ def test_bench_encoder_on_a_gpu():
 def test_a_size_that_no_encoder_takes_is_refused(run_cli, network, size):
     done = run_cli("bench", network, "--image-size", size)
     assert done.returncode == 1
-    assert f"image_size {size} is no multiple of 16 in 32..4096" in done.stderr
+    assert f"image_size {size} is not a multiple of 16 in 32..4096" in done.stderr
 
 
 def test_a_place_where_the_figures_cannot_go_is_refused_before_the_work(run_cli, tmp_path):

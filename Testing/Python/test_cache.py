@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_costs_nothing_else(tmp
     cache.put(key(2), ARRAY)
     assert cache.get(key(1)) is None
     assert len(caplog.records) == 1
-    assert "not kept" in caplog.text
+    assert "are not cached" in caplog.text
 
 
 def test_the_limit_is_set_by_the_environment(monkeypatch, tmp_path):

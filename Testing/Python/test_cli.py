@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, MODULE, MRI, MRI_LABEL
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.commands.batch import plan_outputs
+from SAM3DSegmentLib.commands.sources import Outputs, plan_files
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import save_model
 
@@ -73,13 +73,16 @@ def test_a_folder_is_segmented_skipping_what_is_there(run_cli, tmp_path, monkeyp
     ("arguments", "message"),
     [
         (["nowhere.nii.gz", "-o", "x.nii.gz"], "nowhere.nii.gz"),
-        ([str(MODULE / "SAM3DSegmentLib" / "cli.py"), "-o", "x.nii.gz"], "no known format"),
+        ([str(MODULE / "SAM3DSegmentLib" / "cli.py"), "-o", "x.nii.gz"], "not in a known format"),
         ([str(MRI), "-o", "x.png"], "unknown ending"),
         ([str(MRI), "-o", "nowhere/x.nii.gz"], "make it first"),
-        ([str(MRI), "-o", "x.nii.gz", "--model", "liver"], "'liver' is unknown; there are hippocampus-mri"),
-        ([str(MRI), "-o", "x.nii.gz", "--model", str(MRI)], "no model file"),
+        (
+            [str(MRI), "-o", "x.nii.gz", "--model", "liver"],
+            "'liver' is unknown; use a model file, or one of hippocampus-mri",
+        ),
+        ([str(MRI), "-o", "x.nii.gz", "--model", str(MRI)], "not a model file"),
         ([str(MRI), "-o", "x.nii.gz", "--device", "abacus"], "'abacus' is unknown"),
-        ([str(MRI), "-o", "x.nii.gz", "--precision", "fp16", "--device", "cpu"], "not for the CPU"),
+        ([str(MRI), "-o", "x.nii.gz", "--precision", "fp16", "--device", "cpu"], "not available on the CPU"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run_cli, tmp_path, monkeypatch, arguments, message):
@@ -94,7 +97,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run_cli, tmp_path, monkeypatch
         (["train", "--data", HIPPOCAMPUS, "-o", "nowhere/m.sam3d"], "make it first"),
         (["train", "--data", HIPPOCAMPUS, "-o", "m.txt"], "unknown ending; use .sam3d"),
         (["train", "--data", HIPPOCAMPUS, "-o", "folder.sam3d"], "is a folder"),
-        (["train", "--data", HIPPOCAMPUS, "-o", "m.sam3d", "--minutes", "-1"], "minutes -1.0 is no length of time"),
+        (["train", "--data", HIPPOCAMPUS, "-o", "m.sam3d", "--minutes", "-1"], "minutes -1.0 is not a duration"),
         (["train", "--data", "nowhere", "-o", "m.sam3d"], "check the path"),
         (["segment", MRI, "-o", "x.nii.gz", "--report", "nowhere/r.json"], "make it first"),
         (["segment", MRI, "-o", "x.nii.gz", "--confidence", "nowhere/c.nrrd"], "make it first"),
@@ -238,4 +241,4 @@ def test_two_inputs_never_share_an_output(tmp_path):
     for name in ("a.nii", "a.nrrd"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match="rename one"):
-        plan_outputs([tmp_path], tmp_path / "out")
+        plan_files([tmp_path], Outputs(tmp_path / "out"))

@@ -97,7 +97,7 @@ def test_batches_shrink_with_the_image_size_and_the_free_memory(monkeypatch, fre
         (b"not a checkpoint", "cannot be read"),
         ({"mask_decoder.weight": torch.zeros(1)}, "no image_encoder"),
         ([torch.zeros(1)], "no image_encoder"),
-        ({"image_encoder.pos_embed": "a word"}, "no finite number"),
+        ({"image_encoder.pos_embed": "a word"}, "not finite number"),
         ({1: torch.zeros(1)}, "no image_encoder"),
         (torch.zeros(3), "no image_encoder"),
         ({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 768)}, "do not fit"),
@@ -144,7 +144,8 @@ def test_the_encoder_leaves_torchvision_alone(real_package):
     lines = [
         real if real_package == "before" else "",
         "import sys",
-        "from SAM3DSegmentLib.encoder import COMPACT_VIT, build_vit",
+        "from SAM3DSegmentLib.sam.encoders import COMPACT_VIT",
+        "from SAM3DSegmentLib.sam.vit import build_vit",
         "build_vit(COMPACT_VIT, 32)",
         "print([name for name in ('torchvision', 'torch._dynamo', 'segment_anything') if name in sys.modules])",
         real if real_package == "after" else "",

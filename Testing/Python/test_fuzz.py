@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import image_files as make
 from SAM3DSegmentLib.base.errors import Sam3dError
 from SAM3DSegmentLib.card import ModelCard
-from SAM3DSegmentLib.formats.label_maps import is_segmentation, read_label_map
-from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.formats.label_maps import read_label_map
+from SAM3DSegmentLib.formats.volumes import VolumeFile, read_volume
 from SAM3DSegmentLib.geometry import spacing_and_directions
 from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.model_store import read_card
@@ -171,7 +171,7 @@ def outcome(read, path):
 
 def check_volume(path):
     """A right volume, or one line that says why not. True if it was read."""
-    is_segmentation(path)
+    assert VolumeFile(path).is_segmentation in (True, False)
     label_map, refusal = outcome(read_label_map, path)
     assert refusal is None or "\n" not in refusal
     if label_map is not None and label_map.segments is not None:

@@ -5,7 +5,9 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS
-from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib import evaluation
+from SAM3DSegmentLib.base.errors import Cancelled, InputError
+from SAM3DSegmentLib.base.watch import Watch
 from SAM3DSegmentLib.evaluation import as_csv, as_dicts, compare_label, evaluate_folders
 from SAM3DSegmentLib.metrics import dice
 
@@ -78,6 +80,14 @@ def test_folders_are_compared_case_by_case(tmp_path):
     assert as_csv(rows).splitlines()[0] == (
         "case,label,dice,hd95_mm,surface_dice,volume_ml,reference_ml,dice_cases,hd95_mm_cases,surface_dice_cases"
     )
+
+
+def test_an_evaluation_is_cancelled_between_two_cases(monkeypatch):
+    reference, compared = HIPPOCAMPUS / "labelsTr", []
+    monkeypatch.setattr(evaluation, "_compare_case", lambda prediction, *_: compared.append(prediction) or {})
+    with pytest.raises(Cancelled, match="nothing was written"):
+        evaluate_folders(reference, reference, watch=Watch(cancelled=lambda: len(compared) == 2))
+    assert len(compared) == 2
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path):

@@ -129,7 +129,7 @@ def test_other_formats_and_versions_are_refused(tmp_path):
     with pytest.raises(ModelFileError, match="do not fit its own card"):
         load_model(path)
     safetensors.torch.save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ModelFileError, match="is no SAM3DSegment model"):
+    with pytest.raises(ModelFileError, match="is not a SAM3DSegment model"):
         load_model(path)
 
 
@@ -140,7 +140,7 @@ def test_models_are_found_by_name_and_by_path(tmp_path):
     assert [path.stem for path in list_models()] == ["hippocampus-mri", "mine"]
     assert find_model("mine") == models_folder() / "mine.sam3d"
     assert find_model(models_folder() / "mine.sam3d") == models_folder() / "mine.sam3d"
-    with pytest.raises(InputError, match="'yours' is unknown; there are hippocampus-mri, mine"):
+    with pytest.raises(InputError, match="'yours' is unknown; use a model file, or one of hippocampus-mri, mine"):
         find_model("yours")
     with pytest.raises(InputError, match="does not exist"):
         find_model(tmp_path / "gone.sam3d")
@@ -161,7 +161,7 @@ def test_json_of_a_config_comes_back_and_misspelling_is_an_error():
     assert from_json(TrainingConfig, json.loads(json.dumps(to_json(config)))) == config
     with pytest.raises(InputError, match="'learning_rat' is not a field"):
         from_json(TrainingConfig, {"learning_rat": 1})
-    with pytest.raises(InputError, match="'fast' is not of the type float"):
+    with pytest.raises(InputError, match="'fast' does not have the type float"):
         from_json(TrainingConfig, {"learning_rate": "fast"})
     for size in (16, 100, 5000):
         with pytest.raises(InputError, match=f"image_size {size}"):

@@ -81,7 +81,7 @@ def test_the_command_writes_a_model_that_says_what_is_missing(run_cli, tmp_path,
     checkpoint = write_checkpoint(tmp_path / "model_best.model", state)
     done = run_cli("models", "import", "--from", "sam3d", checkpoint, "-o", tmp_path / "synapse.sam3d")
     assert done.returncode == 0, done.stderr
-    assert "other masks" in done.stderr
+    assert "differ from those of the original code" in done.stderr
     model = load_model(tmp_path / "synapse.sam3d")
     assert [label.value for label in model.card.labels] == [1, 2, 3]
     assert (model.card.encoder.name, model.card.encoder.image_size) == ("sam_vit_b", 176)
@@ -97,8 +97,8 @@ def test_a_checkpoint_without_deep_supervision_has_one_head(tmp_path, state):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {"conv.weight": torch.zeros(1)}}, "no checkpoint of UARK-AICV/SAM3D"),
-        ([1, 2], "no checkpoint of UARK-AICV/SAM3D"),
+        ({"state_dict": {"conv.weight": torch.zeros(1)}}, "not a checkpoint of UARK-AICV/SAM3D"),
+        ([1, 2], "not a checkpoint of UARK-AICV/SAM3D"),
         ({"state_dict": paper_state(modalities=4)}, "4 modalities"),
         ({"state_dict": {**paper_state(), "out1.segmentation_head.bias": torch.zeros(9)}}, "do not fit"),
         (

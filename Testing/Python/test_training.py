@@ -691,7 +691,7 @@ def test_augmentation_that_makes_no_sense_is_refused(field, value):
 
 def test_a_time_that_is_none_is_refused():
     for minutes in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="is no length of time"):
+        with pytest.raises(InputError, match="is not a duration"):
             TrainingConfig(minutes=minutes)
 
 

@@ -94,8 +94,8 @@ def test_bad_inputs_say_what_to_do_in_one_line(tmp_path):
     sitk.WriteImage(sitk.Image((4, 4, 4), sitk.sitkVectorUInt8, 3), str(tmp_path / "colour.nrrd"))
     cases = {
         "nowhere.nii": "does not exist",
-        "broken.nii.gz": "no NIfTI file, or damaged",
-        "photo.jpg": "no known format",
+        "broken.nii.gz": "not a NIfTI file, or it is damaged",
+        "photo.jpg": "not in a known format",
         "empty": "no DICOM series",
         "four.nrrd": "4 dimensions",
         "colour.nrrd": "3 values per voxel",
@@ -183,7 +183,7 @@ def no_position(files):
         (two_acquisitions_of_two_slices, "several acquisitions are mixed"),
         (localiser, "several orientations"),
         (tilted_gantry, "tilted gantry"),
-        (no_position, "slice001.dcm' does not say where it lies .DICOM tag 0020,0032"),
+        (no_position, "slice001.dcm' has no valid position .DICOM tag 0020,0032"),
     ],
 )
 def test_a_dicom_folder_that_is_no_regular_stack_is_refused(tmp_path, capfd, harm, message):

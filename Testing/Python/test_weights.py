@@ -17,6 +17,7 @@ from conftest import MODULE
 from SAM3DSegmentLib.base import hashes
 from SAM3DSegmentLib.base.errors import Cancelled, InputError, WeightsError
 from SAM3DSegmentLib.base.watch import Watch
+from SAM3DSegmentLib.inference import watch_of
 from SAM3DSegmentLib.sam import download, weights
 from SAM3DSegmentLib.sam.cache import clear_cache
 from web_server import Server
@@ -53,7 +54,7 @@ def first_byte(request):
 def test_a_download_tells_its_bytes_and_is_verified(server, checkpoint):
     server.bytes_per_s = 4e6
     seen = []
-    path = weights.download(checkpoint, lambda *progress: seen.append(progress))
+    path = weights.download(checkpoint, watch_of(lambda *progress: seen.append(progress), None))
     assert path.read_bytes() == CONTENT
     assert here() == [checkpoint.file_name]
     stages, done, totals = zip(*seen)
@@ -79,7 +80,7 @@ def test_a_cut_at_two_fifths_is_gone_on_from(server, checkpoint):
 
 def test_the_next_command_goes_on_from_what_the_last_one_left(server, checkpoint):
     server.behaviours = ["cut", 503, 503, 503]
-    with pytest.raises(WeightsError, match=r"503.*0\.4 MB are here and the next download goes on from there"):
+    with pytest.raises(WeightsError, match=r"503.*0\.4 MB are kept and the next download continues from there"):
         weights.download(checkpoint)
     assert here() == [f".{checkpoint.file_name}.partial"]
     assert weights.download(checkpoint).read_bytes() == CONTENT
@@ -114,7 +115,7 @@ def test_what_was_left_of_another_file_is_thrown_away(server, checkpoint, length
 
 def test_a_wrong_hash_leaves_nothing(server, checkpoint):
     server.behaviours = ["other", "other"]
-    with pytest.raises(WeightsError, match="not the published file"):
+    with pytest.raises(WeightsError, match="is not the published file"):
         weights.download(checkpoint)
     assert here() == []
 
@@ -254,7 +255,7 @@ def test_two_downloads_of_one_file_do_not_meet(server, checkpoint):
     first.start()
     while not download.partial_path(checkpoint.path).exists():
         time.sleep(0.01)
-    with pytest.raises(WeightsError, match="being downloaded already"):
+    with pytest.raises(WeightsError, match="already being downloaded"):
         weights.download(checkpoint)
     first.join()
     assert checkpoint.path.read_bytes() == CONTENT
@@ -267,7 +268,7 @@ def test_a_file_that_was_not_downloaded_is_described(run_cli, checkpoint):
     checkpoint.path.write_bytes(b"fine-tuned here")
     result = run_cli("weights", "clear")
     assert result.returncode == 0
-    assert "is not the published file, so it was left" in result.stderr
+    assert "is not the published file, so it was kept" in result.stderr
     assert checkpoint.path.exists()
 
 

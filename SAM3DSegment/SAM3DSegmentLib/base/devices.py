@@ -24,7 +24,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """ "auto", "cpu", "cuda", "cuda:1" or "mps" -> a device that is really there and computes right, else InputError.
+    """ "auto", "cpu", "cuda", "cuda:1" or "mps" -> a device that exists and computes correctly, else InputError.
 
     "auto" takes the first of CUDA, MPS and CPU.
     """
@@ -35,7 +35,7 @@ def resolve_device(name: str = "auto") -> torch.device:
             return torch.device("cpu")
         if mps_computes_right():
             return torch.device("mps")
-        logger.warning("Apple's GPU gives wrong numbers with torch %s; computing on the CPU.", torch.__version__)
+        logger.warning("Apple's GPU gives wrong results with torch %s; computing on the CPU.", torch.__version__)
         return torch.device("cpu")
     try:
         device = torch.device(name)
@@ -47,9 +47,9 @@ def resolve_device(name: str = "auto") -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not usable.get(device.type, False):
-        raise InputError(f"device {name!r} is not there; use auto or cpu, or see `sam3dsegment doctor`.")
+        raise InputError(f"device {name!r} is not available; use auto or cpu, or see `sam3dsegment doctor`.")
     if device.type == "mps" and not mps_computes_right():
-        raise InputError(f"device {name!r} gives wrong numbers with torch {torch.__version__}; update it, or use cpu.")
+        raise InputError(f"device {name!r} gives wrong results with torch {torch.__version__}; update it, or use cpu.")
     return device
 
 
@@ -60,7 +60,7 @@ def mps_computes_right() -> bool:
 
 
 def computes_like_the_cpu(device: torch.device) -> bool:
-    """Compare the operations of this program with the CPU's; False too if one of them is not there.
+    """Compare the operations of this program with the CPU's; also False if one of them is missing.
 
     Some versions of torch convolve volumes wrongly on MPS without an error (pytorch#141471), others lack the
     antialiased resizing.
@@ -104,7 +104,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise InputError(f"precision {name!r} is unknown; use auto, {', '.join(PRECISIONS)}.")
     if name == "fp16" and device.type == "cpu":
-        raise InputError("precision 'fp16' is not for the CPU; use bf16 or fp32 there.")
+        raise InputError("precision 'fp16' is not available on the CPU; use bf16 or fp32.")
     return PRECISIONS[name]
 
 
@@ -128,7 +128,7 @@ def cpu_has_amx() -> bool:
 def keep_freed_memory() -> None:
     """Ask glibc to keep up to a GiB of freed memory for the next tensor instead of giving it back each time.
 
-    Without it every large activation is paged in anew: a third of the time of a training step was spent in the kernel.
+    Without it every large activation is paged in again: a third of a training step's time was spent in the kernel.
     Only for processes that do nothing else; elsewhere than on Linux it does nothing.
     """
     if platform.system() == "Linux":
@@ -140,7 +140,7 @@ def keep_freed_memory() -> None:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until a GPU has computed what it was asked to, for times to be measured; a CPU has."""
+    """Wait until a GPU has finished, so that times can be measured; a CPU has nothing pending."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -179,11 +179,11 @@ def _host_memory_bytes() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if `error` says that memory ran out, of the host or of a GPU, so that less at a time may do."""
+    """True if `error` means that memory ran out, on the host or a GPU, so that smaller parts may fit."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # "could not create a primitive" is how oneDNN says it of the memory that a convolution needs beside its tensors;
-    # "failed to map segment" is said of a library that was wanted only now.
+    # "could not create a primitive" is oneDNN's message when a convolution finds no memory beside its tensors;
+    # "failed to map segment" is that of the loader for a library that is imported late.
     texts = (
         *("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED", "bad_alloc"),
         *("create a primitive", "failed to map segment"),

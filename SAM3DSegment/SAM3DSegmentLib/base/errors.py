@@ -1,4 +1,4 @@
-"""The errors that a user can cause or mend. Each message quotes the bad value and says what to do."""
+"""The errors that a user can cause or fix. Each message quotes the bad value and says what to do."""
 
 
 class Sam3dError(Exception):
@@ -26,11 +26,11 @@ class DependencyError(Sam3dError):
 
 
 class OutOfMemoryError(Sam3dError):
-    """Memory did not suffice, even for the smallest parts that the work can be done in."""
+    """There was not enough memory, even for the smallest parts into which the work can be divided."""
 
 
 class TrainingError(Sam3dError):
-    """A training cannot go on, because its loss is no number."""
+    """A training cannot continue, because its loss is not a finite number."""
 
 
 class Cancelled(Sam3dError):

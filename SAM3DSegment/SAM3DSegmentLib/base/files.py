@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what is asked before work whose result goes into one."""
+"""Files that appear complete or not at all, and what is checked before work whose result goes into one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _partial_files: set[Path] = set()  # that are being written
 
 
 def check_new_file(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
-    """Raises InputError unless a file may be made at `path`; to be asked before the work whose result goes there.
+    """Raises InputError unless a file may be made at `path`; called before the work whose result goes there.
 
     It may not be a folder, one of the `inputs`, in a folder that is missing or closed, nor, without `overwrite`, exist.
     """
@@ -27,18 +27,18 @@ def check_new_file(path: Path, overwrite: bool = False, inputs: Iterable[Path] =
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} does not exist; make it first.")
     if not os.access(folder, os.W_OK):
-        raise InputError(f"folder {str(folder)!r} cannot be written to; choose another, or change its rights.")
+        raise InputError(f"folder {str(folder)!r} cannot be written to; choose another, or change its permissions.")
     if not path.exists():
         return
     if any(source.exists() and path.samefile(source) for source in inputs):
-        raise InputError(f"output {str(path)!r} is an input too, which would be lost; give another name.")
+        raise InputError(f"output {str(path)!r} is also an input and would be lost; give another name.")
     if not overwrite:
         raise InputError(f"output {str(path)!r} exists already; add --overwrite to replace it.")
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path of the same ending beside `path`, renamed to it if all goes well; else nothing is left.
+    """A temporary path with the same ending beside `path`, renamed to it on success; otherwise nothing is left.
 
     Raises InputError with the reason if it cannot be written. What a killed process left for `path` is removed first.
     """
@@ -49,7 +49,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except (RuntimeError, OSError) as error:  # ITK and torch raise RuntimeError
-        raise InputError(f"{str(path)!r} cannot be written ({last_line(error)}); check space and rights.") from error
+        raise InputError(
+            f"{str(path)!r} cannot be written ({last_line(error)}); check free space and permissions."
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Work on batches in parts that memory suffices for."""
+"""Work on batches in parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class RetryInHalves:
-    """Calls `function` with a batch, or with halves, quarters and so on of it once memory has run out.
+    """Calls `function` on a batch, or on halves, quarters and so on of it once memory has run out.
 
-    function: (n, ...) -> (n, ...), each part for itself. What sufficed is remembered for the batches that follow.
-    consequence: said to the user with the number of items that is left. Fewer than `least` are not tried.
+    function: (n, ...) -> (n, ...), each item independently. The size that fitted is kept for the batches that follow.
+    consequence: told to the user, with the number of items at a time. Fewer than `least` are not tried.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], consequence: str, least: int = 1) -> None:
@@ -37,7 +37,7 @@ class RetryInHalves:
                 half = -(-most // 2)
                 if not self._least <= half < most or not is_out_of_memory(error):
                     raise
-            # Outside of the handler, where the error no longer holds the tensors of the failed attempt.
+            # Outside the handler, where the error no longer holds the tensors of the failed attempt.
             self._most = half
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -39,7 +39,7 @@ def memory_path() -> Path:
 
 
 def _recall() -> dict[str, dict]:
-    """Only whole entries; a damaged or missing memory is an empty one."""
+    """Only complete entries; a damaged or missing memory counts as empty."""
     try:
         known = json.loads(memory_path().read_text(encoding="utf-8"))
         return {path: entry for path, entry in known.items() if isinstance(entry["sha256"], str)}
@@ -48,7 +48,7 @@ def _recall() -> dict[str, dict]:
 
 
 def _remember(path: Path, entry: dict) -> None:
-    """Files that are gone are forgotten. Where nothing can be written, nothing is remembered."""
+    """Missing files are forgotten. Where nothing can be written, nothing is remembered."""
     known = {name: other for name, other in _recall().items() if Path(name).is_file()}
     try:
         memory_path().parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def from_json(cls: type[T], values: Any) -> T:
     try:
         return cls(**{key: _decode(hints[key], value) for key, value in values.items()})
     except TypeError as error:
-        raise InputError(f"{cls.__name__} cannot be read: {error}.") from error
+        raise InputError(f"{cls.__name__} cannot be read ({error}); check its fields.") from error
 
 
 def _decode(hint: Any, value: Any) -> Any:
@@ -54,6 +54,6 @@ def _decode(hint: Any, value: Any) -> Any:
     plain = origin or hint
     require(
         isinstance(value, plain) and not (plain is int and isinstance(value, bool)),
-        f"{value!r} is not of the type {getattr(hint, '__name__', hint)}.",
+        f"{value!r} does not have the type {getattr(hint, '__name__', hint)}.",
     )
     return value

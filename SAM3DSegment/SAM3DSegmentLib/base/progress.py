@@ -67,7 +67,7 @@ class Bar(Silent):
     def progress(self, stage: str, done: int, total: int) -> None:
         try:
             from tqdm import tqdm
-        except ImportError:  # in a fresh Slicer; a bar is no reason not to work
+        except ImportError:  # in a fresh Slicer; the work goes on without a bar
             return
         if self._bar is None or self._stage != stage or self._bar.total != total or done < self._bar.n:
             self.close()

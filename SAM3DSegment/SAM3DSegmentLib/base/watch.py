@@ -1,4 +1,4 @@
-"""What work tells whoever waits for it, and asks of them: one `Watch`, handed on from the command inwards."""
+"""How work reports its progress, and learns whether to stop: one `Watch`, handed inwards from the command."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Watch:
         self.display.progress(stage, done, total)
 
     def event(self, name: str, **values: Any) -> None:
-        """Something that happened, beside the stages' progress; the values are plain JSON."""
+        """Something that happened, apart from the stages' progress; the values are plain JSON."""
         self.display.event(name, **values)
 
     def check(self, consequence: str = NOTHING_WRITTEN) -> None:
-        """Raises Cancelled, which says what has become of the work, if the user wants no more of it."""
+        """Raises Cancelled, with the consequence for the work, if the user has cancelled."""
         if self.cancelled():
             raise Cancelled(f"cancelled; {consequence}")
 

@@ -154,9 +154,9 @@ def segment(
         confidenceMap=confidenceMap,
     )
     # These import torch, so not before it is needed.
-    from ..commands.batch import segment_array
     from ..inference import Segmenter, watch_of
     from ..model_file import load_model
+    from ..results import segment_array
 
     loaded = load_model(request.modelPath)
     segmenter = Segmenter.load(loaded, request.device, sam_checkpoint=request.samCheckpoint, quality=request.quality)

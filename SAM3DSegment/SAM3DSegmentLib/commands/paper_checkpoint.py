@@ -21,7 +21,7 @@ from ..model_file import Sam3dModel
 from ..sam.weights import published
 
 ENCODER, IMAGE_SIZE, DEPTH = "sam_vit_b", 176, 64
-# What their inference does besides and a card cannot say, so that a model gives other masks here than there.
+# What their inference also does and a card cannot express, so that masks differ.
 NOT_IMPORTED = (
     "the intensities and the spacing of their plan, slices without SAM's mean and deviation, "
     "and Gaussian windows of 176 x 176 pixels"
@@ -34,17 +34,17 @@ _HEAD_KEYS = {"conv_pred.0": "0", "segmentation_head": "3"}
 
 
 def read_paper_checkpoint(path: Path) -> Sam3dModel:
-    """Raises ModelFileError for a file that is no such checkpoint, or one of several modalities."""
+    """Raises ModelFileError for a file that is not such a checkpoint, or that takes several modalities."""
     theirs = _read_state(path)
     missing = [key for key in _required_keys() if key not in theirs]
     if missing:
-        raise ModelFileError(f"{str(path)!r} has no {missing[0]!r}; it is no checkpoint of UARK-AICV/SAM3D.")
+        raise ModelFileError(f"{str(path)!r} has no {missing[0]!r}; it is not a checkpoint of UARK-AICV/SAM3D.")
     classes = len(theirs["out1.segmentation_head.weight"])
     widths = tuple(theirs[f"{block}.conv1.0.weight"].shape[0] for block in _BLOCKS)
     inputs = theirs["decoder5.conv1.0.weight"].shape[1]
     if inputs != EMBEDDING_CHANNELS:
         raise ModelFileError(
-            f"{str(path)!r} takes {inputs / EMBEDDING_CHANNELS:g} modalities at once; only models of one can be used."
+            f"{str(path)!r} takes {inputs / EMBEDDING_CHANNELS:g} modalities at once; use a model of one modality."
         )
     heads = [name for name in _HEADS if all(key in theirs for key in _head_keys(name))]
     config = DecoderConfig(
@@ -67,7 +67,9 @@ def read_paper_checkpoint(path: Path) -> Sam3dModel:
     try:
         decoder.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelFileError(f"the weights of {str(path)!r} do not fit their own decoder; get it anew.") from error
+        raise ModelFileError(
+            f"the weights of {str(path)!r} do not fit their own decoder; download it again."
+        ) from error
     return Sam3dModel(_card(path, config), decoder.requires_grad_(False).eval())
 
 
@@ -104,8 +106,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         raise ModelFileError(
-            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}); it holds more than weights: "
-            "save its 'state_dict' alone with torch.save, where you trust it."
+            f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}); it holds more than weights; "
+            "if you trust it, save only its 'state_dict' with torch.save."
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}

@@ -17,7 +17,7 @@ from ..base.files import check_new_file, written_whole
 from ..card import Label
 from .images import read_header, read_image
 from .segments import Segment, read_segments, segmentation_fields
-from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, look_at
+from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,6 @@ def read_label_map(path: str | Path) -> LabelMap:
             f"{str(path)!r} refers to a layer that it does not have; save the segmentation again in Slicer."
         )
     return LabelMap(_as_integers(layers, path), matrix, segments, path)
-
-
-def is_segmentation(path: Path) -> bool:
-    """Whether a file says that it is a segmentation: by its ending, or in its header. False if it cannot be read."""
-    return look_at(path).is_segmentation
 
 
 def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:

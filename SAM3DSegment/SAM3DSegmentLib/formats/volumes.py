@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +34,29 @@ class Volume:
 
 @dataclass(frozen=True)
 class VolumeFile:
-    """A volume file that was looked at once.
-
-    header: None if it was not needed, because the ending says that this is a segmentation, or if it cannot be used,
-    which is told when the file is read.
-    """
+    """A volume file, whose header is read once, when it is first asked for."""
 
     path: Path
-    header: ImageHeader | None
-    is_segmentation: bool
 
     @property
     def name(self) -> str:
-        """Without its ending."""
+        """File name without its ending."""
         return volume_name(self.path)
+
+    @cached_property
+    def header(self) -> ImageHeader | None:
+        """None if it cannot be used; `read_volume` then says why."""
+        try:
+            return read_header(self.path)
+        except InputError:
+            return None
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether the file's ending or its header says so; False if the header cannot be used."""
+        if self.path.name.lower().endswith(SEGMENTATION_SUFFIXES):
+            return True
+        return self.header is not None and self.header.is_segmentation
 
 
 def volume_name(path: Path) -> str:
@@ -58,36 +68,18 @@ def volume_name(path: Path) -> str:
     return path.name
 
 
-def list_volumes(folder: Path) -> list[Path]:
-    """Volume files directly in `folder`, by name, without hidden ones."""
-    return [path for path in visible_files(folder) if image_suffix(path)]
-
-
 def list_volume_files(folder: Path) -> list[VolumeFile]:
-    """As `list_volumes`, with what each file is; no header is read more than once."""
-    return [look_at(path) for path in list_volumes(folder)]
-
-
-def look_at(path: Path) -> VolumeFile:
-    """What a file is: a segmentation by its ending or its header, else an image."""
-    if path.name.lower().endswith(SEGMENTATION_SUFFIXES):
-        return VolumeFile(path, None, True)
-    if not image_suffix(path) or not path.is_file():
-        return VolumeFile(path, None, False)
-    try:
-        header = read_header(path)
-    except InputError:
-        return VolumeFile(path, None, False)
-    return VolumeFile(path, header, header.is_segmentation)
+    """Volume files directly in `folder`, by name, without hidden ones."""
+    return [VolumeFile(path) for path in visible_files(folder) if image_suffix(path) is not None]
 
 
 def volumes_by_name(folder: Path) -> dict[str, Path]:
     """Volume files directly in `folder` by their names without ending. Raises InputError if two have one name."""
     found: dict[str, Path] = {}
-    for path in list_volumes(folder):
-        other = found.setdefault(volume_name(path), path)
-        if other != path:
-            raise InputError(f"{str(other)!r} and {str(path)!r} have the same name; keep one of them.")
+    for file in list_volume_files(folder):
+        other = found.setdefault(file.name, file.path)
+        if other != file.path:
+            raise InputError(f"{str(other)!r} and {str(file.path)!r} have the same name; keep one of them.")
     return found
 
 

@@ -1,7 +1,7 @@
-"""Embeddings on disk: a frozen encoder gives the same answer for the same slice, so it is asked only once.
+"""Embeddings on disk: a frozen encoder gives the same answer for the same slice, so it is computed only once.
 
-The cache is bounded, and several processes may share it: a file appears whole or not at all, what was used longest ago
-is removed first, and an entry that another process removed meanwhile is only a question asked again.
+The cache is bounded, and several processes may share it: a file appears complete or not at all, the least recently used
+is removed first, and an entry that another process has removed is simply computed again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class EmbeddingCache:
     """A bounded store of embeddings, float16 arrays of any shape, each under an `embedding_key`.
 
     Every entry is a file of its own. When they take more than `limit_bytes` together, those used longest ago go, down
-    to nine tenths of it. A process measures the folder anew after having written a twentieth of the limit, so that
+    to nine tenths of it. A process measures the folder again after it has written a twentieth of the limit, so that
     what others write is noticed; by so much can several processes exceed it for a moment.
     """
 
@@ -73,11 +73,11 @@ class EmbeddingCache:
         return array
 
     def put(self, key: str, array: np.ndarray) -> None:
-        """Keep `array` as float16. A full disk is no error: the answer is only not remembered, which is said once."""
+        """Keep `array` as float16. A full disk is not an error: the array is not kept, and one warning is logged."""
         import safetensors.numpy
 
         content = safetensors.numpy.save({"embeddings": np.ascontiguousarray(array, np.float16)})
-        self._make_room(len(content))
+        self._free_space(len(content))
         if len(content) > self.limit_bytes or not self._is_writable:
             return
         path = self._path(key)
@@ -88,7 +88,7 @@ class EmbeddingCache:
             os.replace(partial, path)
         except OSError as error:
             self._is_writable = False
-            logger.warning("embeddings are not kept: %s cannot be written (%s).", self.folder, error.strerror)
+            logger.warning("embeddings are not cached: %s cannot be written (%s).", self.folder, error.strerror)
         else:
             self._taken += len(content)
             self._unmeasured += len(content)
@@ -99,7 +99,7 @@ class EmbeddingCache:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
-    def _make_room(self, size: int) -> None:
+    def _free_space(self, size: int) -> None:
         """Remove the entries used longest ago unless `size` more bytes fit."""
         if self._taken + size <= self.limit_bytes and self._unmeasured <= self.limit_bytes / 20:
             return
@@ -129,7 +129,7 @@ def embedding_key(encoder_sha256: str, image_size: int, precision: str, content:
 def cache_limit_bytes(folder: Path) -> int:
     """What SAM3DSEGMENT_CACHE_GB says; by default half of the disk that is free or taken by the cache, at most 50 GB.
 
-    0 keeps nothing. Raises InputError for anything that is no such number.
+    0 keeps nothing. Raises InputError for anything else than such a number.
     """
     given = os.environ.get(LIMIT_VARIABLE)
     if given:
@@ -156,7 +156,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache() -> CacheInfo:
-    """Remove all cached embeddings and return what was removed; whatever else lies in the folder stays."""
+    """Remove all cached embeddings and return what was removed; other files in the folder stay."""
     before = cache_info()
     for ours in (_ENTRY, _MEMORY, _PARTIAL):
         for item in _files(before.folder, ours):
@@ -191,7 +191,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _files(folder: Path, name: re.Pattern[str]) -> list[os.DirEntry[str]]:
-    """The files directly in `folder` that have such a name, which only we give; [] if there is no folder."""
+    """The files directly in `folder` with such a name, which only this cache gives; [] if there is no folder."""
     try:
         return [item for item in os.scandir(folder) if name.fullmatch(item.name) and not item.is_dir()]
     except OSError:

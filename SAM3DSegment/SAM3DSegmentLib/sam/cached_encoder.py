@@ -1,4 +1,4 @@
-"""A frozen encoder that is asked for each slice only once, on whatever occasion: training, validation or use."""
+"""A frozen encoder that computes each slice only once, whether for training, validation or inference."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CachedEncoder:
         return [embedding_key(config.sha256, config.image_size, precision, part.tobytes()) for part in contents]
 
     def compute(self, slices: Tensor) -> Tensor:
-        """(B, 256, s, s) float16 on the CPU, computed anew and kept."""
+        """(B, 256, s, s) float16 on the CPU, computed and kept."""
         embeddings = self._encoder(slices).half().cpu()
         for key, embedding in zip(self.keys(slices), embeddings):
             self.cache.put(key, np.ascontiguousarray(embedding.numpy()))

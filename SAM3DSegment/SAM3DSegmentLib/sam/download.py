@@ -1,4 +1,4 @@
-"""A large file from the web: it goes on after a cut, is checked by its hash, and appears whole or not at all.
+"""Download of a large file: it resumes after a break, is checked by its hash, and appears complete or not at all.
 
 Proxies and certificates are those of the environment (HTTPS_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE), as `requests` reads
 them; Slicer ships it.
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     import requests
 
 TIMEOUT_S = 30.0  # without a byte
-WAITS_S = (0.5, 1.0, 2.0, 4.0)  # before each new attempt; as long as more and more arrives, it is begun anew
+WAITS_S = (0.5, 1.0, 2.0, 4.0)  # before each new attempt; starts again whenever more has arrived
 _CHUNK = 2**14  # bytes; so much of what has arrived can be lost by a cut
 _BEYOND = 2**40  # a position that no file reaches
 
 
 def partial_path(path: Path) -> Path:
-    """Where what has arrived of `path` is kept until it is whole."""
+    """Where the received part of `path` is kept until it is complete."""
     return path.with_name(f".{path.name}.partial")
 
 
@@ -40,7 +40,7 @@ def fetch(
     watch: Watch = UNWATCHED,
     timeout_s: float = TIMEOUT_S,
 ) -> None:
-    """Fetch `url` to `path`, going on from what an earlier attempt left; tells bytes done and bytes in all.
+    """Fetch `url` to `path`, continuing what an earlier attempt left; reports bytes done and bytes in all.
 
     Raises WeightsError saying what to do; Cancelled within a second, also of a server that does not answer. After a
     cut what has arrived is kept for the next attempt, else nothing is left.
@@ -59,11 +59,11 @@ def fetch(
 
 
 class _Interrupted(Exception):
-    """What another attempt may mend."""
+    """A failure that another attempt may overcome."""
 
 
 class _Transfer(threading.Thread):
-    """Works in a thread of its own, because a socket that waits hears nothing else.
+    """A thread of its own, because a waiting socket cannot react to anything else.
 
     `done` and `total` are bytes, total 0 while it is not known; `error` is what ended it too early.
     """
@@ -98,7 +98,7 @@ class _Transfer(threading.Thread):
         except OSError as error:
             self._discard()
             self.error = WeightsError(
-                f"{str(self._path)!r} cannot be written ({last_line(error)}); check space and rights."
+                f"{str(self._path)!r} cannot be written ({last_line(error)}); check free space and permissions."
             )
         except Exception as error:  # else the thread would end in silence
             self.error = error
@@ -124,8 +124,8 @@ class _Transfer(threading.Thread):
                 _empty(file)
                 if began_anew:
                     raise WeightsError(
-                        f"what {self._url} gave is not the published file: its SHA-256 is not {self._sha256}; try "
-                        "again later, or from another address."
+                        f"the file from {self._url} is not the published file: its SHA-256 is not {self._sha256}; "
+                        "try again later, or from another address."
                     )
                 began_anew = True  # what an earlier attempt left was of another file
 
@@ -140,7 +140,7 @@ class _Transfer(threading.Thread):
                     waits, furthest = iter(WAITS_S), file.tell()
                 wait = next(waits, None)
                 if wait is None:
-                    kept = f"; {file.tell() / 1e6:.1f} MB are here and the next download goes on from there"
+                    kept = f"; {file.tell() / 1e6:.1f} MB are kept and the next download continues from there"
                     raise WeightsError(
                         f"{self._url} could not be downloaded ({error}){kept if file.tell() else ''}; check the "
                         f"network or proxy and try again, or copy the file to {str(self._path)!r} by hand."
@@ -163,8 +163,8 @@ class _Transfer(threading.Thread):
                 self._receive_body(response, file)
         except requests.exceptions.SSLError as error:
             raise WeightsError(
-                f"{self._url} is not trusted ({_reason(error)}); if your network has a certificate of its own, name "
-                "its file in REQUESTS_CA_BUNDLE."
+                f"{self._url} is not trusted ({_reason(error)}); if your network uses its own certificate, name its "
+                "file in REQUESTS_CA_BUNDLE."
             ) from error
         except requests.exceptions.ChunkedEncodingError as error:
             raise _Interrupted("the connection was cut") from error
@@ -182,7 +182,7 @@ class _Transfer(threading.Thread):
             _empty(file)
             raise WeightsError(
                 f"{length / 1e6:.0f} MB more are needed in {str(self._path.parent)!r}, where {free / 1e6:.0f} MB are "
-                "free; make room, or move the folder with SAM3DSEGMENT_WEIGHTS."
+                "free; free some space, or move the folder with SAM3DSEGMENT_WEIGHTS."
             )
         for chunk in response.iter_content(_CHUNK):
             if self._stopped.is_set():
@@ -197,10 +197,10 @@ class _Transfer(threading.Thread):
 def _check_status(response: requests.Response, url: str, path: Path) -> None:
     answer = f"{response.status_code} {response.reason}".strip()
     if response.status_code >= 500 or response.status_code == 429:
-        raise _Interrupted(f"the server says {answer}")
+        raise _Interrupted(f"the server answered {answer}")
     if not response.ok:
         raise WeightsError(
-            f"{url} could not be downloaded (the server says {answer}); check the address, or copy the file to "
+            f"{url} could not be downloaded (the server answered {answer}); check the address, or copy the file to "
             f"{str(path)!r} by hand."
         )
 
@@ -235,6 +235,6 @@ def _lock(file: IO[bytes], path: Path) -> None:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        raise WeightsError(f"{str(path)!r} is being downloaded already; wait until that has ended.") from error
+        raise WeightsError(f"{str(path)!r} is already being downloaded; wait until that has finished.") from error
     except OSError:
         pass  # a file system without locks

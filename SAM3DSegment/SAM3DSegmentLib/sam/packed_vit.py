@@ -30,7 +30,7 @@ TOKENS_AT_ONCE = 2048  # on a CPU; more are no faster, fewer leave small images 
 class PackedVit:
     """`ImageEncoderViT` for inference: slices (B, 3, S, S) -> (B, 256, S/16, S/16) of type `dtype`, on `device`.
 
-    Its buffers are used anew in each call, so one object must not compute in two threads at a time.
+    Its buffers are reused in each call, so one object must not compute in two threads at a time.
     """
 
     def __init__(

@@ -68,8 +68,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of SAM's image encoder in a checkpoint, under the encoder's own names. Raises WeightsError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no checkpoint can raise anything
-        raise WeightsError(f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); get it anew.") from error
+    except Exception as error:  # bytes that are not a checkpoint can raise anything
+        raise WeightsError(
+            f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); download it again."
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # some fine-tuned copies of SAM wrap their weights
     named = state.items() if isinstance(state, dict) else ()
@@ -83,7 +85,9 @@ def load_vit_state(vit: nn.Module, tensors: dict[str, Tensor], source: object) -
     """Load strictly, after bringing position tables to the encoder's size."""
     for key, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or not torch.isfinite(tensor).all():
-            raise WeightsError(f"{key!r} of {str(source)!r} holds what is no finite number; get the file anew.")
+            raise WeightsError(
+                f"{key!r} of {str(source)!r} has values that are not finite numbers; get the file again."
+            )
     wanted = vit.state_dict()
     fitted = {
         key: _fit_positions(key, tensor.float(), wanted[key].shape) if key in wanted else tensor

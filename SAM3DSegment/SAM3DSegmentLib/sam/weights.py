@@ -1,4 +1,4 @@
-"""SAM's own checkpoints: where they are kept, where they come from, whether they are whole.
+"""SAM's own checkpoints: where they are kept, where they come from, whether they are complete.
 
 Nothing here imports torch. The files are published by Meta AI under Apache-2.0
 (https://github.com/facebookresearch/segment-anything#model-checkpoints).
@@ -22,7 +22,7 @@ _SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published checkpoint. `megabytes` is what to expect of a download."""
+    """A published checkpoint. `megabytes` is the size of the download."""
 
     encoder: str
     file_name: str
@@ -93,7 +93,7 @@ def verify(checkpoint: Checkpoint, path: Path) -> None:
     try:
         found = file_sha256(path)
     except OSError as error:
-        raise WeightsError(f"{str(path)!r} cannot be read ({last_line(error)}); check its rights.") from error
+        raise WeightsError(f"{str(path)!r} cannot be read ({last_line(error)}); check its permissions.") from error
     if found != checkpoint.sha256:
         raise WeightsError(
             f"{str(path)!r} has SHA-256 {found}, not {checkpoint.sha256} as published; remove it and download it again."

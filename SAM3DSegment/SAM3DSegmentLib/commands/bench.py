@@ -1,0 +1,153 @@
+"""`sam3dsegment bench`: how fast and how good this is on this computer, beside others."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..quality import BEST, QUALITIES
+from .shared import (
+    DONE,
+    add_command,
+    add_computing,
+    add_group,
+    add_model,
+    add_precision,
+    add_sam_checkpoint,
+    count,
+    read_json,
+    say,
+    watched,
+)
+
+# Benchmark -> module of `bench/`, function, and the options that are handed on to it, in their order.
+_BENCHMARKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "encoder": (
+        "networks",
+        "bench_encoder",
+        ("image_size", "device", "precision", "rounds", "threads", "sam_checkpoint"),
+    ),
+    "decoder": ("networks", "bench_decoder", ("image_size", "device", "precision", "rounds", "threads")),
+    "volume": ("processes", "bench_volume", ("slices", "device", "precision", "quality", "threads")),
+    "quality": ("levels", "bench_quality", ("data", "config", "model", "device", "precision", "threads")),
+    "reuse": ("networks", "bench_reuse", ("image_size", "slices", "device", "precision", "threads")),
+    "startup": ("processes", "bench_startup", ("rounds",)),
+}
+
+
+def add(commands: Any) -> None:
+    group = add_group(commands, "bench", "how fast and how good this is on your computer, beside others")
+
+    def add_benchmark(name: str, text: str) -> argparse.ArgumentParser:
+        return add_command(group, name, lambda options: _measure(name, options), text)
+
+    encoder = add_benchmark("encoder", "SAM's encoder beside segment_anything's")
+    add_sam_checkpoint(encoder)
+    decoder = add_benchmark("decoder", "the decoder beside torch's plain modules")
+    volume = add_benchmark("volume", "whole volumes: seconds and memory")
+    volume.add_argument("--slices", type=count, nargs="+", default=[100, 300], metavar="N", help="default: 100 300")
+    volume.add_argument(
+        "--quality", nargs="+", default=[BEST], choices=tuple(QUALITIES), help="levels; default: %(default)s"
+    )
+    quality = add_benchmark("quality", "Dice and seconds of each level of quality")
+    quality.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled cases, as for train")
+    quality.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="settings of the training whose test cases to use"
+    )
+    add_model(quality)
+    reuse = add_benchmark("reuse", "a volume with one decoder on SAM's encoder, then with another")
+    reuse.add_argument("--slices", type=count, default=24, metavar="N", help="default: %(default)s")
+    startup = add_benchmark("startup", "from the start of a process to a mask")
+    for parser in (encoder, decoder, reuse):
+        parser.add_argument("--image-size", type=count, default=512, metavar="S", help="default: %(default)s pixels")
+    for parser in (encoder, decoder, startup):
+        parser.add_argument("--rounds", type=count, default=3, metavar="N", help="default: %(default)s")
+    for parser in (encoder, decoder, volume, quality, reuse):
+        parser.add_argument("--device", default="auto", help="default: %(default)s")
+        add_precision(parser)
+        parser.add_argument("--threads", type=count, metavar="N", help="of the CPU; default: torch's choice")
+    for parser in (encoder, decoder, volume, quality, reuse, startup):
+        parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    _add_fewshot(group)
+
+
+def _measure(name: str, options: argparse.Namespace) -> int:
+    """Run one of `_BENCHMARKS`, and show its figures."""
+    from ..base.files import check_new_file, write_json
+    from ..base.jsonable import from_json, to_json
+    from ..bench.measuring import as_table
+    from ..settings import TrainingConfig
+
+    module, function, names = _BENCHMARKS[name]
+    bench: Callable[..., Any] = getattr(import_module(f"..bench.{module}", __package__), function)
+    values = {key: getattr(options, key) for key in names}
+    if "config" in values:
+        values["config"] = from_json(TrainingConfig, read_json(values["config"]))
+    if options.json:
+        check_new_file(options.json, overwrite=True)
+    result = bench(*values.values())
+    say(as_table(result))
+    if options.json:
+        write_json(options.json, to_json(result))
+    return DONE
+
+
+def _add_fewshot(group: Any) -> None:
+    parser = add_command(group, "fewshot", _fewshot, "Dice against training cases and minutes, beside a 3-D U-Net")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="as for train")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for JSON, table and plot")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="settings to compare, with test_cases and names",
+    )
+    parser.add_argument(
+        "--cases", type=_case_counts, default="5,10,20,50,all", metavar="N,N", help="default: %(default)s"
+    )
+    parser.add_argument("--minutes", type=_minutes, default="5", metavar="M,M", help="default: %(default)s")
+    parser.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="S,S", help="default: %(default)s")
+    parser.add_argument("--encoder", metavar="NAME", help="as for train")
+    add_computing(parser)
+
+
+def _case_counts(text: str) -> tuple[int, ...]:
+    """0 stands for all."""
+    return tuple(0 if part == "all" else count(part) for part in text.split(","))
+
+
+def _minutes(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _fewshot(options: argparse.Namespace) -> int:
+    from ..base.devices import keep_freed_memory
+    from ..bench.fewshot import Benchmark, run_benchmark
+    from ..bench.fewshot_report import make_table
+    from ..training.plan import make_config
+
+    keep_freed_memory()
+    overrides = {"encoder": options.encoder} if options.encoder else {}
+    settings = [read_json(path) for path in options.config] or [{}]
+    benchmark = Benchmark(
+        options.data,
+        tuple(make_config(one, overrides) for one in settings),
+        options.cases,
+        options.minutes,
+        options.seeds,
+        options.sam_checkpoint,
+        options.device,
+    )
+    with watched("none") as watch:
+        rows = run_benchmark(benchmark, options.output, watch)
+    say(make_table(rows))
+    return DONE

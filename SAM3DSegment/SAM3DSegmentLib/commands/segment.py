@@ -1,0 +1,81 @@
+"""`sam3dsegment segment`: volumes to label maps."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..quality import AUTO, BEST, QUALITIES, QualityChoice
+from .shared import DONE, FAILED, add_command, add_computing, add_model, add_precision, watched
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands: Any) -> None:
+    parser = add_command(commands, "segment", run, "segment a volume, or every volume of a folder")
+    parser.add_argument(
+        "input", nargs="+", type=Path, metavar="INPUT", help="volume file, DICOM folder, or folder of volumes"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="file (.seg.nrrd, .nii.gz, ...), or folder for many volumes",
+    )
+    add_model(parser)
+    add_computing(parser)
+    add_precision(parser)
+    parser.add_argument(
+        "--quality",
+        default=BEST,
+        choices=(*QUALITIES, AUTO),
+        help="lower is faster; auto takes the best that needs at most a minute; default: %(default)s",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument(
+        "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
+    )
+    parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..base.devices import keep_freed_memory
+    from ..base.files import write_json
+    from ..inference import Segmenter
+    from ..model_file import load_model
+    from ..model_store import find_model
+    from .batch import Request, segment_files
+    from .sources import Outputs
+
+    keep_freed_memory()
+    with watched(options.progress) as watch:
+        model = load_model(options.model)
+        request = Request(
+            tuple(options.input),
+            Outputs(options.output, options.confidence, options.report, options.overwrite),
+            options.series,
+            tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
+        )
+
+        def tell_choice(choice: QualityChoice) -> None:
+            watch.event("quality", quality=choice.quality, seconds=choice.seconds[choice.quality])
+
+        def load() -> Segmenter:
+            return Segmenter.load(
+                model, options.device, options.precision, options.sam_checkpoint, options.quality, tell_choice
+            )
+
+        summary = segment_files(request, model, load, watch)
+    if len(summary.records) + len(summary.skipped) + len(summary.failed) > 1 or not summary.records:
+        logger.info("%s.", summary)
+    if options.report:
+        write_json(
+            options.report,
+            {"segmented": summary.records, "skipped": summary.skipped, "failed": summary.failed},
+        )
+    return FAILED if summary.failed else DONE

@@ -1,0 +1,166 @@
+"""What is segmented, and where the results go: inputs and outputs as the user gives them, checked before the work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import InputError
+from ..base.files import check_new_file
+from ..formats.content import holds_dicom
+from ..formats.header import ImageHeader
+from ..formats.images import read_header
+from ..formats.label_maps import check_label_output
+from ..formats.volumes import (
+    IMAGE_OUTPUT_SUFFIXES,
+    OUTPUT_SUFFIXES,
+    SEGMENTATION_SUFFIX,
+    Volume,
+    VolumeFile,
+    list_volume_files,
+    read_volume,
+    volume_name,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A volume to be segmented: a file, with its header if that can be used, or a DICOM folder."""
+
+    path: Path
+    header: ImageHeader | None = None
+
+    @property
+    def name(self) -> str:
+        """Without the file's ending."""
+        return volume_name(self.path)
+
+    def read(self, series_uid: str | None) -> Volume:
+        """As `read_volume`."""
+        return read_volume(self.path, series_uid, self.header)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go: the mask of one volume, or the folder for those of many; what else is written about it."""
+
+    masks: Path
+    confidence: Path | None = None
+    report: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Each volume with the file of its mask; whether `Outputs.masks` is a folder."""
+
+    pairs: tuple[tuple[Source, Path], ...]
+    is_folder: bool
+
+
+def plan_files(
+    inputs: Sequence[Path], outputs: Outputs, series_uid: str | None = None, also_read: Iterable[Path] = ()
+) -> Plan:
+    """Look at each input once, and check all that is to be written.
+
+    One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
+    to the folder `outputs.masks` as NAME.seg.nrrd. also_read: other files that are read, such as the model; no output
+    may replace them. Raises InputError where two inputs would have one output, or an input is not an image.
+    """
+    found = [_sources_of(path) for path in inputs]
+    sources = [source for of_input in found for source in of_input]
+    is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
+    pairs = _into_folder(sources, outputs.masks) if is_folder else [(sources[0], outputs.masks)]
+    if series_uid is not None and (is_folder or not inputs[0].is_dir()):
+        raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
+    read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
+    _check_outputs(outputs, [target for _, target in pairs] if is_folder else [], is_folder, read)
+    return Plan(tuple(pairs), is_folder)
+
+
+def _sources_of(path: Path) -> list[Source]:
+    """The volumes that an input stands for, at least one: those of a folder without its segmentations, else itself."""
+    if not path.is_dir():
+        if not path.exists():
+            raise InputError(f"{str(path)!r} does not exist; check the path.")
+        file = VolumeFile(path)
+        if file.is_segmentation:
+            raise InputError(f"{str(path)!r} is a segmentation; give the image that it was drawn on.")
+        return [Source(path, file.header)]
+    files = list_volume_files(path)
+    segmentations = [file.path for file in files if file.is_segmentation]
+    volumes = [Source(file.path, file.header) for file in files if not file.is_segmentation]
+    if segmentations:
+        logger.info("left out of %s, because they are segmentations: %s.", path, _names(segmentations))
+    is_dicom = holds_dicom(path)
+    if volumes and is_dicom:
+        raise InputError(
+            f"folder {str(path)!r} holds a DICOM series and volume files ({_names([v.path for v in volumes])}); give "
+            "one of the files, or move the slices into a folder of their own."
+        )
+    folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    if volumes and folders:
+        logger.warning("subfolders of %s are not searched: %s.", path, _names(folders))
+    if volumes:
+        return volumes
+    if is_dicom:
+        return [Source(path)]
+    if segmentations:
+        raise InputError(f"folder {str(path)!r} holds segmentations only; give the folder of the images.")
+    from ..formats.dicom import nothing_found  # it loads pydicom
+
+    raise nothing_found(path)
+
+
+def _into_folder(sources: list[Source], folder: Path) -> list[tuple[Source, Path]]:
+    """Each source with the file of its mask. Raises InputError unless `folder` can be one, and no two files are one."""
+    if folder.name.lower().endswith(OUTPUT_SUFFIXES) and not folder.is_dir():
+        raise InputError(
+            f"output {str(folder)!r} is the name of one file, but there are {len(sources)} volumes; give the name of "
+            "a folder, or one volume."
+        )
+    pairs = [(source, folder / (source.name + SEGMENTATION_SUFFIX)) for source in sources]
+    by_target: dict[str, Path] = {}
+    for source, target in pairs:
+        other = by_target.setdefault(str(target).casefold(), source.path)  # some file systems ignore case
+        if other != source.path:
+            raise InputError(f"{str(other)!r} and {str(source.path)!r} would both become {str(target)!r}; rename one.")
+    return pairs
+
+
+def _files_of(path: Path, source: Source) -> list[Path]:
+    """The files that are read for an input."""
+    if path.is_dir():
+        return list(path.iterdir())
+    return [path, (source.header or read_header(path)).data]
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+def _check_outputs(outputs: Outputs, targets: list[Path], is_folder: bool, read: list[Path]) -> None:
+    """Raises InputError unless all outputs can be written, under different names, and none replaces what is `read`."""
+    if is_folder:
+        if outputs.masks.exists() and not outputs.masks.is_dir():
+            raise InputError(f"output {str(outputs.masks)!r} is a file; for several volumes give a folder.")
+        if outputs.confidence is not None:
+            raise InputError(f"--confidence {str(outputs.confidence)!r} is one file; leave it out for several volumes.")
+    else:
+        check_label_output(outputs.masks, outputs.overwrite, read)
+    if outputs.confidence is not None:
+        name = outputs.confidence.name.lower()
+        if not name.endswith(IMAGE_OUTPUT_SUFFIXES) or name.endswith(SEGMENTATION_SUFFIX):
+            raise InputError(
+                f"--confidence {str(outputs.confidence)!r} has no image ending; use {', '.join(IMAGE_OUTPUT_SUFFIXES)}."
+            )
+        check_new_file(outputs.confidence, outputs.overwrite, read)
+    if outputs.report is not None:
+        check_new_file(outputs.report, outputs.overwrite, read)
+    given = [path.absolute() for path in (outputs.masks, *targets, outputs.confidence, outputs.report) if path]
+    if twice := [path for path in given if given.count(path) > 1]:
+        raise InputError(f"two outputs would both be written to {str(twice[0])!r}; give each its own name.")
