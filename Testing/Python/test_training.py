@@ -222,6 +222,14 @@ def test_a_stopped_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen
     assert not list((tmp_path / "m.training").rglob("checkpoint.pt"))
 
 
+def test_looking_at_the_cases_is_cancelled_between_two_of_them(tmp_path):
+    told = Recorded()
+    with pytest.raises(Cancelled, match="nothing was written"):
+        start(tmp_path / "m.sam3d", display=told, cancelled=lambda: ("look", 2, 4) in told.stages)
+    assert told.stages == [("look", 1, 4), ("look", 2, 4)]
+    assert not list(tmp_path.iterdir())
+
+
 def test_encoding_is_cancelled_within_a_batch(tmp_path, frozen):
     told = Recorded()
     with pytest.raises(Cancelled, match="8 of 153 slices were encoded"):
@@ -526,6 +534,28 @@ def validate_with(tmp_path, dice, on_scores=lambda *_: None, before=lambda: None
     return Validation(score, Checkpoint(tmp_path / "checkpoint.pt", {}), on_scores)
 
 
+def test_what_is_validated_and_kept_is_the_moving_average_of_the_weights(tmp_path):
+    """By hand: the first step's weights, then nearer to each new one by a share that falls."""
+    loop = make_loop(Budget(8, 0), learning_rate=0.01, warmup_steps=0, validations=1, average_decay=0.5)
+    mean, kept = {}, []
+
+    def follow(loop):
+        for name, weight in loop.learner.module.named_parameters():
+            now = min(0.5, loop.state.step / (9 + loop.state.step))
+            before = mean.get(name, weight.detach())
+            mean[name] = now * before + (1 - now) * weight.detach() if loop.state.step > 1 else weight.detach().clone()
+
+    def on_scores(loop, weights, scores, is_best):
+        kept.append(weights)
+
+    validation = validate_with(tmp_path, [0.5], on_scores)
+    assert loop.run(batches(), [follow, validation], UNWATCHED)
+    raw = loop.learner.module.state_dict()
+    for name, weight in mean.items():
+        torch.testing.assert_close(kept[0][name], weight, atol=1e-6, rtol=1e-4)
+    assert any(not torch.allclose(kept[0][name], raw[name], atol=1e-4) for name in mean)
+
+
 def test_validation_does_not_eat_the_time_and_is_spread_evenly(tmp_path):
     """A clock of our own: a step takes 10 s, a validation 300 s, the budget is 30 minutes."""
     now = [0.0]
@@ -711,4 +741,4 @@ def test_training_on_sam_without_its_weights_says_how_to_get_them(tmp_path):
 def test_the_number_of_levels_follows_the_cases(tmp_path):
     """Hippocampus slices have about 35 x 50 pixels: two levels of size 256 give 64 cells, of size 128 three give 64."""
     for size, levels in ((256, 2), (128, 3)):
-        assert make_plan(HIPPOCAMPUS, dataclasses.replace(COMPACT, image_size=size)).decoder.levels == levels
+        assert make_plan(HIPPOCAMPUS, dataclasses.replace(COMPACT, image_size=size)).card.decoder.levels == levels

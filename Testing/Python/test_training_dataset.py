@@ -13,6 +13,7 @@ from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
+from SAM3DSegmentLib.training import classes, look
 from SAM3DSegmentLib.training.check import check, find_suspicious
 from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
 from SAM3DSegmentLib.training.dataset import files_of_case, find_dataset, new_case_files
@@ -338,3 +339,22 @@ def test_an_empty_folder_gets_pairs(tmp_path):
 def test_a_name_that_would_be_taken_for_something_else_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot name a case"):
         new_case_files(tmp_path, name)
+
+
+def test_one_look_reads_each_label_map_and_each_image_header_once(decathlon, monkeypatch):
+    read = []
+    for name in ("read_label_map", "read_header"):
+        original = getattr(look, name)
+        monkeypatch.setattr(look, name, lambda path, original=original: read.append(path.name) or original(path))
+    monkeypatch.setattr(classes, "read_label_map", lambda path: pytest.fail(f"{path} is read again"))
+    plan = make_plan(decathlon, CONFIG, hashed=True)
+    assert find_suspicious(plan) == []
+    assert len(plan.fingerprint) == 3
+    assert sorted(read) == sorted([f"{name}.nii.gz" for name in ("a", "b", "c")] * 2)
+
+
+def test_structures_have_the_voxels_that_they_have_on_the_image(decathlon):
+    plan = make_plan(decathlon, CONFIG)
+    assert [case.voxels for case in plan.facts] == [{"Label 1": 36, "Label 2": 36}] * 3
+    assert plan.depths == {"a": 6, "b": 6, "c": 6}
+    assert plan.card.spacing_mm == (2, 1, 1)

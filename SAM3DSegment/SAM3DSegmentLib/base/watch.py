@@ -52,10 +52,6 @@ class Watch:
         """For a part of the work whose own progress would say nothing to the user."""
         return replace(self, display=SILENT)
 
-    def uncancelled(self) -> Watch:
-        """For a part of the work that several processes have to come to the end of together."""
-        return replace(self, cancelled=_never)
-
     def unfinished(self) -> Watch:
         """For work of which no early end makes a result."""
         return replace(self, finishing=_never)

@@ -18,7 +18,7 @@ from .. import __version__
 from ..base.errors import Cancelled, InputError, Sam3dError
 from ..base.files import check_new_file, last_line
 from ..base.watch import UNWATCHED, Watch
-from ..formats.header import read_header
+from ..formats.images import read_header
 from ..formats.label_maps import check_label_output, is_segmentation, write_labels
 from ..formats.volumes import (
     IMAGE_OUTPUT_SUFFIXES,
@@ -91,7 +91,8 @@ def _volumes_of(path: Path) -> list[Path]:
         if is_segmentation(path):
             raise InputError(f"{str(path)!r} is a segmentation; give the image that it was drawn on.")
         return [path]
-    from ..formats.dicom import holds_dicom, nothing_found  # these load pydicom
+    from ..formats.content import holds_dicom
+    from ..formats.dicom import nothing_found  # it loads pydicom
 
     files = list_volumes(path)
     segmentations = [file for file in files if is_segmentation(file)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,9 @@ import SimpleITK as sitk
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
-from .header import image_suffix, read_header
+from .images import read_header, read_image
 from .segments import Segment, read_segments, segmentation_fields
-from .volumes import (
-    OUTPUT_SUFFIXES,
-    SEGMENTATION_SUFFIX,
-    Volume,
-    check_axes,
-    image_on_grid,
-    list_volumes,
-    read_image,
-    volume_name,
-)
-
-SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
+from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, look_at
 
 
 @dataclass(frozen=True)
@@ -51,9 +39,10 @@ class LabelMap:
 
 
 def read_label_map(path: str | Path) -> LabelMap:
-    """Raises InputError where `path` is no label map of whole numbers in 0..255 (or of a segmentation)."""
+    """Raises InputError unless `path` is a label map of whole numbers in 0..255, or a segmentation."""
     path = Path(path)
-    voxels, matrix, header = read_image(path)
+    header = read_header(path)
+    voxels, matrix = read_image(path, header)
     layers = np.moveaxis(voxels, -1, 0)
     if not header.is_segmentation or not header.fields:
         if len(layers) > 1:
@@ -61,20 +50,15 @@ def read_label_map(path: str | Path) -> LabelMap:
         return LabelMap(_as_integers(layers, path), matrix, None, path)
     segments = read_segments(header.fields, path)
     if any(not 0 <= segment.layer < len(layers) for segment in segments):
-        raise InputError(f"{str(path)!r} names a layer that it does not have; save the segmentation again in Slicer.")
+        raise InputError(
+            f"{str(path)!r} refers to a layer that it does not have; save the segmentation again in Slicer."
+        )
     return LabelMap(_as_integers(layers, path), matrix, segments, path)
 
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file says that it is a segmentation: by its ending, or in its header. False if it cannot be read."""
-    if path.name.lower().endswith(SEGMENTATION_SUFFIXES):
-        return True
-    if image_suffix(path) is None or not path.is_file():
-        return False
-    try:
-        return read_header(path).is_segmentation
-    except InputError:
-        return False  # it is told when the file is read
+    return look_at(path).is_segmentation
 
 
 def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
@@ -110,20 +94,3 @@ def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
     if low < 0 or high > 255:
         raise InputError(f"label map {str(path)!r} has values from {low} to {high}, outside 0..255; renumber them.")
     return values.astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class VolumeFile:
-    """A volume file of a folder; `name` is that of the file without its ending."""
-
-    path: Path
-    name: str
-
-    @cached_property
-    def is_segmentation(self) -> bool:
-        return is_segmentation(self.path)
-
-
-def list_volume_files(folder: Path) -> list[VolumeFile]:
-    """Volume files directly in `folder`, by name; hidden ones, such as macOS's `._x.nii.gz`, are left out."""
-    return [VolumeFile(path, volume_name(path)) for path in list_volumes(folder)]

@@ -33,7 +33,7 @@ class Segment:
 
 
 def name_key(name: str) -> str:
-    """Names that agree up to case and blanks are one."""
+    """The same for names that differ only in case and spaces."""
     return " ".join(name.lower().split())
 
 
@@ -70,14 +70,14 @@ def terminology_entry(label: Label) -> str:
 
 
 def read_segments(metadata: dict[str, str], path: Path) -> tuple[Segment, ...]:
-    """The segments that the header's fields tell of. Raises InputError if there are none, or they cannot be read."""
+    """The segments that the header's fields describe. Raises InputError if there are none, or they cannot be read."""
     numbers = sorted({int(m[1]) for key in metadata if (m := re.match(r"Segment(\d+)_ID$", key))})
     if not numbers:
         raise InputError(f"{str(path)!r} names no segments; save the segmentation again in Slicer.")
     try:
         return tuple(_read_segment(metadata, number) for number in numbers)
     except ValueError as error:
-        raise InputError(f"{str(path)!r} has broken fields of segments ({error}); save it again in Slicer.") from error
+        raise InputError(f"{str(path)!r} has invalid segment fields ({error}); save it again in Slicer.") from error
 
 
 def _read_segment(metadata: dict[str, str], number: int) -> Segment:

@@ -10,9 +10,9 @@ import numpy as np
 from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
 from ..card import Label
-from ..formats.header import read_header
+from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
-from ..formats.volumes import Volume, read_matrix
+from ..formats.volumes import Volume
 from .classes import Look, class_indices, on_grid_of, own_labels
 from .dataset import CaseFiles, Dataset
 

@@ -1,0 +1,102 @@
+"""An image file of any format: its header, its geometry by SimpleITK, its voxels."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..base.errors import GeometryError, InputError
+from ..base.files import last_line
+from ..geometry import is_same_grid, matrix_from_lps, spacing_and_directions
+from . import metaimage, nifti, nrrd
+from .content import FORMAT_OF_SUFFIX, METAIMAGE, NIFTI, NRRD, VOLUME_SUFFIXES, check_content, image_suffix, is_dicom
+from .header import ImageHeader
+from .voxels import read_voxels
+
+logger = logging.getLogger(__name__)
+
+_READERS = {NIFTI: nifti.read_header, NRRD: nrrd.read_header, METAIMAGE: metaimage.read_header}
+
+
+def read_header(path: Path) -> ImageHeader:
+    """The checked header of a volume file. Raises InputError with one line that says what to do."""
+    suffix = image_suffix(path)
+    if suffix is None:
+        if is_dicom(path):
+            raise InputError(f"{str(path)!r} is one DICOM file; give the folder that holds its whole series.")
+        raise InputError(f"{str(path)!r} is not in a known format; use {', '.join(VOLUME_SUFFIXES)} or a DICOM folder.")
+    try:
+        check_content(path, suffix)
+        return _READERS[FORMAT_OF_SUFFIX[suffix]](path)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the file.") from error
+    except (ValueError, IndexError, OverflowError, struct.error) as error:
+        raise InputError(f"the header of {str(path)!r} cannot be understood ({error}); export it again.") from error
+
+
+def read_image(path: Path, header: ImageHeader) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (K, J, I, components) and ijk_to_ras (4, 4) in mm of an image file with this header.
+
+    Raises InputError or GeometryError with one line that says what to do.
+    """
+    return read_voxels(path, header), checked_matrix(path, read_matrix(path, header))
+
+
+def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
+    """ijk_to_ras (4, 4) in mm of a volume file."""
+    matrix = _itk_matrix(path, header) if header.ijk_to_ras is None else header.ijk_to_ras.copy()
+    if header.to_mm != 1:
+        logger.info("%s gives lengths in a unit other than mm; they are converted.", path)
+        matrix[:3] *= header.to_mm
+    if header.sform is not None and not is_same_grid(header.shape, matrix, header.shape, header.sform):
+        if not header.has_qform:
+            raise InputError(
+                f"{str(path)!r} has sheared or rescaled axes (sform), which 3D Slicer does not read from NIfTI; "
+                "resample it, or save it as .nrrd."
+            )
+        logger.warning("%s has an sform that differs from its qform; the qform is used, as in 3D Slicer.", path)
+    return matrix
+
+
+def checked_matrix(path: Path, matrix: np.ndarray) -> np.ndarray:
+    """The same matrix. Raises GeometryError, naming the file, if its axes cannot be used."""
+    try:
+        spacing_and_directions(matrix)
+    except GeometryError as error:
+        raise GeometryError(f"{str(path)!r}: {error}") from error
+    return matrix
+
+
+@contextmanager
+def without_itk_warnings() -> Iterator[None]:
+    """Keep ITK's warnings, which name its own source files, off the terminal."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _itk_matrix(path: Path, header: ImageHeader) -> np.ndarray:
+    """ijk_to_ras (4, 4), as SimpleITK reads it."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with without_itk_warnings():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise InputError(
+                f"{str(path)!r} cannot be read ({last_line(error)}); check that the image is complete."
+            ) from error
+    count = reader.GetDimension()
+    if count < 3 or reader.GetSize()[:3] != header.shape[::-1]:
+        raise InputError(f"the header of {str(path)!r} contradicts itself about its size; export it again.")
+    directions = np.reshape(reader.GetDirection(), (count, count))[:3, :3]
+    return matrix_from_lps(np.array(reader.GetOrigin()[:3]), np.array(reader.GetSpacing()[:3]), directions)

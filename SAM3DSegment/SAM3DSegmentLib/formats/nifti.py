@@ -1,0 +1,93 @@
+"""Headers of NIfTI-1 files (`.nii`, `.nii.gz`). Source: nifti1.h."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import InputError
+from .header import ImageHeader, check_finite, check_spacing, checked, volume_shape
+from .inflation import GZIP_MARK, PIECE, inflated_head
+
+_TYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
+_LABEL_INTENT = 1002
+_LENGTH = 348  # bytes of the header
+# Where a field is in the header, and its type.
+_FIELDS = {
+    "dim": (40, "8h"), "intent": (68, "h"), "type": (70, "h"), "pixdim": (76, "8f"), "offset": (108, "f"),
+    "scale": (112, "2f"), "units": (123, "b"), "codes": (252, "2h"), "qform": (256, "6f"), "sform": (280, "12f"),
+}  # fmt: skip
+
+
+def read_header(path: Path) -> ImageHeader:
+    """The checked header. Raises InputError, or struct.error for one that is cut short."""
+    with open(path, "rb") as file:
+        head = file.read(PIECE)
+    deflated = head.startswith(GZIP_MARK)
+    if deflated:
+        head = inflated_head(path)
+    if head[4:6] in (b"n+", b"ni"):
+        raise InputError(f"{str(path)!r} is a NIfTI-2 file; save it as NIfTI-1, or as .nrrd.")
+    if head[344:346] == b"ni":
+        raise InputError(f"{str(path)!r} is the header of a pair of files (.hdr and .img); save it as one .nii file.")
+    order = "<" if head[:4] == struct.pack("<i", _LENGTH) else ">"
+
+    def get(name: str) -> tuple[Any, ...]:
+        at, form = _FIELDS[name]
+        return struct.unpack_from(order + form, head, at)
+
+    dimensions, *sizes = get("dim")
+    if not 1 <= dimensions <= 7:
+        raise InputError(f"{str(path)!r} has {dimensions} dimensions; give a 3-D volume.")
+    shape = volume_shape(path, sizes[:dimensions])
+    check_spacing(path, "pixdim", list(get("pixdim")[1:4]))
+    (code,) = get("type")
+    if code not in _TYPES:
+        raise InputError(f"{str(path)!r} has voxels of NIfTI type {code} (colour, complex, ...); give a scalar volume.")
+    (offset,) = get("offset")
+    if not _LENGTH <= offset < 1 << 40:
+        raise InputError(f"{str(path)!r} has vox_offset {offset:g}, which is not in the file; copy it again.")
+    has_qform, has_sform = (code > 0 for code in get("codes"))
+    if has_qform:
+        check_finite(path, "qform", get("qform"))
+    to_mm = {1: 1e3, 3: 1e-3}.get(get("units")[0] & 7, 1.0)
+    sform = _sform(path, get("sform"), to_mm) if has_sform else None
+    slope, intercept = _scaling(path, *get("scale"))
+    return checked(
+        path,
+        ImageHeader(
+            shape,
+            np.dtype(order + _TYPES[code]),
+            path,
+            start=0 if deflated else int(offset),
+            deflated=deflated,
+            skip=int(offset) if deflated else 0,
+            slope=slope,
+            intercept=intercept,
+            sform=sform,
+            has_qform=has_qform,
+            is_segmentation=get("intent")[0] == _LABEL_INTENT,
+        ),
+    )
+
+
+def _sform(path: Path, rows: tuple[float, ...], to_mm: float) -> np.ndarray:
+    """ijk_to_ras (4, 4) in mm, of which the header has the first three rows. (SimpleITK converts units itself.)"""
+    sform = np.vstack([np.reshape(rows, (3, 4)), (0, 0, 0, 1)])
+    check_finite(path, "sform", sform)
+    sform[:3] *= to_mm
+    return sform
+
+
+def _scaling(path: Path, slope: float, intercept: float) -> tuple[float, float]:
+    if slope == 0 or not math.isfinite(slope):  # "no scaling", in nifti1.h
+        return 1.0, 0.0
+    if not (1e-15 < abs(slope) < 1e15 and abs(intercept) < 1e30):
+        raise InputError(f"{str(path)!r} has scl_slope {slope:g} and scl_inter {intercept:g}; fix the file's header.")
+    return slope, intercept

@@ -1,0 +1,138 @@
+"""Headers of NRRD files (`.nrrd`, `.nhdr`). Source: https://teem.sourceforge.net/nrrd/format.html."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..base.errors import InputError
+from .header import (
+    ImageHeader,
+    check_finite,
+    check_spacing,
+    checked,
+    factor_to_mm,
+    missing_spacing,
+    needed_field,
+    read_text,
+    volume_shape,
+)
+
+_TYPES = {
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
+    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+_OTHER_NAMES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
+
+
+def read_header(path: Path) -> ImageHeader:
+    """The checked header. Raises InputError, or ValueError for a word where a number should be."""
+    fields, pairs, start = _read_fields(path)
+    dimension = int(needed_field(path, fields, "dimension"))
+    sizes = [int(size) for size in needed_field(path, fields, "sizes").split()]
+    kind = needed_field(path, fields, "type").lower()
+    code = next((code for code, names in _TYPES.items() if kind in names), None)
+    if code is None:
+        raise InputError(f"{str(path)!r} has voxels of type {kind!r}; give a scalar volume of numbers.")
+    if len(sizes) != dimension:
+        raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {dimension} dimensions; export it again.")
+    spatial = _spatial_axes(path, fields, dimension)
+    components = 1
+    if not spatial[0] and dimension == 4:
+        components, *sizes = sizes
+    shape = volume_shape(path, sizes)
+    encoding = needed_field(path, fields, "encoding").lower()
+    if encoding not in ("raw", "gzip", "gz"):
+        raise InputError(f"{str(path)!r} stores its voxels in the encoding {encoding!r}; save it as raw or gzip.")
+    dtype = np.dtype(code)
+    if dtype.itemsize > 1:
+        dtype = dtype.newbyteorder("<" if _is_little_endian(path, fields) else ">")
+    data, start = _data(path, fields, start)
+    header = ImageHeader(
+        shape,
+        dtype,
+        data,
+        components,
+        start,
+        deflated=encoding != "raw",
+        to_mm=_to_mm(path, fields),
+        fields=pairs,
+        is_segmentation=any(key.startswith(("Segmentation_", "Segment0_")) for key in pairs),
+    )
+    return checked(path, header)
+
+
+def _read_fields(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
+    """The fields of the format, the key/value pairs that programs add, and where the data begins."""
+    lines, start = read_text(path, re.compile(rb"\r?\n"))
+    fields, pairs = {}, {}
+    for line in lines[1:]:
+        if line.startswith("#"):
+            continue
+        key, colon, value = line.partition(":")
+        if value.startswith("="):
+            pairs[key] = value[1:]
+        elif colon:
+            fields[_OTHER_NAMES.get(key.strip().lower(), key.strip().lower())] = value.strip()
+    return fields, pairs, start
+
+
+def _spatial_axes(path: Path, fields: dict[str, str], dimension: int) -> list[bool]:
+    """For each axis, whether it is a spatial one. Raises InputError unless those have a size."""
+    if "space directions" in fields:
+        vectors = re.findall(r"none|\([^)]*\)", fields["space directions"])
+        for vector in vectors:
+            if vector != "none":
+                numbers = [float(number) for number in vector.strip("()").split(",")]
+                check_finite(path, "space directions", numbers)
+                check_spacing(path, "space directions of length", [math.hypot(*numbers)])
+    elif "spacings" in fields:
+        vectors = fields["spacings"].split()
+        numbers = [float(vector) for vector in vectors]
+        if dimension == 4 and math.isnan(numbers[0]):  # NaN is right for an axis of colours
+            vectors[0], numbers = "none", numbers[1:]
+        check_spacing(path, "spacings", numbers)
+    else:
+        raise missing_spacing(path, "'space directions' or 'spacings'")
+    if len(vectors) != dimension:
+        raise InputError(f"{str(path)!r} has {len(vectors)} spacings for {dimension} dimensions; export it again.")
+    if "space origin" in fields:
+        origin = [float(number) for number in fields["space origin"].strip("() ").split(",")]
+        check_finite(path, "space origin", origin)
+    return [vector != "none" for vector in vectors]
+
+
+def _is_little_endian(path: Path, fields: dict[str, str]) -> bool:
+    endian = needed_field(path, fields, "endian").lower()
+    if endian not in ("little", "big"):
+        raise InputError(f"{str(path)!r} has the byte order {endian!r}, not 'little' or 'big'; export it again.")
+    return endian == "little"
+
+
+def _to_mm(path: Path, fields: dict[str, str]) -> float:
+    text = fields.get("space units") or fields.get("units") or ""
+    units = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', text)} - {"", "none", "???"}
+    return factor_to_mm(path, units)
+
+
+def _data(path: Path, fields: dict[str, str], start: int) -> tuple[Path, int]:
+    """The file that holds the voxels, and the byte at which they start."""
+    if any(int(fields.get(name, "0")) for name in ("line skip", "byte skip")):
+        raise InputError(f"{str(path)!r} skips part of its data; save it again in 3D Slicer.")
+    if "data file" not in fields:
+        return path, start
+    name = fields["data file"]
+    if name.startswith("LIST") or "%" in name:
+        raise InputError(f"{str(path)!r} stores its voxels in several files; save it again as one .nrrd file.")
+    return path.parent / name, 0
