@@ -31,6 +31,7 @@ from .problems import explain
 
 logger = logging.getLogger(__name__)
 
+OnProgress = Callable[[str, int, int, float | None], None]  # stage, steps done, steps in all, seconds to go
 PATIENCE_MS = 2000  # how long a cancelled child may take to stop by itself; it ends itself earlier, see stop.py
 KEPT_LINES = 40  # of the child's log, for an error message
 POLLING_MS = 20
@@ -55,7 +56,7 @@ def ignore(*_arguments: Any) -> None:
 
 
 def progressReader(
-    onProgress: Callable[[str, int, int, float | None], None], onEvent: Callable[[dict[str, Any]], None] = ignore
+    onProgress: OnProgress, onEvent: Callable[[dict[str, Any]], None] = ignore
 ) -> Callable[[str], None]:
     """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go).
 

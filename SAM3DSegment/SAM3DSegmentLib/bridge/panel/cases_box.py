@@ -14,8 +14,9 @@ import qt
 
 from .. import preferences as settings
 from ..problems import explain
-from ..scene import nodes
 from ..scene.cases import CaseRow, NewCase, Survey, removeCase, surveyCases, writeCase
+from ..scene.observing import SEGMENT_CHANGES, SegmentationObserver
+from ..scene.segmentations import referenceVolume
 from ..worker import BackgroundCall
 from .protocols import Observe, Ui
 
@@ -26,7 +27,7 @@ class CasesBox:
     def __init__(self, ui: Ui, addObserver: Observe, removeObserver: Observe, onChanged: Callable[[], None]) -> None:
         self._ui = ui
         self._onChanged = onChanged
-        self._watch = nodes.SegmentationWatch(addObserver, removeObserver, nodes.SEGMENT_CHANGES, self._listSegments)
+        self._observer = SegmentationObserver(addObserver, removeObserver, SEGMENT_CHANGES, self._listSegments)
         self.folder: Path | None = settings.casesFolder()
         self.survey = Survey()
         self._call: BackgroundCall | None = None
@@ -190,7 +191,7 @@ class CasesBox:
     def _segmentationChosen(self, _node: Any = None) -> None:
         """Its own volume is the one to add with it."""
         segmentationNode = self._segmentation()
-        volumeNode = nodes.referenceVolume(segmentationNode) if segmentationNode is not None else None
+        volumeNode = referenceVolume(segmentationNode) if segmentationNode is not None else None
         if volumeNode is not None:
             self._ui.caseVolumeSelector.setCurrentNode(volumeNode)
         self._ui.segmentsList.clear()
@@ -201,7 +202,7 @@ class CasesBox:
         """All are ticked but those that the user has unticked."""
         unticked = self._ticks(qt.Qt.Unchecked)
         widget, node = self._ui.segmentsList, self._segmentation()
-        self._watch.watch(node)
+        self._observer.observe(node)
         widget.clear()
         if node is None:
             return

@@ -5,10 +5,9 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from ...base.errors import Sam3dError
-from ...model_store import find_model, read_card
+from ...model_store import DEFAULT_MODEL, find_model, read_card
 from ...quality import BEST, check_quality
-from ..logic import DEFAULT_MODEL
-from ..scene.nodes import readGrid
+from ..scene.volumes import readGrid
 
 
 @parameterNodeWrapper

@@ -13,7 +13,9 @@ import slicer
 import ctk
 import qt
 
-from ..logic import OnChoice, OnProgress, SegmentationJob
+from ..job import SegmentationJob
+from ..worker import OnProgress
+OnChoice = Callable[[str, float], None]
 
 Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
 

@@ -10,7 +10,9 @@ from slicer.i18n import tr as _
 import qt
 
 from ...quality import BEST
-from ..scene.nodes import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationWatch, SegmentMeter, readProvenance, readSegments
+from ..scene.figures import SegmentMeter, readFigures
+from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationObserver
+from ..scene.segmentations import readProvenance
 from .protocols import Observe, Parameters, Ui
 
 SETTLING_MS = 300  # after the last change of a segmentation, before it is measured again
@@ -33,7 +35,7 @@ class ResultsSection:
         self._onUseAsCase = onUseAsCase
         self._parameters: Parameters | None = None
         changes = SEGMENT_CHANGES + VOXEL_CHANGES
-        self._watch = SegmentationWatch(addObserver, removeObserver, changes, self._segmentationChanged)
+        self._observer = SegmentationObserver(addObserver, removeObserver, changes, self._segmentationChanged)
         self._meter = SegmentMeter()
         self._isShown = False
         self._timer = qt.QTimer()
@@ -64,7 +66,7 @@ class ResultsSection:
     def update(self) -> None:
         """Show the chosen segmentation as it is now."""
         node = self._parameters.outputSegmentation if self._parameters is not None else None
-        self._watch.watch(node)
+        self._observer.observe(node)
         self._ui.show3DButton.setSegmentationNode(node)
         self._ui.editButton.enabled = node is not None
         self._ui.editButton.toolTip = (
@@ -79,7 +81,7 @@ class ResultsSection:
             self._timer.start()
 
     def _fillTable(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        table, rows = self._ui.resultsTable, readSegments(node, self._meter) if node is not None else []
+        table, rows = self._ui.resultsTable, readFigures(node, self._meter) if node is not None else []
         table.setRowCount(len(rows))
         for row, figures in enumerate(rows):
             swatch = qt.QTableWidgetItem()

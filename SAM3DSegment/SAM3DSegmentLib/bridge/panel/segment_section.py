@@ -17,9 +17,10 @@ from ...card import ModelCard
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
 from ..dependencies import Installer
-from ..logic import SegmentationJob
+from ..job import SegmentationJob
 from ..problems import explain
-from ..scene.suitability import findMisfits, joined
+from ...suitability import describe_lengths
+from ..scene.suitability import findMisfits
 from .protocols import Logic, Parameters, Ui
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -255,7 +256,7 @@ def _describeLimits(card: ModelCard) -> str:
     if card.extent_mm and card.spacing_mm:
         limits.append(
             _("Made for volumes of about {extent} mm, voxels {spacing} mm; on others it may be quite wrong.").format(
-                extent=joined(card.extent_mm, 0), spacing=joined(card.spacing_mm)
+                extent=describe_lengths(card.extent_mm, 0), spacing=describe_lengths(card.spacing_mm)
             )
         )
     limits.append(_("Check every result by eye; not for diagnosis or treatment."))

@@ -22,7 +22,7 @@ from ...model_store import SUFFIX, bundled_folder, list_models, read_card
 from .. import preferences as settings
 from ..dependencies import Installer
 from ..problems import explain
-from ..scene import nodes
+from ..scene.segmentations import referenceVolume
 from ..worker import CommandProcess, progressReader
 from .cases_box import CasesBox, caseName
 from .protocols import Observe, Parameters, Ui
@@ -128,7 +128,7 @@ class TrainSection:
         self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None, segmentationNode: slicer.vtkMRMLSegmentationNode
     ) -> None:
         """Take a segmentation, which the user has corrected, among the cases, with the volume that it was drawn on."""
-        volumeNode = nodes.referenceVolume(segmentationNode) or volumeNode
+        volumeNode = referenceVolume(segmentationNode) or volumeNode
         if volumeNode is None or self.isRunning:  # a training reads its cases again and again
             problem = (
                 _("Choose the volume of this segmentation first.")
