@@ -55,9 +55,7 @@ def ignore(*_arguments: Any) -> None:
     """In place of a callback that must not come any more, nor keep its object alive."""
 
 
-def progressReader(
-    onProgress: OnProgress, onEvent: Callable[[dict[str, Any]], None] = ignore
-) -> Callable[[str], None]:
+def progressReader(onProgress: OnProgress, onEvent: Callable[[dict[str, Any]], None] = ignore) -> Callable[[str], None]:
     """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go).
 
     onEvent gets the object of a line that names an event instead; if it fails, that is logged and the work goes on.

@@ -133,7 +133,9 @@ def writeCase(
         _writeSegmentation(label, segmentationNode, masks, ijkToWorld)
         for path in (image, label):
             if not path.is_file():  # Slicer's writers do not report it
-                raise InputError(_("{path!r} cannot be written; check disk space and permissions.").format(path=str(path)))
+                raise InputError(
+                    _("{path!r} cannot be written; check disk space and permissions.").format(path=str(path))
+                )
         away = [(path, written / f"old{number}") for number, path in enumerate(case.replaced)]
         _moveAll([*away, (image, case.image), (label, case.label)])
     finally:
@@ -150,7 +152,9 @@ def removeCase(row: CaseRow, folder: Path) -> None:
             ownFolder.rmdir()
     except OSError as error:
         raise InputError(
-            _("{name!r} cannot be removed ({reason}); check its permissions.").format(name=row.name, reason=error.strerror)
+            _("{name!r} cannot be removed ({reason}); check its permissions.").format(
+                name=row.name, reason=error.strerror
+            )
         ) from error
 
 
@@ -169,7 +173,11 @@ def _readMasks(
         if mask is None:
             continue
         if not mask.any():
-            raise InputError(_("segment {name!r} lies outside of the volume; choose the volume that it was drawn on.").format(name=name))
+            raise InputError(
+                _("segment {name!r} lies outside of the volume; choose the volume that it was drawn on.").format(
+                    name=name
+                )
+            )
         if name in (segmentation.GetSegment(other).GetName() for other in masks):
             raise InputError(_("two segments are named {name!r}; rename one of them.").format(name=name))
         if taken is not None and (count := int(np.count_nonzero(taken & mask))):

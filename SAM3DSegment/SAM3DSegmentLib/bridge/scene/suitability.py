@@ -27,9 +27,7 @@ def findMisfits(
     return ofNode + misfits
 
 
-def _readFacts(
-    volumeNode: slicer.vtkMRMLScalarVolumeNode, roiNode: slicer.vtkMRMLMarkupsROINode | None
-) -> VolumeFacts:
+def _readFacts(volumeNode: slicer.vtkMRMLScalarVolumeNode, roiNode: slicer.vtkMRMLMarkupsROINode | None) -> VolumeFacts:
     """Raises InputError as `readGrid`."""
     ijkToWorld, shapeKji = readGrid(volumeNode)
     return VolumeFacts(
