@@ -289,6 +289,13 @@ def test_an_unknown_quality_is_refused_before_anything_is_computed(array, tiny_m
     assert not temporary_folders()
 
 
+@pytest.mark.parametrize("start", [segment, startSegment])
+def test_an_unknown_keyword_is_refused_with_the_known_ones(array, start):
+    with pytest.raises(TypeError, match="keyword 'modell' is unknown; use model, quality, device, roiNode"):
+        start(add_volume(array, np.eye(4)), modell="tiny", quality="fast")
+    assert not temporary_folders()
+
+
 def test_a_volume_removed_meanwhile_is_an_error(array, tiny_model):
     volume, ended = add_volume(array, np.eye(4)), []
     startSegment(volume, model=tiny_model, device="cpu", onFinished=ended.append, onFailed=ended.append)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -25,18 +25,19 @@ def segment(
     choices: the fields of `Choices`. onProgress(stage, slices done, slices in all); shouldCancel() is asked between
     batches of slices. Raises an error of `errors.py`, `Cancelled` among them; the scene is then as before.
     """
-    request = Request.make(volumeNode, segmentationNode, Choices.of(choices))
+    [chosen] = _fromKeywords(choices, Choices)
+    request = Request.make(volumeNode, segmentationNode, chosen)
     # These import torch, so not before it is needed.
     from ..commands.batch import segment_array
     from ..inference import Segmenter, watch_of
     from ..model_file import load_model
 
-    chosen, loaded = request.choices, load_model(request.modelPath)
-    segmenter = Segmenter.load(loaded, chosen.device, sam_checkpoint=chosen.samCheckpoint, quality=chosen.quality)
+    checked, loaded = request.choices, load_model(request.modelPath)
+    segmenter = Segmenter.load(loaded, checked.device, sam_checkpoint=checked.samCheckpoint, quality=checked.quality)
     labels, confidence, record = segment_array(
         segmenter, loaded, request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
     )
-    return request.deliver(labels, confidence if chosen.confidenceMap else None, record)
+    return request.deliver(labels, confidence if checked.confidenceMap else None, record)
 
 
 def startSegment(
@@ -49,6 +50,14 @@ def startSegment(
     keywords: the fields of `Choices` and of `Callbacks`. The scene is untouched until the end, and stays so unless
     onFinished() is called.
     """
-    callbacks = {field.name: keywords.pop(field.name) for field in fields(Callbacks) if field.name in keywords}
-    request = Request.make(volumeNode, segmentationNode, Choices.of(keywords))
-    return SegmentationJob(request, Callbacks(**callbacks))
+    choices, callbacks = _fromKeywords(keywords, Choices, Callbacks)
+    return SegmentationJob(Request.make(volumeNode, segmentationNode, choices), callbacks)
+
+
+def _fromKeywords(keywords: Mapping[str, Any], *kinds: type) -> list[Any]:
+    """One value of each dataclass, from the keywords that are its fields. Raises TypeError for any other keyword."""
+    names = [[field.name for field in fields(kind)] for kind in kinds]
+    known = [name for ofKind in names for name in ofKind]
+    if unknown := [name for name in keywords if name not in known]:
+        raise TypeError(f"keyword {unknown[0]!r} is unknown; use {', '.join(known)}.")
+    return [kind(**{name: keywords[name] for name in ofKind if name in keywords}) for kind, ofKind in zip(kinds, names)]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,6 @@ class Choices:
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     samCheckpoint: str | None = None
     confidenceMap: bool = False
-
-    @classmethod
-    def of(cls, keywords: Mapping[str, Any]) -> Choices:
-        """Raises TypeError for a keyword that is not a choice."""
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(keywords.keys() - set(known)):
-            raise TypeError(f"keyword {unknown[0]!r} is unknown; use {', '.join(known)}.")
-        return cls(**keywords)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class CasesBox:
         if self.folder is None:
             return _("Choose a folder for your cases first.")
         if self._call is not None:
-            return _("The cases are being looked through.")
+            return _("The cases are being read.")
         return self.survey.whyNotReady()
 
     def add(

@@ -1,4 +1,4 @@
-"""What the panel remembers, in the scene: it is saved and loaded with it."""
+"""The choices of the panel, which are saved with the scene."""
 
 import slicer
 from slicer.i18n import tr as _
@@ -25,7 +25,7 @@ class SegmentParameters:
     confidenceMap: bool = False
 
     def whyInvalid(self) -> str:
-        """Why this cannot be segmented and what to do, as a sentence; empty if nothing speaks against it."""
+        """Why this cannot be segmented and what to do, as a sentence; empty if it can."""
         if self.inputVolume is None:
             return _("Choose a volume first.")
         try:

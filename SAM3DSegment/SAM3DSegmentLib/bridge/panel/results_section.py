@@ -1,4 +1,4 @@
-"""The section "Results" of the panel: the segments in figures, and where to go on with them."""
+"""The section "Results" of the panel: the figures of the segments, and what to do with them next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTLING_MS = 300  # after the last change of a segmentation, before it is measu
 
 
 class ResultsSection:
-    """Follows the chosen segmentation while the panel is shown: measuring takes time that a brush would feel.
+    """Follows the chosen segmentation while the panel is shown; at other times measuring would slow down painting.
 
     onUseAsCase(volume, segmentation) is called when the user wants to train on it.
     """
@@ -115,7 +115,7 @@ def _describeProvenance(provenance: dict[str, str]) -> str:
     return _("Made by {model} from {volume} with {quality} quality on {device} in {seconds} s.").format(
         model=provenance["Model"],
         volume=provenance["Volume"],
-        quality=provenance.get("Quality", BEST),  # scenes of the time before there was a choice do not say it
+        quality=provenance.get("Quality", BEST),  # older scenes do not have it
         device=provenance["Device"],
         seconds=provenance["Seconds"],
     )

@@ -125,7 +125,7 @@ class TrainSection:
         return self._ui.modelNameEdit.text.strip()
 
     def _chosenRequest(self) -> TrainingRequest | None:
-        """What the form says; None while the scene is being closed."""
+        """The choices in the form; None while the scene is being closed."""
         if self._parameters is None or self._cases.folder is None:
             return None
         minutes = round(self._ui.minutesBox.value, 1)

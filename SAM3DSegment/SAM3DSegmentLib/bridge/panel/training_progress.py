@@ -1,4 +1,4 @@
-"""What a running training reports, in words and as a live chart."""
+"""The reports of a running training, as text and as a live chart."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class TrainingProgress:
     def describe(self, stage: str, done: int, total: int, secondsToGo: float | None) -> str:
         """The progress in one line, and in a second one the Dice of the last validation."""
         self.stage = stage
-        if stage == "prepare":
+        if stage == "look":
+            text = _("Reading case {done} of {total}").format(done=done, total=total)
+        elif stage == "prepare":
             text = _("Preparing case {done} of {total}").format(done=done, total=total)
         elif stage == "encode":
             text = _("Encoding slice {done} of {total}").format(done=done, total=total)

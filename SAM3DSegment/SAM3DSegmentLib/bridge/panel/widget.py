@@ -52,7 +52,7 @@ class Panel:
         self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
         scene = slicer.mrmlScene
         addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
-        # While a scene is imported, the node selectors are empty for a moment; that is nobody's choice.
+        # While a scene is imported, the node selectors are empty for a moment; the user has not chosen that.
         addObserver(scene, scene.StartImportEvent, self._sceneStartsImporting)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
             addObserver(scene, event, self._sceneChanged)
