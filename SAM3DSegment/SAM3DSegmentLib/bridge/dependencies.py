@@ -56,7 +56,7 @@ class Installer:
         self._onBusyChanged = onBusyChanged
 
     def install(self, training: bool = False) -> None:
-        """Ask once, then install: torch through the PyTorch extension, the rest by pip. training: also what training needs.
+        """Ask once, then install: torch through the PyTorch extension, the rest by pip. training: for training too.
 
         Raises DependencyError if the user declines, or if the installation fails, with a remedy.
         """

@@ -18,6 +18,7 @@ from ..scene.cases import CaseRow, NewCase, Survey, removeCase, surveyCases, wri
 from ..scene.observing import SEGMENT_CHANGES, SegmentationObserver
 from ..scene.segmentations import referenceVolume
 from ..worker import BackgroundCall
+from .controls import enableUnless
 from .protocols import Observe, Ui
 
 
@@ -131,12 +132,9 @@ class CasesBox:
 
     def _showButtons(self) -> None:
         hasNodes = self._volume() is not None and self._segmentation() is not None
-        self._ui.addCaseButton.enabled = hasNodes
-        self._ui.addCaseButton.toolTip = (
-            _("Write the volume and the ticked segments into the folder.")
-            if hasNodes
-            else _("Choose a volume and its segmentation first.")
-        )
+        hindrance = "" if hasNodes else _("Choose a volume and its segmentation first.")
+        toolTip = _("Write the volume and the ticked segments into the folder.")
+        enableUnless(self._ui.addCaseButton, hindrance, toolTip)
         self._ui.openCasesButton.enabled = self.folder is not None
         self._ui.removeCaseButton.enabled = self._selectedCase() is not None
 

@@ -20,17 +20,12 @@ class CommandBox:
         self._onChanged = onChanged
         self._progressBar = progressBar
         self._job: SegmentationJob | CommandProcess | None = None
-        self._isFinishing = False
+        self.isFinishing = False  # a training was asked to end early
         self._showBar(False)
 
     @property
     def isRunning(self) -> bool:
         return self._job is not None
-
-    @property
-    def isFinishing(self) -> bool:
-        """Whether the command was asked to end early."""
-        return self._isFinishing
 
     def run(
         self,
@@ -59,7 +54,7 @@ class CommandBox:
         self._statusLabel.text = text
 
     def showProgress(self, done: int, total: int, text: str) -> None:
-        if self._isFinishing:
+        if self.isFinishing:
             return
         if self._progressBar is not None:
             self._progressBar.setRange(0, total)
@@ -69,7 +64,7 @@ class CommandBox:
     def finish(self, status: str) -> None:
         """Ask a training to end early with what it has reached."""
         if isinstance(self._job, CommandProcess):
-            self._isFinishing = True
+            self.isFinishing = True
             self._job.finish()
             self.say(status)
             self._showBar(True)
@@ -83,7 +78,7 @@ class CommandBox:
     def end(self, status: str) -> None:
         """The command has ended, or could not be started."""
         self._job = None
-        self._isFinishing = False
+        self.isFinishing = False
         self._showBar(False)
         self.say(status)
         self._onChanged()
@@ -99,10 +94,3 @@ class CommandBox:
             if visible:
                 self._progressBar.setRange(0, 0)  # busy, until there is progress
             self._progressBar.visible = visible
-
-
-def showButton(button: qt.QPushButton, title: str, toolTip: str, hindrance: str = "") -> None:
-    """A button that explains itself: toolTip is what it does, hindrance why it cannot be clicked now."""
-    button.text = title
-    button.enabled = not hindrance
-    button.toolTip = hindrance or toolTip

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 from ...base.errors import Sam3dError
 from ...model_store import list_models, read_card
 from .. import preferences
+from .controls import fillList
 from .protocols import Ui
 
 SAM = "sam_vit_b"
@@ -27,11 +28,8 @@ class EncoderBox:
 
     def update(self) -> None:
         """List SAM's encoder if its weights are there, then one model for each encoder that a model file contains."""
-        box, chosen, seen = self._box, self.chosen(), set[str]()
-        wasBlocked = box.blockSignals(True)
-        box.clear()
-        if preferences.samWeights().is_file():
-            box.addItem(_("SAM ViT-B"), SAM)
+        chosen, seen = self.chosen(), set[str]()
+        titles = {SAM: _("SAM ViT-B")} if preferences.samWeights().is_file() else {}
         for path in list_models():
             try:
                 card = read_card(path)
@@ -39,9 +37,9 @@ class EncoderBox:
                 continue
             if card.encoder.in_model_file and card.encoder.sha256 not in seen:
                 seen.add(card.encoder.sha256)
-                box.addItem(_("Encoder of {name}").format(name=path.stem), str(path))
-        box.currentIndex = max(0, box.findData(chosen))
-        box.blockSignals(wasBlocked)
+                titles[str(path)] = _("Encoder of {name}").format(name=path.stem)
+        fillList(self._box, titles)
+        self._box.currentIndex = max(0, self._box.findData(chosen))
         self._describe()
 
     def _describe(self, _index: int = 0) -> None:

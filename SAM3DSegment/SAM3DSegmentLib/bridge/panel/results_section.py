@@ -13,6 +13,7 @@ from ...quality import BEST
 from ..scene.figures import SegmentMeter, readFigures
 from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationObserver
 from ..scene.segmentations import readProvenance
+from .controls import enableUnless
 from .protocols import Observe, Parameters, Ui
 
 SETTLING_MS = 300  # after the last change of a segmentation, before it is measured again
@@ -68,10 +69,8 @@ class ResultsSection:
         node = self._parameters.outputSegmentation if self._parameters is not None else None
         self._observer.observe(node)
         self._ui.show3DButton.setSegmentationNode(node)
-        self._ui.editButton.enabled = node is not None
-        self._ui.editButton.toolTip = (
-            _("Correct the segments by hand.") if node is not None else _("Choose or make a segmentation first.")
-        )
+        hindrance = _("Choose or make a segmentation first.") if node is None else ""
+        enableUnless(self._ui.editButton, hindrance, _("Correct the segments by hand."))
         self._ui.useAsCaseButton.enabled = node is not None
         self._fillTable(node)
         self._ui.provenanceLabel.text = _describeProvenance(readProvenance(node)) if node is not None else ""

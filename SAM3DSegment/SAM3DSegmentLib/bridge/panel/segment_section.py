@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
@@ -20,7 +19,8 @@ from ...suitability import describe_lengths
 from ..dependencies import Installer
 from ..problems import explain
 from ..scene.suitability import findMisfits
-from .command_box import CommandBox, showButton
+from .command_box import CommandBox
+from .controls import enableUnless, fillList, selectData
 from .protocols import Logic, Parameters, Ui
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -77,25 +77,25 @@ class SegmentSection:
 
     def listModels(self) -> None:
         """Fill the list anew: bundled models, then those of the user's folder."""
-        _fill(self._ui.modelBox, {path.stem: path.stem for path in list_models()})
+        fillList(self._ui.modelBox, {path.stem: path.stem for path in list_models()})
         self._cardOf = ""  # a model may be another one now
         self.update()
 
     def listDevices(self, names: tuple[str, ...]) -> None:
         """Fill the list of devices; names are those of the command line."""
         titles = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("CUDA"), "mps": _("Apple GPU (MPS)")}
-        _fill(self._ui.deviceBox, {name: titles.get(name, name) for name in names})
+        fillList(self._ui.deviceBox, {name: titles.get(name, name) for name in names})
         self.update()
 
     def _listQualities(self) -> None:
-        _fill(self._ui.qualityBox, {name: _qualityTitle(name) for name in (*QUALITIES, AUTO)})
+        fillList(self._ui.qualityBox, {name: _qualityTitle(name) for name in (*QUALITIES, AUTO)})
 
     def update(self) -> None:
         """Show what the parameters say."""
         if self._parameters is not None:
-            _select(self._ui.modelBox, self._parameters.model)
-            _select(self._ui.qualityBox, self._parameters.quality)
-            _select(self._ui.deviceBox, self._parameters.device)
+            selectData(self._ui.modelBox, self._parameters.model)
+            selectData(self._ui.qualityBox, self._parameters.quality)
+            selectData(self._ui.deviceBox, self._parameters.device)
             self._showCard(self._parameters.model)
             self._showWarnings(self._parameters)
         self._showButton()
@@ -120,11 +120,11 @@ class SegmentSection:
 
     def _showButton(self) -> None:
         button, isRunning = self._ui.segmentButton, self.isRunning
+        button.text = _("Cancel") if isRunning else _("Segment")
         if isRunning:
-            showButton(button, _("Cancel"), _("Stop; the scene stays as it is."))
+            enableUnless(button, "", _("Stop; the scene stays as it is."))
         else:
-            toolTip = _("Segment the whole volume, or the chosen region.")
-            showButton(button, _("Segment"), toolTip, self._hindrance())
+            enableUnless(button, self._hindrance(), _("Segment the whole volume, or the chosen region."))
         for widget in (
             self._ui.inputSelector,
             self._ui.modelBox,
@@ -250,23 +250,3 @@ def _describeLimits(card: ModelCard) -> str:
 
 def _qualityTitle(name: str) -> str:
     return {"best": _("Best"), "balanced": _("Balanced"), "fast": _("Fast"), AUTO: _("Automatic")}.get(name, name)
-
-
-def _fill(box: qt.QComboBox, titles: dict[str, str]) -> None:
-    """List these data and their titles, instead of what was listed."""
-    wasBlocked = box.blockSignals(True)
-    box.clear()
-    for value, title in titles.items():
-        box.addItem(title, value)
-    box.blockSignals(wasBlocked)
-
-
-def _select(box: qt.QComboBox, value: str) -> None:
-    """Select the item with this data; one that is not listed yet is put at the end."""
-    index = box.findData(value)
-    wasBlocked = box.blockSignals(True)
-    if index < 0:
-        box.addItem(Path(value).stem if value.endswith(SUFFIX) else value, value)
-        index = box.count - 1
-    box.currentIndex = index
-    box.blockSignals(wasBlocked)

@@ -16,7 +16,8 @@ from ..problems import explain
 from ..scene.segmentations import referenceVolume
 from ..worker import progressReader
 from .cases_box import CasesBox, caseName
-from .command_box import CommandBox, showButton
+from .command_box import CommandBox
+from .controls import enableUnless
 from .encoder_box import EncoderBox
 from .protocols import Observe, Parameters, Ui
 from .training_progress import TrainingProgress, describeDice
@@ -103,12 +104,12 @@ class TrainSection:
         isRunning, button = self.isRunning, self._ui.trainButton
         hindrance = "" if isRunning else self._hindrance()
         if not isRunning:
-            toolTip = _("Train a model on these cases; Slicer can be used meanwhile.")
-            showButton(button, _("Train"), toolTip, hindrance)
+            button.text, toolTip = _("Train"), _("Train a model on these cases; Slicer can be used meanwhile.")
         elif self._training.isFinishing:
-            showButton(button, _("Cancel"), _("End at once, without a model."))
+            button.text, toolTip = _("Cancel"), _("End at once, without a model.")
         else:
-            showButton(button, _("Stop"), _("End the training early; the best model so far is kept."))
+            button.text, toolTip = _("Stop"), _("End the training early; the best model so far is kept.")
+        enableUnless(button, hindrance, toolTip)
         self._ui.checkCasesButton.enabled = not isRunning and not hindrance
         for widget in (self._ui.casesBox, self._ui.modelNameEdit, self._ui.minutesBox, self._ui.encoderBox):
             widget.enabled = not isRunning

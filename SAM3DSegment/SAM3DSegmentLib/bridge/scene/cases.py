@@ -126,16 +126,11 @@ def writeCase(
     try:
         written = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder))
     except OSError as error:
-        raise _cannotWrite(folder, error) from error
+        raise _cannotWrite(folder, error.strerror) from error
     try:
         image, label = written / case.image.name, written / case.label.name
         _writeVolume(image, volumeNode, ijkToWorld)
         _writeSegmentation(label, segmentationNode, masks, ijkToWorld)
-        for path in (image, label):
-            if not path.is_file():  # Slicer's writers do not report it
-                raise InputError(
-                    _("{path!r} cannot be written; check disk space and permissions.").format(path=str(path))
-                )
         away = [(path, written / f"old{number}") for number, path in enumerate(case.replaced)]
         _moveAll([*away, (image, case.image), (label, case.label)])
     finally:
@@ -199,11 +194,7 @@ def _writeVolume(path: Path, volumeNode: slicer.vtkMRMLScalarVolumeNode, ijkToWo
     copied = slicer.vtkMRMLScalarVolumeNode()  # outside of the scene, so that the user's node keeps its own file name
     copied.SetAndObserveImageData(volumeNode.GetImageData())
     copied.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijkToWorld))
-    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
-    storage.SetFileName(str(path))
-    storage.SetUseCompression(True)
-    if not storage.WriteData(copied):
-        raise InputError(_("{path!r} cannot be written; check disk space and permissions.").format(path=str(path)))
+    _write(path, copied, slicer.vtkMRMLVolumeArchetypeStorageNode())
 
 
 def _writeSegmentation(
@@ -219,11 +210,14 @@ def _writeSegmentation(
         segment.SetLabelValue(1)
         segment.AddRepresentation(BINARY_LABELMAP, orientedImage(mask, ijkToWorld))
         copied.GetSegmentation().AddSegment(segment, segmentId)
-    storage = slicer.vtkMRMLSegmentationStorageNode()
+    _write(path, copied, slicer.vtkMRMLSegmentationStorageNode())
+
+
+def _write(path: Path, node: slicer.vtkMRMLStorableNode, storage: slicer.vtkMRMLStorageNode) -> None:
     storage.SetFileName(str(path))
     storage.SetUseCompression(True)
-    if not storage.WriteData(copied):
-        raise InputError(_("{path!r} cannot be written; check disk space and permissions.").format(path=str(path)))
+    if not storage.WriteData(node) or not path.is_file():  # a writer may fail and report success
+        raise _cannotWrite(path, _("Slicer's writer failed"))
 
 
 def _moveAll(moves: list[tuple[Path, Path]]) -> None:
@@ -237,12 +231,12 @@ def _moveAll(moves: list[tuple[Path, Path]]) -> None:
     except OSError as error:
         for moved, movedTo in reversed(done):
             os.replace(movedTo, moved)
-        raise _cannotWrite(target, error) from error
+        raise _cannotWrite(target, error.strerror) from error
 
 
-def _cannotWrite(path: Path, error: OSError) -> InputError:
+def _cannotWrite(path: Path, reason: str | None) -> InputError:
     return InputError(
         _("{path!r} cannot be written ({reason}); check disk space and permissions.").format(
-            path=str(path), reason=error.strerror
+            path=str(path), reason=reason
         )
     )
