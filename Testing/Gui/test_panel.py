@@ -322,7 +322,7 @@ def test_an_error_of_the_child_is_told_in_its_own_words(widget, volume, tiny_mod
     widget.ui.inputSelector.setCurrentNode(volume)
     widget.ui.segmentButton.click()
     assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
-    assert "'cuda:7' is not there" in host.messages[-1].text
+    assert "'cuda:7' is not available" in host.messages[-1].text
     assert "cuda:7" in widget.ui.statusLabel.text
 
 
