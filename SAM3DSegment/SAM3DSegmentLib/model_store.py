@@ -13,6 +13,7 @@ from .base.jsonable import from_json
 from .card import ModelCard
 
 SUFFIX = ".sam3d"
+DEFAULT_MODEL = "hippocampus-mri"  # one of the bundled ones
 FORMAT_VERSION = 1
 METADATA_KEY = "sam3dsegment"
 _MOST_HEADER_BYTES = 10_000_000  # the header of a model with an encoder has some 20 kB

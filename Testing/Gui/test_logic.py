@@ -17,7 +17,9 @@ import host
 from SAM3DSegmentLib.base.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.bridge.logic import segment, startSegment
 from SAM3DSegmentLib.bridge.preferences import setSamCheckpoint
-from SAM3DSegmentLib.bridge.scene import nodes
+from SAM3DSegmentLib.bridge.scene import figures
+from SAM3DSegmentLib.bridge.scene.figures import SegmentMeter, readFigures
+from SAM3DSegmentLib.bridge.scene.segmentations import readProvenance, writeSegments
 from SAM3DSegmentLib.model_file import load_model, save_model
 
 SAMPLE = Path(__file__).resolve().parents[2] / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
@@ -114,7 +116,7 @@ def test_the_node_is_complete(array, tiny_model):
         tag = vtk.reference("")
         assert piece.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), tag)
         assert str(tag).startswith("Segmentation category and type")
-    provenance = nodes.readProvenance(node)
+    provenance = readProvenance(node)
     assert provenance["Model"] == "tiny"
     assert len(provenance["ModelSha256"]) == 64
     assert provenance["Device"] == "cpu"
@@ -148,7 +150,7 @@ def test_other_segments_and_their_place_are_kept(array, tiny_model):
     volume.SetAndObserveTransformNodeID(None)
     segment(volume, existing, model=tiny_model, device="cpu")
     assert existing.GetTransformNodeID() == transform_id
-    volumes_ml = {figures.name: figures.volumeMl for figures in nodes.readSegments(existing, nodes.SegmentMeter())}
+    volumes_ml = {row.name: row.volumeMl for row in readFigures(existing, SegmentMeter())}
     assert volumes_ml["By hand"] == pytest.approx(np.count_nonzero(drawn) / 1000)
     for value, label in enumerate(LABELS, start=1):
         voxels = np.argwhere(expected == value)[:, ::-1]
@@ -191,9 +193,9 @@ def test_a_label_that_is_not_found_is_an_empty_segment(array):
     volume = add_volume(array, OBLIQUE)
     labels = np.zeros(array.shape, np.uint8)
     labels[2, 3, 4] = 2
-    node = nodes.writeSegments(labels, LABELS, volume, None, {}, {})
+    node = writeSegments(labels, LABELS, volume, None, {}, {})
     np.testing.assert_array_equal(label_map(node, volume), labels)
-    assert [figures.volumeMl for figures in nodes.readSegments(node, nodes.SegmentMeter())] == pytest.approx([0, 0.001])
+    assert [row.volumeMl for row in readFigures(node, SegmentMeter())] == pytest.approx([0, 0.001])
 
 
 def test_segmenting_again_replaces_the_same_segments(array, tiny_model):
@@ -261,7 +263,7 @@ def test_both_ways_give_the_same_voxels_of_another_quality(array, tiny_model):
     there = in_a_child(volume, tiny_model, quality="fast")
     np.testing.assert_array_equal(label_map(here, volume), label_map(there, volume))
     assert (label_map(here, volume) != label_map(best, volume)).any()
-    assert [nodes.readProvenance(node)["Quality"] for node in (best, here, there)] == ["best", "fast", "fast"]
+    assert [readProvenance(node)["Quality"] for node in (best, here, there)] == ["best", "fast", "fast"]
 
 
 def test_what_is_chosen_automatically_is_told_before_it_is_computed(array, tiny_model):
@@ -274,7 +276,7 @@ def test_what_is_chosen_automatically_is_told_before_it_is_computed(array, tiny_
         onProgress=lambda *progress: told.append(progress[0]),
     )
     (quality, seconds), *stages = told
-    assert quality == nodes.readProvenance(node)["Quality"] == "best"  # of a few slices, which take no minute
+    assert quality == readProvenance(node)["Quality"] == "best"  # of a few slices, which take no minute
     assert 0 < seconds < 60
     assert stages
     assert not isinstance(stages[0], tuple)
@@ -284,6 +286,13 @@ def test_what_is_chosen_automatically_is_told_before_it_is_computed(array, tiny_
 def test_an_unknown_quality_is_refused_before_anything_is_computed(array, tiny_model, start):
     with pytest.raises(InputError, match="quality 'superb' is unknown; use best, balanced, fast or auto"):
         start(add_volume(array, np.eye(4)), model=tiny_model, quality="superb")
+    assert not temporary_folders()
+
+
+@pytest.mark.parametrize("start", [segment, startSegment])
+def test_an_unknown_keyword_is_refused_with_the_known_ones(array, start):
+    with pytest.raises(TypeError, match="keyword 'modell' is unknown; use model, quality, device, roiNode"):
+        start(add_volume(array, np.eye(4)), modell="tiny", quality="fast")
     assert not temporary_folders()
 
 
@@ -299,15 +308,15 @@ def test_a_volume_removed_meanwhile_is_an_error(array, tiny_model):
 def test_segments_are_counted_again_only_where_they_have_changed(array, monkeypatch):
     volume = add_volume(array, np.eye(4))
     labels = np.ones(array.shape, np.uint8)
-    node = nodes.writeSegments(labels, LABELS, volume, None, {}, {})
-    counted, count = [], nodes._segmentVolumeMl
+    node = writeSegments(labels, LABELS, volume, None, {}, {})
+    counted, count = [], figures._segmentVolumeMl
 
     def count_and_note(segmentation, segment_id):
         counted.append(segment_id)
         return count(segmentation, segment_id)
 
-    monkeypatch.setattr(nodes, "_segmentVolumeMl", count_and_note)
-    meter, first = nodes.SegmentMeter(), node.GetSegmentation().GetNthSegmentID(0)
+    monkeypatch.setattr(figures, "_segmentVolumeMl", count_and_note)
+    meter, first = SegmentMeter(), node.GetSegmentation().GetNthSegmentID(0)
     before = meter.volumesMl(node)
     assert len(counted) == 2
     assert meter.volumesMl(node) == before

@@ -423,14 +423,14 @@ def test_an_exception_at_the_start_gives_the_panel_back(widget, volume, monkeypa
 
 
 def test_an_exception_in_delivery_gives_the_panel_back(widget, volume, tiny_model, monkeypatch):
-    from SAM3DSegmentLib.bridge.scene import nodes
+    from SAM3DSegmentLib.bridge.scene import segmentations
 
     def fail(*arguments):
         raise RuntimeError("no such luck")
 
     choose(widget, tiny_model)
     widget.ui.inputSelector.setCurrentNode(volume)
-    monkeypatch.setattr(nodes, "writeSegments", fail)
+    monkeypatch.setattr(segmentations, "writeSegments", fail)
     widget.ui.segmentButton.click()
     assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
     assert "unexpected error: RuntimeError: no such luck" in host.messages[-1].text

@@ -59,7 +59,7 @@ def choose_folder(widget, folder):
 
 
 def settle(widget):
-    assert host.pump(lambda: "looked through" not in widget.ui.casesLabel.text, TIMEOUT_S)
+    assert host.pump(lambda: "being read" not in widget.ui.casesLabel.text, TIMEOUT_S)
 
 
 def masks(shift=0):
@@ -375,7 +375,7 @@ def test_odd_cases_are_shown_and_hold_training_up(patients, folders):
     assert (
         patients.ui.trainButton.toolTip
         == patients.ui.casesLabel.text
-        == ("Some cases cannot be used; mend or remove them.")
+        == ("Some cases cannot be used; repair or remove them.")
     )
 
 

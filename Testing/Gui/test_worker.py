@@ -26,7 +26,7 @@ from panel_fixtures import (
 
 import host
 from SAM3DSegmentLib.bridge.logic import startSegment
-from SAM3DSegmentLib.bridge.scene import nodes
+from SAM3DSegmentLib.bridge.scene import segmentations
 from SAM3DSegmentLib.bridge.worker import CommandProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,7 +262,7 @@ def test_an_exception_in_delivery_is_a_failure_that_leaves_nothing(array, tiny_m
     def fail(*arguments):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(nodes, "writeSegments", fail)
+    monkeypatch.setattr(segmentations, "writeSegments", fail)
     _job, ended = start(add_volume(array, np.eye(4)), tiny_model)
     assert host.pump(lambda: ended, TIMEOUT_S)
     assert "unexpected error: RuntimeError: no such luck" in ended[0]

@@ -22,7 +22,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 # folder, or some modules at the package's root.
 WINGS = {
     "base": "base/",
-    "words": "card settings geometry intensity preparation",
+    "words": "card settings geometry intensity preparation suitability",
     "formats": "formats/",
     "method": "decoder detail losses network work quality streaming postprocessing metrics",
     "sam": "sam/",
@@ -110,7 +110,7 @@ def test_a_module_has_a_wing_and_imports_only_what_it_may(module):
         ("geometry", "import SAM3DSegmentLib.bridge.logic", None),
         ("decoder", "def f():\n    from SAM3DSegmentLib.bridge.logic import x", "bridge.logic"),
         ("training.loop", "from ..commands import doctor", "commands.doctor"),
-        ("bridge.scene.nodes", "from ..panel import widget", "bridge.panel.widget"),
+        ("bridge.scene.volumes", "from ..panel import widget", "bridge.panel.widget"),
         ("cli", "from . import bridge", None),
     ],
 )

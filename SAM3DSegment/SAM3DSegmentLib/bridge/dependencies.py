@@ -1,4 +1,4 @@
-"""Python packages that Slicer does not ship: what is missing, and installing it when the user agrees."""
+"""Python packages that Slicer does not ship: find what is missing, and install it if the user agrees."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 RESOURCES = Path(__file__).resolve().parents[2] / "Resources"
 REQUIREMENTS_FILE = RESOURCES / "requirements.txt"
-HASHED_REQUIREMENTS_FILE = RESOURCES / "requirements-hashed.txt"  # of which pip takes one very file only
+HASHED_REQUIREMENTS_FILE = RESOURCES / "requirements-hashed.txt"  # pip accepts only files with these hashes
 TRAINING_REQUIREMENTS_FILE = RESOURCES / "requirements-training.txt"
-TORCH = "torch"  # is not pip's business: the PyTorch extension chooses the one for this computer's GPU
+TORCH = "torch"  # installed by the PyTorch extension, which chooses the build for this computer's GPU
 INSTALLATION_ERRORS = (RuntimeError, OSError, ImportError, subprocess.CalledProcessError)
 
 
 def requirements(training: bool = False) -> list[Requirement]:
-    """All that segmentation, or training too, needs besides torch and what Slicer ships."""
+    """What segmentation, and with `training` also training, needs besides torch and what Slicer ships."""
     more = _read(TRAINING_REQUIREMENTS_FILE) if training else []
     return _read(HASHED_REQUIREMENTS_FILE) + _read(REQUIREMENTS_FILE) + more
 
@@ -41,14 +41,14 @@ def _read(file: Path) -> list[Requirement]:
 
 
 def missingPackages(training: bool = False) -> list[str]:
-    """What still has to be installed, as pip takes it; by metadata alone, so that nothing is imported."""
+    """Missing packages in pip's syntax; found by their metadata, so that nothing is imported."""
     return ([] if _isWhole(TORCH) else [TORCH]) + [str(requirement) for requirement in _missingRequirements(training)]
 
 
 class Installer:
-    """Installs what is missing, once at a time; onBusyChanged() is called when that begins and when it has ended.
+    """Installs missing packages; onBusyChanged() is called when an installation begins and when it has ended.
 
-    Slicer handles clicks while pip runs, so whoever has a button for this disables it while `isBusy`.
+    Slicer handles clicks while pip runs, so a button that installs has to be disabled while `isBusy`.
     """
 
     def __init__(self, onBusyChanged: Callable[[], None]) -> None:
@@ -56,9 +56,9 @@ class Installer:
         self._onBusyChanged = onBusyChanged
 
     def install(self, training: bool = False) -> None:
-        """Ask once, then install: torch through the PyTorch extension, the rest by pip. `training` needs more.
+        """Ask once, then install: torch through the PyTorch extension, the rest by pip. training: for training too.
 
-        Raises DependencyError if the user declines, or with what to do about what failed.
+        Raises DependencyError if the user declines, or if the installation fails, with a remedy.
         """
         missing = missingPackages(training)
         if not missing:
@@ -109,7 +109,7 @@ def _installTorch() -> None:
     logic = PyTorchUtils.PyTorchUtilsLogic()
     try:
         if _hasMetadata(TORCH) and not _isWhole(TORCH):
-            logic.uninstallTorch()  # pip would call what is left of it installed already
+            logic.uninstallTorch()  # pip would take the remains for an installed package
         logic.installTorch(askConfirmation=False)  # its last step is `import torch`
     except INSTALLATION_ERRORS as error:
         raise _failed(TORCH, error) from error
@@ -120,7 +120,7 @@ def _pipInstall(wanted: list[Requirement]) -> None:
     rest = [requirement for requirement in wanted if requirement not in hashed]
     try:
         if rest != wanted:
-            # pip knows hashes in files only, and asks one of everything that it then installs.
+            # pip reads hashes only from a file, and then requires one for every package that it installs.
             slicer.util.pip_install(["--no-deps", "-r", str(HASHED_REQUIREMENTS_FILE)])
         if rest:
             _ensure(rest)
@@ -158,7 +158,7 @@ def _isSatisfied(requirement: Requirement) -> bool:
 
 
 def _isWhole(name: str) -> bool:
-    """False if there is nothing, or what an interrupted installation leaves: files without metadata, or the reverse."""
+    """False if it is missing, or left incomplete by an interrupted installation (files or metadata alone)."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None and _hasMetadata(name)
 

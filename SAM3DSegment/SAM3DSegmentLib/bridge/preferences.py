@@ -1,4 +1,4 @@
-"""What is remembered on this computer, not in the scene: Slicer's own settings."""
+"""Paths that are remembered on this computer, not in the scene, in Slicer's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user is told of an error."""
+"""Error messages for the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def explain(error: BaseException) -> str:
-    """Our own errors say what to do. Any other is a fault of the program: its traceback goes to the log."""
+    """Our own errors have a message with a remedy. Any other is a bug: its traceback is logged."""
     if isinstance(error, Sam3dError):
         return str(error)
     logger.error("unexpected error", exc_info=error)

@@ -1,12 +1,12 @@
-"""Work beside the main thread: the command line in a child process, and file access in a thread.
+"""Work outside of the main thread: the command line in a child process, and file access in a thread.
 
-Slicer stays responsive, and running out of memory costs the child only. All callbacks come on the main thread.
+Slicer stays responsive, and running out of memory costs the child only. All callbacks are called on the main thread.
 
 Slicer's Python is started by a launcher, a process of its own that passes on streams but no signals. So the child is
-asked to stop by closing its standard input, and says its own process id, by which it can be killed as a last resort.
+asked to stop by closing its standard input, and reports its process id, by which it can be killed as a last resort.
 
 In Slicer a connected method keeps its object alive for as long as the sender lives, and no garbage collection sees
-that. So each object here lets go of everything at its end, and has its Qt objects deleted once their slots are through.
+that. So each object here releases everything at its end, and has its Qt objects deleted once their slots have returned.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from .problems import explain
 
 logger = logging.getLogger(__name__)
 
+OnProgress = Callable[[str, int, int, float | None], None]  # stage, steps done, steps in all, seconds to go
 PATIENCE_MS = 2000  # how long a cancelled child may take to stop by itself; it ends itself earlier, see stop.py
 KEPT_LINES = 40  # of the child's log, for an error message
 POLLING_MS = 20
-LAUNCHER_SAYS_CRASH = "exit abnormally"  # and ends with 1, where the real process was killed or crashed
+LAUNCHER_CRASH = "exit abnormally"  # in the log of a launcher whose process was killed or crashed; it exits with 1
 
-_threads = ThreadPoolExecutor(1, "SAM3DSegment")  # one: what it does comes one after the other
+_threads = ThreadPoolExecutor(1, "SAM3DSegment")  # a single thread, so that calls run one after the other
 _readers = ThreadPoolExecutor(1, "SAM3DSegment reader")
-_running: set[BackgroundCall | CommandProcess] = set()  # kept until their end, if their makers forget them
+_running: set[BackgroundCall | CommandProcess] = set()  # kept alive until their end
 
 
 def pythonExecutable() -> str:
@@ -51,32 +52,30 @@ def pythonExecutable() -> str:
 
 
 def ignore(*_arguments: Any) -> None:
-    """In place of a callback that must not come any more, nor keep its object alive."""
+    """Replaces a callback that must not be called any more, and must not keep its object alive."""
 
 
-def progressReader(
-    onProgress: Callable[[str, int, int, float | None], None], onEvent: Callable[[dict[str, Any]], None] = ignore
-) -> Callable[[str], None]:
+def progressReader(onProgress: OnProgress, onEvent: Callable[[dict[str, Any]], None] = ignore) -> Callable[[str], None]:
     """For CommandProcess: turns the lines of `--progress json` into onProgress(stage, done, total, seconds to go).
 
-    onEvent gets the object of a line that names an event instead; if it fails, that is logged and the work goes on.
+    onEvent gets the object of a line that names an event; its exceptions are logged, and the work goes on.
     """
 
     def read(line: str) -> None:
         try:
-            said = json.loads(line)
-            isEvent = isinstance(said, dict) and "event" in said
-            values = () if isEvent else (said["stage"], said["done"], said["total"], said["eta_s"])
+            report = json.loads(line)
+            isEvent = isinstance(report, dict) and "event" in report
+            values = () if isEvent else (report["stage"], report["done"], report["total"], report["eta_s"])
         except (ValueError, KeyError, TypeError):
-            logger.info("%s", line)  # a library's own words
+            logger.info("%s", line)  # printed by a library
             return
         if not isEvent:
             onProgress(*values)
             return
         try:
-            onEvent(said)
+            onEvent(report)
         except Exception:
-            logger.exception("what the computing process told could not be shown: %s", line)
+            logger.exception("a report of the computing process could not be shown: %s", line)
 
     return read
 
@@ -89,7 +88,7 @@ def removeFolder(folder: Path) -> None:
 class BackgroundCall:
     """A function without Qt and MRML in a thread; then onDone(its result) or onFailed(its exception).
 
-    With `onlyReads` it may take long without holding up calls that write, and whoever waits for these.
+    With `onlyReads` a long call does not delay calls that write.
     """
 
     def __init__(
@@ -108,11 +107,11 @@ class BackgroundCall:
         _running.add(self)
 
     def abandon(self) -> None:
-        """Forget the call; its callbacks do not come any more."""
+        """Forget the call; its callbacks are not called any more."""
         if self._future is None:
             return
         _running.discard(self)
-        self._future.cancel()  # if it has not begun
+        self._future.cancel()  # if it has not started
         self._future = None
         self._onDone = self._onFailed = ignore
         self._timer.stop()
@@ -134,7 +133,7 @@ class CommandProcess:
     """One run of `sam3dsegment ARGUMENTS`; onLine(text) is called for each line of its standard output.
 
     Exactly one of onFinished(), onFailed(message) and onCancelled() is called at the end. With `folder` it runs in
-    there, so that bare file names will do: on Windows ITK opens no path with letters outside of the code page.
+    there, so that bare file names suffice: on Windows ITK cannot open a path with characters outside of the code page.
     """
 
     def __init__(
@@ -173,7 +172,7 @@ class CommandProcess:
         environment = qt.QProcessEnvironment.systemEnvironment()
         environment.insert("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
         environment.insert("PYTHONUNBUFFERED", "1")
-        environment.insert("PYTHONUTF8", "1")  # on Windows the log would come in the code page
+        environment.insert("PYTHONUTF8", "1")  # on Windows the log would be in the code page
         environment.insert("PYTHONSAFEPATH", "1")  # else a torch.py in the current folder would be taken for torch
         environment.insert(stop.VARIABLE, "1")
         if self._folder is not None:
@@ -186,7 +185,7 @@ class CommandProcess:
         self._process.start(pythonExecutable(), command)
 
     def finish(self) -> None:
-        """Ask the child, which trains, to end early with what it has reached; then comes onFinished()."""
+        """Ask the child, which trains, to end early with what it has reached; onFinished() is called then."""
         if self._isRunning():
             self._process.write(stop.FINISH)
 
@@ -210,18 +209,18 @@ class CommandProcess:
         self._end()
 
     def childId(self) -> int:
-        """Process id of the real Python, which the launcher has started; 0 before it has said so."""
+        """Process id of the real Python, which the launcher has started; 0 before it is known."""
         return self._childId
 
     def _isRunning(self) -> bool:
         return not self._ended and self._process.state() != qt.QProcess.NotRunning
 
     def _kill(self) -> None:
-        """Kill the child, with which its launcher ends; the launcher itself where that is not known, or of no use."""
+        """Kill the child, with which its launcher ends; the launcher itself if that is unknown or was of no effect."""
         if self._childId and not self._childIsKilled:
             self._childIsKilled = True
             with contextlib.suppress(OSError):  # it has just ended
-                os.kill(self._childId, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows knows one kind of killing
+                os.kill(self._childId, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has only SIGTERM
             self._killTimer.start(PATIENCE_MS)
         else:
             self._process.kill()
@@ -261,7 +260,7 @@ class CommandProcess:
             onFailed(self._failure)
         elif self._cancelling or exitCode == stop.CANCELLED:
             onCancelled()
-        elif exitStatus == qt.QProcess.CrashExit or (exitCode and LAUNCHER_SAYS_CRASH in "".join(self._log[-2:])):
+        elif exitStatus == qt.QProcess.CrashExit or (exitCode and LAUNCHER_CRASH in "".join(self._log[-2:])):
             onFailed(
                 "the computing process was stopped from outside, often because memory ran out; close other programs, "
                 "or choose an ROI."
@@ -275,7 +274,7 @@ class CommandProcess:
         if error == qt.QProcess.FailedToStart and not self._ended:
             onFailed = self._onFailed
             self._end()
-            onFailed(f"{pythonExecutable()!r} could not be started; reinstall Slicer, or check its folder's rights.")
+            onFailed(f"{pythonExecutable()!r} could not be started; reinstall Slicer, or check its permissions.")
 
     def _end(self) -> None:
         if self._ended:
@@ -288,6 +287,6 @@ class CommandProcess:
         self._process.deleteLater()
 
     def _reason(self) -> str:
-        """The line in which the command says what is wrong, else the end of what it said."""
+        """The last error message of the command, else the end of its log."""
         errors = [line.partition("ERROR: ")[2] for line in self._log if line.startswith("ERROR: ")]
         return errors[-1] if errors else "\n".join(self._log[-10:]) or "the computing process gave no reason."

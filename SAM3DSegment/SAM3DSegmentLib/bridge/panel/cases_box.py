@@ -12,22 +12,24 @@ from slicer.i18n import tr as _
 
 import qt
 
-from .. import preferences as settings
+from .. import preferences
 from ..problems import explain
-from ..scene import nodes
 from ..scene.cases import CaseRow, NewCase, Survey, removeCase, surveyCases, writeCase
+from ..scene.observing import SEGMENT_CHANGES, SegmentationObserver
+from ..scene.segmentations import referenceVolume
 from ..worker import BackgroundCall
+from .controls import enableUnless
 from .protocols import Observe, Ui
 
 
 class CasesBox:
-    """onChanged() is called when the folder is looked through, and when that has ended."""
+    """onChanged() is called when reading the folder begins, and when it has ended."""
 
     def __init__(self, ui: Ui, addObserver: Observe, removeObserver: Observe, onChanged: Callable[[], None]) -> None:
         self._ui = ui
         self._onChanged = onChanged
-        self._watch = nodes.SegmentationWatch(addObserver, removeObserver, nodes.SEGMENT_CHANGES, self._listSegments)
-        self.folder: Path | None = settings.casesFolder()
+        self._observer = SegmentationObserver(addObserver, removeObserver, SEGMENT_CHANGES, self._listSegments)
+        self.folder: Path | None = preferences.casesFolder()
         self.survey = Survey()
         self._call: BackgroundCall | None = None
         header = ui.casesTable.horizontalHeader()
@@ -63,7 +65,7 @@ class CasesBox:
         if self.folder is None:
             return _("Choose a folder for your cases first.")
         if self._call is not None:
-            return _("The cases are being looked through.")
+            return _("The cases are being read.")
         return self.survey.whyNotReady()
 
     def add(
@@ -75,11 +77,11 @@ class CasesBox:
     ) -> None:
         """Write a case; a folder is asked for if none is chosen, and before a case of that name is replaced."""
         try:
-            said = self._write(volumeNode, segmentationNode, segmentIds, name)
+            status = self._write(volumeNode, segmentationNode, segmentIds, name)
         except Exception as error:  # Slicer would only print it
-            said = ""
+            status = ""
             slicer.util.errorDisplay(explain(error), _("The case was not added"))
-        self._ui.caseStatusLabel.text = said
+        self._ui.caseStatusLabel.text = status
         self.update()
 
     def _write(
@@ -89,7 +91,7 @@ class CasesBox:
         segmentIds: list[str],
         name: str,
     ) -> str:
-        """What has been done, for the user; empty if the user wanted nothing to be done."""
+        """What was done, for the user; empty if the user declined."""
         if self.folder is None:
             self._choose()
         if self.folder is None:
@@ -115,9 +117,9 @@ class CasesBox:
 
     def _showFolder(self) -> None:
         self._ui.casesFolderLabel.text = str(self.folder) if self.folder is not None else _("No folder is chosen.")
-        said = [self.whyNotReady(), *(self.survey.notices if self.folder is not None else ())]
-        self._ui.casesLabel.text = "\n".join(text for text in said if text)
-        self._ui.casesLabel.visible = any(said)
+        texts = [self.whyNotReady(), *(self.survey.notices if self.folder is not None else ())]
+        self._ui.casesLabel.text = "\n".join(text for text in texts if text)
+        self._ui.casesLabel.visible = any(texts)
         table = self._ui.casesTable
         table.setRowCount(len(self.survey.rows))
         for row, case in enumerate(self.survey.rows):
@@ -130,12 +132,9 @@ class CasesBox:
 
     def _showButtons(self) -> None:
         hasNodes = self._volume() is not None and self._segmentation() is not None
-        self._ui.addCaseButton.enabled = hasNodes
-        self._ui.addCaseButton.toolTip = (
-            _("Write the volume and the ticked segments into the folder.")
-            if hasNodes
-            else _("Choose a volume and its segmentation first.")
-        )
+        hindrance = "" if hasNodes else _("Choose a volume and its segmentation first.")
+        toolTip = _("Write the volume and the ticked segments into the folder.")
+        enableUnless(self._ui.addCaseButton, hindrance, toolTip)
         self._ui.openCasesButton.enabled = self.folder is not None
         self._ui.removeCaseButton.enabled = self._selectedCase() is not None
 
@@ -149,7 +148,7 @@ class CasesBox:
         if path:
             self.folder = Path(path)
             self.survey = Survey()
-            settings.setCasesFolder(self.folder)
+            preferences.setCasesFolder(self.folder)
             self._ui.caseStatusLabel.text = ""
             self.update()
 
@@ -188,9 +187,9 @@ class CasesBox:
         self._showButtons()
 
     def _segmentationChosen(self, _node: Any = None) -> None:
-        """Its own volume is the one to add with it."""
+        """The volume on which it was drawn is chosen with it."""
         segmentationNode = self._segmentation()
-        volumeNode = nodes.referenceVolume(segmentationNode) if segmentationNode is not None else None
+        volumeNode = referenceVolume(segmentationNode) if segmentationNode is not None else None
         if volumeNode is not None:
             self._ui.caseVolumeSelector.setCurrentNode(volumeNode)
         self._ui.segmentsList.clear()
@@ -198,10 +197,10 @@ class CasesBox:
         self._showButtons()
 
     def _listSegments(self) -> None:
-        """All are ticked but those that the user has unticked."""
+        """All are ticked except those that the user has unticked."""
         unticked = self._ticks(qt.Qt.Unchecked)
         widget, node = self._ui.segmentsList, self._segmentation()
-        self._watch.watch(node)
+        self._observer.observe(node)
         widget.clear()
         if node is None:
             return
@@ -221,5 +220,5 @@ class CasesBox:
 
 
 def caseName(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """The volume's name with letters that a file name may have."""
+    """The volume's name, with characters that a file name cannot have replaced."""
     return re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")

@@ -1,14 +1,13 @@
-"""What the panel remembers, in the scene: it is saved and loaded with it."""
+"""The choices of the panel, which are saved with the scene."""
 
 import slicer
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 from ...base.errors import Sam3dError
-from ...model_store import find_model, read_card
+from ...model_store import DEFAULT_MODEL, find_model, read_card
 from ...quality import BEST, check_quality
-from ..logic import DEFAULT_MODEL
-from ..scene.nodes import readGrid
+from ..scene.volumes import readGrid
 
 
 @parameterNodeWrapper
@@ -26,7 +25,7 @@ class SegmentParameters:
     confidenceMap: bool = False
 
     def whyInvalid(self) -> str:
-        """Why this cannot be segmented and what to do, as a sentence; empty if nothing speaks against it."""
+        """Why this cannot be segmented and what to do, as a sentence; empty if it can."""
         if self.inputVolume is None:
             return _("Choose a volume first.")
         try:

@@ -1,6 +1,6 @@
 """What the parts of the panel expect of each other and of the form.
 
-mypy knows no class of Slicer's and Qt's, but it knows the names that are written down here.
+mypy does not know the classes of Slicer and Qt, but it checks the names that are listed here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import slicer
 import ctk
 import qt
 
-from ..logic import OnChoice, OnProgress, SegmentationJob
+from ..job import SegmentationJob
 
 Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
 
@@ -45,17 +45,7 @@ class Logic(Protocol):
         self,
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         segmentationNode: slicer.vtkMRMLSegmentationNode | None,
-        *,
-        model: str,
-        quality: str,
-        device: str,
-        roiNode: slicer.vtkMRMLMarkupsROINode | None,
-        confidenceMap: bool,
-        onProgress: OnProgress,
-        onChoice: OnChoice,
-        onFinished: Callable[[slicer.vtkMRMLSegmentationNode], None],
-        onFailed: Callable[[str], None],
-        onCancelled: Callable[[], None],
+        **keywords: Any,
     ) -> SegmentationJob: ...
 
 

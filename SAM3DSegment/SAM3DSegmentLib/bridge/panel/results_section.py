@@ -1,4 +1,4 @@
-"""The section "Results" of the panel: the segments in figures, and where to go on with them."""
+"""The section "Results" of the panel: the figures of the segments, and what to do with them next."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from slicer.i18n import tr as _
 import qt
 
 from ...quality import BEST
-from ..scene.nodes import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationWatch, SegmentMeter, readProvenance, readSegments
+from ..scene.figures import SegmentMeter, readFigures
+from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationObserver
+from ..scene.segmentations import readProvenance
+from .controls import enableUnless
 from .protocols import Observe, Parameters, Ui
 
 SETTLING_MS = 300  # after the last change of a segmentation, before it is measured again
 
 
 class ResultsSection:
-    """Follows the chosen segmentation while the panel is shown: measuring takes time that a brush would feel.
+    """Follows the chosen segmentation while the panel is shown; at other times measuring would slow down painting.
 
     onUseAsCase(volume, segmentation) is called when the user wants to train on it.
     """
@@ -33,7 +36,7 @@ class ResultsSection:
         self._onUseAsCase = onUseAsCase
         self._parameters: Parameters | None = None
         changes = SEGMENT_CHANGES + VOXEL_CHANGES
-        self._watch = SegmentationWatch(addObserver, removeObserver, changes, self._segmentationChanged)
+        self._observer = SegmentationObserver(addObserver, removeObserver, changes, self._segmentationChanged)
         self._meter = SegmentMeter()
         self._isShown = False
         self._timer = qt.QTimer()
@@ -64,12 +67,10 @@ class ResultsSection:
     def update(self) -> None:
         """Show the chosen segmentation as it is now."""
         node = self._parameters.outputSegmentation if self._parameters is not None else None
-        self._watch.watch(node)
+        self._observer.observe(node)
         self._ui.show3DButton.setSegmentationNode(node)
-        self._ui.editButton.enabled = node is not None
-        self._ui.editButton.toolTip = (
-            _("Correct the segments by hand.") if node is not None else _("Choose or make a segmentation first.")
-        )
+        hindrance = _("Choose or make a segmentation first.") if node is None else ""
+        enableUnless(self._ui.editButton, hindrance, _("Correct the segments by hand."))
         self._ui.useAsCaseButton.enabled = node is not None
         self._fillTable(node)
         self._ui.provenanceLabel.text = _describeProvenance(readProvenance(node)) if node is not None else ""
@@ -79,7 +80,7 @@ class ResultsSection:
             self._timer.start()
 
     def _fillTable(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        table, rows = self._ui.resultsTable, readSegments(node, self._meter) if node is not None else []
+        table, rows = self._ui.resultsTable, readFigures(node, self._meter) if node is not None else []
         table.setRowCount(len(rows))
         for row, figures in enumerate(rows):
             swatch = qt.QTableWidgetItem()
@@ -113,7 +114,7 @@ def _describeProvenance(provenance: dict[str, str]) -> str:
     return _("Made by {model} from {volume} with {quality} quality on {device} in {seconds} s.").format(
         model=provenance["Model"],
         volume=provenance["Volume"],
-        quality=provenance.get("Quality", BEST),  # scenes of the time before there was a choice do not say it
+        quality=provenance.get("Quality", BEST),  # older scenes do not have it
         device=provenance["Device"],
         seconds=provenance["Seconds"],
     )

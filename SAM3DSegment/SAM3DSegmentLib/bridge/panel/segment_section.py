@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
@@ -16,10 +15,12 @@ from ...base.errors import Sam3dError
 from ...card import ModelCard
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
+from ...suitability import describe_lengths
 from ..dependencies import Installer
-from ..logic import SegmentationJob
 from ..problems import explain
-from ..scene.suitability import findMisfits, joined
+from ..scene.suitability import findMisfits
+from .command_box import CommandBox
+from .controls import enableUnless, fillList, selectData
 from .protocols import Logic, Parameters, Ui
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -28,8 +29,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 class SegmentSection:
     """onResult(segmentation node) is called when there is a new result.
 
-    onRunningChanged() is called when a segmentation begins and has ended; whyBusy() says why there can be none now,
-    because of other work of the panel, and is empty if there can.
+    onRunningChanged() is called when a segmentation begins and has ended; whyBusy() returns why there can be none
+    now, because of other work of the panel; empty if there can.
     """
 
     def __init__(
@@ -48,11 +49,10 @@ class SegmentSection:
         self._onRunningChanged = onRunningChanged
         self._whyBusy = whyBusy
         self._parameters: Parameters | None = None
-        self._job: SegmentationJob | None = None
         self._card: ModelCard | None = None
         self._cardOf = ""
-        self._choice = ""  # of the quality, if the computer was to choose it
-        ui.progressBar.visible = False
+        self._choice = ""  # which quality was chosen automatically, for the user
+        self._box = CommandBox(ui.statusLabel, self._runningChanged, ui.progressBar)
         self.listModels()
         self._listQualities()
         self.listDevices(DEVICES)
@@ -64,38 +64,38 @@ class SegmentSection:
 
     @property
     def isRunning(self) -> bool:
-        return self._job is not None
+        return self._box.isRunning
 
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
         self.update()
 
     def cleanup(self) -> None:
-        if self._job is not None:
-            self._job.abandon()
+        if self.isRunning:
+            self._box.abandon()
             self._cancelled()
 
     def listModels(self) -> None:
         """Fill the list anew: bundled models, then those of the user's folder."""
-        _fill(self._ui.modelBox, {path.stem: path.stem for path in list_models()})
+        fillList(self._ui.modelBox, {path.stem: path.stem for path in list_models()})
         self._cardOf = ""  # a model may be another one now
         self.update()
 
     def listDevices(self, names: tuple[str, ...]) -> None:
         """Fill the list of devices; names are those of the command line."""
         titles = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("CUDA"), "mps": _("Apple GPU (MPS)")}
-        _fill(self._ui.deviceBox, {name: titles.get(name, name) for name in names})
+        fillList(self._ui.deviceBox, {name: titles.get(name, name) for name in names})
         self.update()
 
     def _listQualities(self) -> None:
-        _fill(self._ui.qualityBox, {name: _qualityTitle(name) for name in (*QUALITIES, AUTO)})
+        fillList(self._ui.qualityBox, {name: _qualityTitle(name) for name in (*QUALITIES, AUTO)})
 
     def update(self) -> None:
         """Show what the parameters say."""
         if self._parameters is not None:
-            _select(self._ui.modelBox, self._parameters.model)
-            _select(self._ui.qualityBox, self._parameters.quality)
-            _select(self._ui.deviceBox, self._parameters.device)
+            selectData(self._ui.modelBox, self._parameters.model)
+            selectData(self._ui.qualityBox, self._parameters.quality)
+            selectData(self._ui.deviceBox, self._parameters.device)
             self._showCard(self._parameters.model)
             self._showWarnings(self._parameters)
         self._showButton()
@@ -122,11 +122,9 @@ class SegmentSection:
         button, isRunning = self._ui.segmentButton, self.isRunning
         button.text = _("Cancel") if isRunning else _("Segment")
         if isRunning:
-            hindrance, toolTip = "", _("Stop; the scene stays as it is.")
+            enableUnless(button, "", _("Stop; the scene stays as it is."))
         else:
-            hindrance, toolTip = self._hindrance(), _("Segment the whole volume, or the chosen region.")
-        button.enabled = not hindrance
-        button.toolTip = hindrance or toolTip
+            enableUnless(button, self._hindrance(), _("Segment the whole volume, or the chosen region."))
         for widget in (
             self._ui.inputSelector,
             self._ui.modelBox,
@@ -140,8 +138,6 @@ class SegmentSection:
         """Why there can be no segmentation now; empty if there can."""
         if self._parameters is None:
             return _("The scene is being closed or loaded.")
-        if self._installer.isBusy:
-            return _("Packages are being installed.")
         return self._whyBusy() or self._parameters.whyInvalid()
 
     def _modelChosen(self, index: int) -> None:
@@ -163,9 +159,8 @@ class SegmentSection:
             self._parameters.device = self._ui.deviceBox.itemData(index)
 
     def _segmentOrCancel(self, _checked: bool = False) -> None:
-        if self._job is not None:
-            self._ui.statusLabel.text = _("Cancelling...")
-            self._job.cancel()
+        if self.isRunning:
+            self._box.cancel(_("Cancelling..."))
             return
         try:
             self._installer.install()
@@ -177,7 +172,8 @@ class SegmentSection:
         parameters = self._parameters
         if parameters is None:  # the scene was closed while packages were installed
             return
-        self._job = self._logic.startSegment(
+        self._choice = ""
+        job = self._logic.startSegment(
             parameters.inputVolume,
             parameters.outputSegmentation,
             model=parameters.model,
@@ -186,49 +182,39 @@ class SegmentSection:
             roiNode=parameters.roi,
             confidenceMap=parameters.confidenceMap,
             onProgress=self._progressed,
-            onChoice=self._choiceTold,
+            onChoice=self._showChoice,
             onFinished=self._finished,
             onFailed=self._failed,
             onCancelled=self._cancelled,
         )
-        self._choice = ""
-        self._ui.statusLabel.text = _("Starting...")
-        self._ui.progressBar.setRange(0, 0)  # busy, until the first slices are done
-        self._ui.progressBar.visible = True
-        self._showButton()
-        self._onRunningChanged()
+        self._box.begin(job, _("Starting..."))
 
-    def _choiceTold(self, quality: str, seconds: float) -> None:
+    def _showChoice(self, quality: str, seconds: float) -> None:
         self._choice = _("{quality} quality was chosen, for about {seconds} s in all. ").format(
             quality=_qualityTitle(quality), seconds=math.ceil(seconds)
         )
-        self._ui.statusLabel.text = self._choice
+        self._box.say(self._choice)
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
-        self._ui.progressBar.setRange(0, total)
-        self._ui.progressBar.value = done
         text = self._choice + _("Slice {done} of {total}").format(done=done, total=total)
         if secondsToGo is not None and done < total:
             text += ", " + _("about {seconds} s to go").format(seconds=math.ceil(secondsToGo))
-        self._ui.statusLabel.text = text
+        self._box.showProgress(done, total, text)
 
     def _finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
-        self._end(_("Done."))
+        self._box.end(_("Done."))
         if self._parameters is not None:
             self._parameters.outputSegmentation = segmentationNode
         self._onResult(segmentationNode)
 
     def _failed(self, message: str) -> None:
-        self._end(_("Failed: {reason}").format(reason=message))
+        self._box.end(_("Failed: {reason}").format(reason=message))
         slicer.util.errorDisplay(message, _("SAM3DSegment could not segment"))
 
     def _cancelled(self) -> None:
-        self._end(_("Cancelled; nothing was changed."))
+        self._box.end(_("Cancelled; nothing was changed."))
 
-    def _end(self, status: str) -> None:
-        self._job = None
-        self._ui.progressBar.visible = False
-        self._ui.statusLabel.text = status
+    def _runningChanged(self) -> None:
         self._showButton()
         self._onRunningChanged()
 
@@ -254,9 +240,9 @@ def _describeLimits(card: ModelCard) -> str:
     limits = []
     if card.extent_mm and card.spacing_mm:
         limits.append(
-            _("Made for volumes of about {extent} mm, voxels {spacing} mm; on others it may be quite wrong.").format(
-                extent=joined(card.extent_mm, 0), spacing=joined(card.spacing_mm)
-            )
+            _(
+                "Made for volumes of about {extent} mm with voxels of {spacing} mm; on others it may be quite wrong."
+            ).format(extent=describe_lengths(card.extent_mm, 0), spacing=describe_lengths(card.spacing_mm))
         )
     limits.append(_("Check every result by eye; not for diagnosis or treatment."))
     return " ".join(limits)
@@ -264,23 +250,3 @@ def _describeLimits(card: ModelCard) -> str:
 
 def _qualityTitle(name: str) -> str:
     return {"best": _("Best"), "balanced": _("Balanced"), "fast": _("Fast"), AUTO: _("Automatic")}.get(name, name)
-
-
-def _fill(box: qt.QComboBox, titles: dict[str, str]) -> None:
-    """List these data and their titles, instead of what was listed."""
-    wasBlocked = box.blockSignals(True)
-    box.clear()
-    for value, title in titles.items():
-        box.addItem(title, value)
-    box.blockSignals(wasBlocked)
-
-
-def _select(box: qt.QComboBox, value: str) -> None:
-    """Select the item with this data; one that is not listed yet is put at the end."""
-    index = box.findData(value)
-    wasBlocked = box.blockSignals(True)
-    if index < 0:
-        box.addItem(Path(value).stem if value.endswith(SUFFIX) else value, value)
-        index = box.count - 1
-    box.currentIndex = index
-    box.blockSignals(wasBlocked)

@@ -21,7 +21,8 @@ from ...sam.weights import CHECKPOINTS
 from ..dependencies import Installer, missingPackages
 from ..preferences import samCheckpoint, samWeights, setSamCheckpoint
 from ..problems import explain
-from ..worker import CommandProcess, progressReader
+from ..worker import progressReader
+from .command_box import CommandBox
 from .protocols import Parameters, Ui
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ CHECKPOINT = CHECKPOINTS["sam_vit_b"]
 
 
 class SetupSection:
-    """onDevices(names) is called when the computer's devices are known, onWeights() when SAM's weights are others."""
+    """onDevices(names) is called when the computer's devices are known, onWeights() when SAM's weights change."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class SetupSection:
         self._onDevices = onDevices
         self._onWeights = onWeights
         self._parameters: Parameters | None = None
-        self._process: CommandProcess | None = None
+        self._box = CommandBox(ui.setupStatusLabel, self.update)
         for button, slot in (
             (ui.checkButton, self._check),
             (ui.installButton, self._install),
@@ -64,13 +65,11 @@ class SetupSection:
         self._parameters = parameters
 
     def cleanup(self) -> None:
-        if self._process is not None:
-            self._process.abandon()
-            self._process = None
+        self._box.abandon()
 
     def update(self) -> None:
         """Look at packages, weights and folders again; nothing is imported or measured."""
-        isIdle = self._process is None
+        isIdle = not self._box.isRunning
         missing = missingPackages()
         self._ui.packagesLabel.text = (
             _("Missing: {names}.").format(names=", ".join(missing)) if missing else _("All packages are installed.")
@@ -98,7 +97,7 @@ class SetupSection:
         model, lines = self._parameters.model if self._parameters is not None else "", list[str]()
         self._run(
             ["doctor", "--json", *(["--model", model] if model else [])],
-            _("Checking; this takes some seconds..."),
+            _("Checking; this takes a few seconds..."),
             lines.append,
             lambda: self._showExamination(_lastObject(lines)),
         )
@@ -145,11 +144,11 @@ class SetupSection:
         )
 
     def _downloadEnded(self) -> None:
-        self._say(_("SAM's weights are here."))
+        self._box.say(_("SAM's weights are here."))
         self._onWeights()
 
     def _downloaded(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
-        self._say(
+        self._box.say(
             _("Downloading SAM's weights: {percent} % of {size:.0f} MB").format(
                 percent=100 * done // total, size=total / 1e6
             )
@@ -168,7 +167,7 @@ class SetupSection:
             ["weights", "verify", CHECKPOINT.encoder, "--file", str(samWeights())],
             _("Comparing with the published hash..."),
             logger.info,
-            lambda: self._say(_("This is the published file.")),
+            lambda: self._box.say(_("This is the published file.")),
         )
 
     def _removeWeights(self) -> None:
@@ -184,47 +183,40 @@ class SetupSection:
 
     def _removed(self) -> None:
         left = _("{path} is not the published file, so it was left; remove it yourself.").format(path=CHECKPOINT.path)
-        self._say(left if CHECKPOINT.path.is_file() else _("SAM's weights were removed."))
+        self._box.say(left if CHECKPOINT.path.is_file() else _("SAM's weights were removed."))
         self._onWeights()
 
     def _clearCache(self) -> None:
         info = clear_cache()
         self.update()
-        self._say(_("{size:.0f} MB were freed.").format(size=info.bytes / 2**20))
+        self._box.say(_("{size:.0f} MB were freed.").format(size=info.bytes / 2**20))
 
     def _run(
         self, arguments: list[str], status: str, onLine: Callable[[str], None], onFinished: Callable[[], None]
     ) -> None:
-        """One command at a time; the buttons that start one are disabled meanwhile."""
-        if self._process is not None:
-            return
-        self._process = CommandProcess(
+        """The buttons that start a command are disabled while it runs."""
+        self._box.run(
             arguments,
+            status,
             onLine,
-            lambda: self._end(onFinished),
-            lambda message: self._end(lambda: slicer.util.errorDisplay(message, _("SAM3DSegment"))),
-            lambda: self._end(lambda: self._say(_("Stopped."))),
+            lambda: self._finished(onFinished),
+            self._failed,
+            lambda: self._box.end(_("Stopped.")),
         )
-        self._process.start()
-        self.update()
-        self._say(status)
 
-    def _end(self, action: Callable[[], None]) -> None:
-        self._process = None
-        self.update()
-        self._say("")
+    def _finished(self, action: Callable[[], None]) -> None:
+        self._box.end("")
         try:
             action()
         except Exception as error:  # Slicer would only print it
-            slicer.util.errorDisplay(explain(error), _("SAM3DSegment"))
+            self._failed(explain(error))
+
+    def _failed(self, message: str) -> None:
+        self._box.end("")
+        slicer.util.errorDisplay(message, _("SAM3DSegment"))
 
     def _stop(self) -> None:
-        if self._process is not None:
-            self._say(_("Stopping..."))
-            self._process.cancel()
-
-    def _say(self, text: str) -> None:
-        self._ui.setupStatusLabel.text = text
+        self._box.cancel(_("Stopping..."))
 
 
 def _lastObject(lines: list[str]) -> dict[str, Any]:

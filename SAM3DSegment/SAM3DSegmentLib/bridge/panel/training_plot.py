@@ -11,18 +11,18 @@ import slicer
 from slicer.i18n import tr as _
 
 LOSS_COLOR = (110, 110, 110)
-OTHER_COLOR = (0, 114, 178)  # of a label whose own is not known
+OTHER_COLOR = (0, 114, 178)  # of a label whose colour is not known
 
 
 @dataclass
 class History:
-    """What a training has told so far: (minutes, loss) often, and (minutes, Dice by label) at each validation."""
+    """The figures of a training so far: (minutes, loss) often, and (minutes, Dice by label) at each validation."""
 
     losses: list[tuple[float, float]] = field(default_factory=list)
     dices: list[tuple[float, dict[str, float]]] = field(default_factory=list)
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """A line of `train --progress json` that names an event; one that is no figure changes nothing."""
+        """A line of `train --progress json` that names an event; an event without figures changes nothing."""
         if event["event"] == "loss":
             self.losses.append((event["seconds"] / 60, event["loss"]))
         elif event["event"] == "validation":
@@ -32,7 +32,7 @@ class History:
 class TrainingPlot:
     """One chart with its tables and series, in the scene but not saved with it.
 
-    When the scene was closed they are made anew from the history, so that nothing is lost.
+    After the scene was closed they are made again from the history, so that nothing is lost.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class TrainingPlot:
         self._series: dict[str, slicer.vtkMRMLPlotSeriesNode] = {}  # by the column that they show
 
     def begin(self, name: str) -> slicer.vtkMRMLPlotChartNode:
-        """Show an empty chart for a new training, and return it; that of the training before is used again."""
+        """Show an empty chart for a new training, and return it; the chart of an earlier training is reused."""
         self._forgetClosedScene()
         for node in (*self._series.values(), *self._tables.values()):
             slicer.mrmlScene.RemoveNode(node)
@@ -56,8 +56,8 @@ class TrainingPlot:
         return chart
 
     def show(self, name: str, history: History, colors: Mapping[str, tuple[int, int, int]]) -> None:
-        """Bring the chart to what the history says; colors are those of the labels, RGB 0..255."""
-        if slicer.mrmlScene.IsBatchProcessing():  # it is being closed or loaded; the next figures will come
+        """Show the history in the chart; colors are those of the labels, RGB 0..255."""
+        if slicer.mrmlScene.IsBatchProcessing():  # it is being closed or loaded; the next figures will be shown
             return
         self._forgetClosedScene()
         chart = self._chart or self.begin(name)
@@ -97,7 +97,7 @@ class TrainingPlot:
         chart.Modified()
 
     def _forgetClosedScene(self) -> None:
-        """Nodes of a closed scene are in none; those that the user has removed are treated alike."""
+        """Nodes of a closed scene belong to no scene; nodes that the user has removed are treated alike."""
         if self._chart is not None and self._chart.GetScene() is None:
             self._chart = None
         if self._chart is None or any(node.GetScene() is None for node in self._tables.values()):

@@ -29,7 +29,7 @@ class Panel:
         self._removeObserver = removeObserver
         self._parameters: Parameters | None = None
         self._guiTag: Any = None
-        installer = Installer(self._installerChanged)
+        self._installer = installer = Installer(self._installerChanged)
         # Segmenting and training take turns: both want the whole processor, or most of the GPU's memory.
         self._train = TrainSection(
             ui,
@@ -38,7 +38,7 @@ class Panel:
             removeObserver,
             self._modelArrived,
             lambda: self._segment.update(),
-            lambda: _("A volume is being segmented.") if self._segment.isRunning else "",
+            lambda: self._whyBusy(self._segment.isRunning, _("A volume is being segmented.")),
         )
         self._segment = SegmentSection(
             ui,
@@ -46,13 +46,13 @@ class Panel:
             installer,
             self._resultArrived,
             self._train.update,
-            lambda: _("A model is being trained; wait for it, or stop it.") if self._train.isRunning else "",
+            lambda: self._whyBusy(self._train.isRunning, _("A model is being trained; wait for it, or stop it.")),
         )
         self._results = ResultsSection(ui, addObserver, removeObserver, self._train.addResult)
         self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
         scene = slicer.mrmlScene
         addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
-        # While a scene is imported, the node selectors are empty for a moment; that is nobody's choice.
+        # While a scene is imported, the node selectors are empty for a moment; the user has not chosen that.
         addObserver(scene, scene.StartImportEvent, self._sceneStartsImporting)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
             addObserver(scene, event, self._sceneChanged)
@@ -79,6 +79,11 @@ class Panel:
         self._train.cleanup()
         self._results.cleanup()
         self._setup.cleanup()
+
+    def _whyBusy(self, otherIsRunning: bool, other: str) -> str:
+        if self._installer.isBusy:
+            return _("Packages are being installed.")
+        return other if otherIsRunning else ""
 
     def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
         self._segment.cleanup()

@@ -1,4 +1,4 @@
-"""Training cases: nodes of the scene into a folder on disk, in Slicer's own formats; and what such a folder has."""
+"""Training cases: write nodes of the scene into a folder, in Slicer's own formats, and survey such a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from slicer.i18n import tr as _
 
 from ...base.errors import InputError, Sam3dError
 from ...card import Label
-from . import nodes
+from .segmentations import BINARY_LABELMAP, orientedImage, readMask
+from .volumes import readGrid
 
 if TYPE_CHECKING:
     from ...training.classes import CaseFacts
@@ -23,25 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case of a folder: its files, the sizes of its labels, those that only others have, and what is wrong."""
+    """One case of a folder. sizes: its labels with their mL; missing: labels that only other cases have."""
 
     name: str
     files: tuple[Path, ...]
     sizes: str = ""
-    lacking: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     problem: str = ""
 
     def describe(self) -> str:
-        """For the user: what is wrong, else the sizes, and what is not there."""
+        """For the user: the problem, else sizes and missing labels."""
         if self.problem:
             return f"\u26a0 {self.problem}"
-        lacking = [_("no {name}").format(name=name) for name in self.lacking]
-        return ", ".join([text for text in (self.sizes, *lacking) if text])
+        missing = [_("no {name}").format(name=name) for name in self.missing]
+        return ", ".join([text for text in (self.sizes, *missing) if text])
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder of cases has; `problem` is why nothing can be said of them, `notices` what was left out."""
+    """The cases of a folder. problem: why they cannot be examined; notices: what was left out."""
 
     rows: tuple[CaseRow, ...] = ()
     labels: tuple[Label, ...] = ()
@@ -53,14 +54,14 @@ class Survey:
         if self.problem:
             return self.problem
         if any(row.problem for row in self.rows):
-            return _("Some cases cannot be used; mend or remove them.")
+            return _("Some cases cannot be used; repair or remove them.")
         if not self.rows:
             return _("No cases yet; add 5 to 20.")
-        return _("One case is there; at least 2 are needed, 5 to 20 are good.") if len(self.rows) == 1 else ""
+        return _("There is one case; at least 2 are needed, 5 to 20 are good.") if len(self.rows) == 1 else ""
 
 
 def surveyCases(folder: Path) -> Survey:
-    """Reads all label maps of the folder. Knows neither nodes nor Qt, so that it may run in a thread."""
+    """Reads all label maps of the folder. Uses neither nodes nor Qt, so that it can run in a thread."""
     from ...training.classes import agree_on_labels  # these bring SimpleITK
     from ...training.dataset import find_dataset
     from ...training.look import look_at_cases
@@ -83,13 +84,13 @@ def surveyCases(folder: Path) -> Survey:
 def _describe(facts: CaseFacts, labels: tuple[Label, ...]) -> CaseRow:
     ml = abs(float(np.linalg.det(facts.ijk_to_ras[:3, :3]))) / 1000
     sizes = ", ".join(f"{name} {count * ml:.2f}" for name, count in facts.voxels.items())
-    lacking = tuple(label.name for label in labels if label.name not in facts.voxels)
-    return CaseRow(facts.files.name, (facts.files.image, facts.files.label_map), sizes, lacking, facts.problem)
+    missing = tuple(label.name for label in labels if label.name not in facts.voxels)
+    return CaseRow(facts.files.name, (facts.files.image, facts.files.label_map), sizes, missing, facts.problem)
 
 
 @dataclass(frozen=True)
 class NewCase:
-    """Where a case will be written, and the files of a case of that name that are there already."""
+    """Where a case will be written, and the existing files of that name, which it replaces."""
 
     name: str
     image: Path
@@ -98,7 +99,7 @@ class NewCase:
 
     @classmethod
     def within(cls, folder: Path, name: str) -> NewCase:
-        """In the layout that the folder has. Raises InputError for a folder or a name that will not do."""
+        """In the folder's own layout. Raises InputError for a missing folder or an unusable name."""
         from ...training.dataset import files_of_case, new_case_files
 
         if not folder.is_dir():
@@ -116,23 +117,20 @@ def writeCase(
 ) -> None:
     """Write the volume and these segments, on the volume's grid in world coordinates; both files, or none.
 
-    The case's `replaced` files go. Raises InputError, and then the folder is as before.
+    The case's `replaced` files are deleted. Raises InputError; the folder is then as before.
     """
-    ijkToWorld, _shape = nodes.readGrid(volumeNode)
+    ijkToWorld, _shape = readGrid(volumeNode)
     if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(_("{name!r} is a label map; choose its image.").format(name=volumeNode.GetName()))
     masks = _readMasks(volumeNode, segmentationNode, segmentIds)
     try:
         written = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder))
     except OSError as error:
-        raise _cannotWrite(folder, error) from error
+        raise _cannotWrite(folder, error.strerror) from error
     try:
         image, label = written / case.image.name, written / case.label.name
         _writeVolume(image, volumeNode, ijkToWorld)
         _writeSegmentation(label, segmentationNode, masks, ijkToWorld)
-        for path in (image, label):
-            if not path.is_file():  # Slicer's writers do not say so
-                raise InputError(_("{path!r} cannot be written; check space and rights.").format(path=str(path)))
         away = [(path, written / f"old{number}") for number, path in enumerate(case.replaced)]
         _moveAll([*away, (image, case.image), (label, case.label)])
     finally:
@@ -144,12 +142,14 @@ def removeCase(row: CaseRow, folder: Path) -> None:
     try:
         for path in row.files:
             path.unlink(missing_ok=True)
-        home = row.files[0].parent
-        if home != folder and home.name == row.name and not any(home.iterdir()):
-            home.rmdir()
+        ownFolder = row.files[0].parent
+        if ownFolder != folder and ownFolder.name == row.name and not any(ownFolder.iterdir()):
+            ownFolder.rmdir()
     except OSError as error:
         raise InputError(
-            _("{name!r} cannot be removed ({reason}); check its rights.").format(name=row.name, reason=error.strerror)
+            _("{name!r} cannot be removed ({reason}); check its permissions.").format(
+                name=row.name, reason=error.strerror
+            )
         ) from error
 
 
@@ -164,37 +164,37 @@ def _readMasks(
     taken: np.ndarray | None = None
     for segmentId in segmentIds:
         name = segmentation.GetSegment(segmentId).GetName()
-        mask = nodes.readMask(segmentationNode, segmentId, volumeNode)
+        mask = readMask(segmentationNode, segmentId, volumeNode)
         if mask is None:
             continue
         if not mask.any():
-            raise InputError(_("segment {name!r} lies outside of the volume; choose its own volume.").format(name=name))
+            raise InputError(
+                _("segment {name!r} lies outside of the volume; choose the volume that it was drawn on.").format(
+                    name=name
+                )
+            )
         if name in (segmentation.GetSegment(other).GetName() for other in masks):
             raise InputError(_("two segments are named {name!r}; rename one of them.").format(name=name))
         if taken is not None and (count := int(np.count_nonzero(taken & mask))):
             others = [segmentation.GetSegment(i).GetName() for i, other in masks.items() if (other & mask).any()]
             raise InputError(
                 _(
-                    "the segments {first!r} and {second!r} overlap in {count} voxels, and a voxel can have one label "
-                    "only; remove the overlap (Segment Editor: Logical operators, Subtract)."
+                    "the segments {first!r} and {second!r} overlap in {count} voxels, and a voxel can have only "
+                    "one label; remove the overlap (Segment Editor: Logical operators, Subtract)."
                 ).format(first=others[0], second=name, count=count)
             )
         masks[segmentId] = mask
         taken = mask if taken is None else taken | mask
     if not masks:
-        raise InputError(_("no chosen segment has voxels; draw one, or tick others."))
+        raise InputError(_("no chosen segment has voxels; draw one, or select others."))
     return masks
 
 
 def _writeVolume(path: Path, volumeNode: slicer.vtkMRMLScalarVolumeNode, ijkToWorld: np.ndarray) -> None:
-    copied = slicer.vtkMRMLScalarVolumeNode()  # in no scene: the user's node keeps its own file name
+    copied = slicer.vtkMRMLScalarVolumeNode()  # outside of the scene, so that the user's node keeps its own file name
     copied.SetAndObserveImageData(volumeNode.GetImageData())
     copied.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijkToWorld))
-    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
-    storage.SetFileName(str(path))
-    storage.SetUseCompression(True)
-    if not storage.WriteData(copied):
-        raise InputError(_("{path!r} cannot be written; check space and rights.").format(path=str(path)))
+    _write(path, copied, slicer.vtkMRMLVolumeArchetypeStorageNode())
 
 
 def _writeSegmentation(
@@ -208,13 +208,16 @@ def _writeSegmentation(
         segment = slicer.vtkSegment()
         segment.DeepCopyMetadata(segmentationNode.GetSegmentation().GetSegment(segmentId))  # name, colour, codes
         segment.SetLabelValue(1)
-        segment.AddRepresentation(nodes.BINARY_LABELMAP, nodes.orientedImage(mask, ijkToWorld))
+        segment.AddRepresentation(BINARY_LABELMAP, orientedImage(mask, ijkToWorld))
         copied.GetSegmentation().AddSegment(segment, segmentId)
-    storage = slicer.vtkMRMLSegmentationStorageNode()
+    _write(path, copied, slicer.vtkMRMLSegmentationStorageNode())
+
+
+def _write(path: Path, node: slicer.vtkMRMLStorableNode, storage: slicer.vtkMRMLStorageNode) -> None:
     storage.SetFileName(str(path))
     storage.SetUseCompression(True)
-    if not storage.WriteData(copied):
-        raise InputError(_("{path!r} cannot be written; check space and rights.").format(path=str(path)))
+    if not storage.WriteData(node) or not path.is_file():  # a writer may fail and report success
+        raise _cannotWrite(path, _("Slicer's writer failed"))
 
 
 def _moveAll(moves: list[tuple[Path, Path]]) -> None:
@@ -226,14 +229,14 @@ def _moveAll(moves: list[tuple[Path, Path]]) -> None:
             os.replace(source, target)
             done.append((source, target))
     except OSError as error:
-        for moved, place in reversed(done):
-            os.replace(place, moved)
-        raise _cannotWrite(target, error) from error
+        for moved, movedTo in reversed(done):
+            os.replace(movedTo, moved)
+        raise _cannotWrite(target, error.strerror) from error
 
 
-def _cannotWrite(path: Path, error: OSError) -> InputError:
+def _cannotWrite(path: Path, reason: str | None) -> InputError:
     return InputError(
-        _("{path!r} cannot be written ({reason}); check space and rights.").format(
-            path=str(path), reason=error.strerror
+        _("{path!r} cannot be written ({reason}); check disk space and permissions.").format(
+            path=str(path), reason=reason
         )
     )

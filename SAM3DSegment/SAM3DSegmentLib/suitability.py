@@ -1,0 +1,98 @@
+"""Whether a volume looks like those that a model was trained on, judged before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .card import ModelCard
+from .geometry import Slicing, slicing_of
+
+FAR = 2.0  # times as large or as small as in the training data
+AIR_HU = -500  # CT values below it are air; other modalities have none
+
+
+@dataclass(frozen=True)
+class VolumeFacts:
+    """What is known of a volume without reading its voxels again.
+
+    ijk_to_ras: (4, 4), mm. least_value: of all voxels. modality: as DICOM states it ("CT", "MR"), else empty.
+    region_ras: the corners (N, 3), in mm, of the region that will be segmented; None for the whole volume.
+    """
+
+    ijk_to_ras: np.ndarray
+    shape_kji: tuple[int, int, int]
+    least_value: float
+    modality: str = ""
+    region_ras: np.ndarray | None = None
+
+
+def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] = str) -> list[str]:
+    """Sentences for the user, most with a remedy; none if the volume suits the model.
+
+    tr translates a sentence before its values are filled in. Raises GeometryError for axes that cannot be sliced.
+    """
+    slicing = slicing_of(volume.ijk_to_ras, card.slicing)
+    found = _modality_misfits(card, volume, tr)
+    if card.spacing_mm and _is_far(slicing.spacing_mm, card.spacing_mm):
+        found.append(
+            tr("Its spacing, {here} mm, is far from the training data's {there} mm; expect a worse result.").format(
+                here=describe_lengths(slicing.spacing_mm), there=describe_lengths(card.spacing_mm)
+            )
+        )
+    extent_mm = _extent_mm(volume, slicing)
+    if card.extent_mm and _is_far(extent_mm, card.extent_mm):
+        found.append(
+            tr(
+                "It covers {here} mm, but the model was trained on volumes of {there} mm around the structure; "
+                "choose a region of that size in Advanced."
+            ).format(here=describe_lengths(extent_mm, 0), there=describe_lengths(card.extent_mm, 0))
+        )
+    return found
+
+
+def _modality_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str]) -> list[str]:
+    """By what DICOM states; without that, by the least value."""
+    wanted, stated, least = card.modality.upper(), volume.modality, volume.least_value
+    if stated:
+        if not wanted or wanted.startswith(stated):
+            return []
+        return [
+            tr("Its modality is {here}, but the model is for {there}; choose another model.").format(
+                here=stated, there=card.modality
+            )
+        ]
+    if wanted.startswith("MR") and least < AIR_HU:
+        return [
+            tr("Its values go down to {low:g}, as in a CT, but the model is for {there}; choose another model.").format(
+                low=least, there=card.modality
+            )
+        ]
+    if wanted == "CT" and least >= 0:
+        return [
+            tr("It has no negative values, so it is probably not a CT in Hounsfield units, which the model is for.")
+        ]
+    return []
+
+
+def _extent_mm(volume: VolumeFacts, slicing: Slicing) -> np.ndarray:
+    """Lengths (3,) of what will be segmented, along slices, rows and columns."""
+    spacing_mm, axes = np.array(slicing.spacing_mm), list(slicing.kji_axes)
+    extent_mm = np.array(volume.shape_kji)[axes] * spacing_mm
+    if volume.region_ras is None:
+        return extent_mm
+    corners = np.c_[volume.region_ras, np.ones(len(volume.region_ras))] @ np.linalg.inv(volume.ijk_to_ras).T
+    size_kji = np.ptp(corners[:, 2::-1], axis=0)  # of the box along the volume's axes, which is what is segmented
+    return np.minimum(extent_mm, size_kji[axes] * spacing_mm)
+
+
+def _is_far(values: Sequence[float] | np.ndarray, usual: tuple[float, float, float]) -> bool:
+    ratio = np.array(values) / np.array(usual)
+    return bool((ratio > FAR).any() or (ratio < 1 / FAR).any())
+
+
+def describe_lengths(values: Sequence[float] | np.ndarray, decimals: int = 1) -> str:
+    """Lengths along three axes, such as "35 x 36 x 50"."""
+    return " x ".join(f"{value:.{decimals}f}" for value in values)
