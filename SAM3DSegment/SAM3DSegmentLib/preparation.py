@@ -156,8 +156,9 @@ class Preparation:
         check_volume(array_kji)
         slicing = slicing_of(ijk_to_ras, self.slicing)
         volume = slicing.to_dhw(array_kji)
+        grey_scale = measure_grey_scale(volume, self.intensity)
         fit = SquareFit.of_slices(volume.shape[1], volume.shape[2], slicing.spacing_mm[1:], self.image_size)
-        return Prepared(volume, slicing, measure_grey_scale(volume, self.intensity), fit)
+        return Prepared(volume, slicing, grey_scale, fit)
 
 
 def check_volume(array: np.ndarray) -> None:

@@ -28,8 +28,8 @@ def tiny_model(tmp_path_factory):
     import torch
 
     from SAM3DSegmentLib.decoder import Sam3dDecoder
-    from SAM3DSegmentLib.encoder import build_vit, tensors_sha256
     from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+    from SAM3DSegmentLib.sam.vit import build_vit, tensors_sha256
 
     torch.manual_seed(3)
     vit_config = VitConfig(16, 1, 2, (0,))

@@ -106,10 +106,12 @@ def files(folder):
 
 def read(folder, name):
     """Image, class indices and labels of a case, as the headless command reads them."""
-    from SAM3DSegmentLib.training.dataset import find_dataset, find_labels, read_case
+    from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
+    from SAM3DSegmentLib.training.dataset import find_dataset
+    from SAM3DSegmentLib.training.look import look_at_cases
 
     dataset = find_dataset(folder, least=1)
-    labels = find_labels(dataset)
+    labels, _ = agree_on_labels(dataset, look_at_cases(dataset))
     image, indices = read_case(next(case for case in dataset.cases if case.name == name), labels, resample=False)
     return image, indices, labels
 
@@ -299,7 +301,7 @@ def test_a_name_that_would_be_taken_for_something_else_is_refused(widget, folder
     widget.ui.caseVolumeSelector.setCurrentNode(volume)
     widget.ui.caseNameEdit.text = name
     widget.ui.addCaseButton.click()
-    assert "is no name for a case" in the_error()
+    assert "cannot name a case" in the_error()
     assert list((folders / "cases").iterdir()) == []
 
 

@@ -12,8 +12,11 @@ from vtk.util import numpy_support
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Terminology
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.dataset import examine, find_dataset, find_labels, read_case
-from SAM3DSegmentLib.training.run import Options, train
+from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
+from SAM3DSegmentLib.training.dataset import find_dataset
+from SAM3DSegmentLib.training.look import look_at_cases
+from SAM3DSegmentLib.training.run import train
+from SAM3DSegmentLib.training.run_folder import Options
 
 SHAPE = (6, 20, 24)
 HIPPOCAMPUS = (
@@ -21,6 +24,10 @@ HIPPOCAMPUS = (
     "~SCT^255549009^Anterior~Anatomic codes - DICOM master list~^^~^^"
 )
 COLOR = (0.2, 0.6, 1.0)
+
+
+def find_labels(dataset):
+    return agree_on_labels(dataset, look_at_cases(dataset))[0]
 
 
 def mask(name, shift=0):
@@ -122,7 +129,7 @@ def test_segments_that_overlap_are_refused_with_their_names(scene, tmp_path):
     write_case(scene, tmp_path, "a", ["Anterior", "Over"])
     write_case(scene, tmp_path, "b", ["Anterior"])
     dataset = find_dataset(tmp_path)
-    problem = examine(dataset, find_labels(dataset), False)[0].problem
+    problem = agree_on_labels(dataset, look_at_cases(dataset))[1][0].problem
     assert "the segments 'Anterior' and 'Over' overlap in 32 voxels" in problem
     assert "a.seg.nrrd" in problem
 

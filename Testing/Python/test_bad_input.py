@@ -23,9 +23,9 @@ from conftest import MODULE, ijk_to_ras_of
 from image_files import voxels
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import build_vit
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+from SAM3DSegmentLib.sam.vit import build_vit
 
 GRID = ijk_to_ras_of(make.image())
 as_root = pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read and write everything")

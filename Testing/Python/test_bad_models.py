@@ -17,9 +17,10 @@ from SAM3DSegmentLib.base.errors import InputError, ModelFileError, WeightsError
 from SAM3DSegmentLib.base.folders import models_folder
 from SAM3DSegmentLib.base.jsonable import to_json
 from SAM3DSegmentLib.card import VitConfig
-from SAM3DSegmentLib.encoder import build_vit, load_encoder
+from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.model_file import import_model, load_model, save_model
 from SAM3DSegmentLib.model_store import list_models, read_card
+from SAM3DSegmentLib.sam.vit import build_vit
 from test_model_file import small_model
 
 HEADER = {"format_version": 1, **to_json(small_model().card)}

@@ -14,7 +14,7 @@ from SAM3DSegmentLib.bench.measuring import Candidate, as_table, compare
 from SAM3DSegmentLib.bench.networks import DEPTH, bench_encoder, decoder_gflop, vit_gflop
 from SAM3DSegmentLib.card import VitConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import build_vit
+from SAM3DSegmentLib.sam.vit import build_vit
 
 CPU = torch.device("cpu")
 

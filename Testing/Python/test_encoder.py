@@ -9,13 +9,9 @@ from torch.nn import functional as F
 
 from SAM3DSegmentLib.base.errors import InputError, WeightsError
 from SAM3DSegmentLib.card import EncoderConfig, VitConfig
-from SAM3DSegmentLib.encoder import (
-    COMPACT_VIT,
-    SAM_ENCODERS,
-    FrozenEncoder,
-    build_vit,
-    load_encoder,
-)
+from SAM3DSegmentLib.encoder import FrozenEncoder, load_encoder
+from SAM3DSegmentLib.sam.encoders import COMPACT_VIT, SAM_ENCODERS
+from SAM3DSegmentLib.sam.vit import build_vit
 
 
 def slices(count, size, seed=0):

@@ -19,9 +19,9 @@ from SAM3DSegmentLib.card import (
     VitConfig,
 )
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import build_vit
 from SAM3DSegmentLib.model_file import Sam3dModel, load_model, save_model
 from SAM3DSegmentLib.model_store import bundled_folder, find_model, list_models, read_card
+from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import TrainingConfig
 
 VIT = VitConfig(48, 1, 2, (0,))

@@ -7,10 +7,11 @@ import torch
 from conftest import MRI
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, VitConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import FrozenEncoder, build_vit
+from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.network import Network
+from SAM3DSegmentLib.sam.vit import build_vit
 
 SIZE = 48
 

@@ -6,19 +6,15 @@ import pytest
 import torch
 
 from SAM3DSegmentLib.card import VitConfig
-from SAM3DSegmentLib.encoder import build_vit
-from SAM3DSegmentLib.sam import packed_vit
-from SAM3DSegmentLib.sam.packed_vit import (
-    AttentionMethod,
-    PackedVit,
-    attention_method,
-    expected_logits,
-    has_packed_linear,
-)
+from SAM3DSegmentLib.sam import attention, layers
+from SAM3DSegmentLib.sam.attention import expected_logits
+from SAM3DSegmentLib.sam.layers import AttentionMethod, attention_method, has_packed_linear
+from SAM3DSegmentLib.sam.packed_vit import PackedVit
+from SAM3DSegmentLib.sam.vit import build_vit
 
 CPU = torch.device("cpu")
 SMALL = VitConfig(48, 3, 3, (1,))
-PLANS = [
+METHODS = [
     AttentionMethod(kernel, fold_global, packed_linear)
     for kernel, fold_global in (("chunked", False), ("chunked", True), ("fused", True))
     for packed_linear in (False, True)
@@ -44,20 +40,20 @@ def relative_error(found, expected):
     return ((found.float() - expected).square().mean() / expected.square().mean()).sqrt().item()
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("size", [32, 224, 256])  # smaller than one window; whole windows; windows that stick out
-def test_equals_segment_anything(plan, size):
+def test_equals_segment_anything(method, size):
     vit = small_vit(size)
     x = slices(3, size)
-    torch.testing.assert_close(PackedVit(vit, CPU, torch.float32, plan)(x), vit(x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(PackedVit(vit, CPU, torch.float32, method)(x), vit(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 5])
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch, rows):
     vit, x = small_vit(256), slices(1, 256)
-    monkeypatch.setattr(packed_vit, "CHUNK_BYTES", rows * 16 * 256 * 4)
-    plan = AttentionMethod("chunked", fold_global=False, packed_linear=False)
-    torch.testing.assert_close(PackedVit(vit, CPU, torch.float32, plan)(x), vit(x), atol=1e-4, rtol=1e-4)
+    monkeypatch.setattr(attention, "CHUNK_BYTES", rows * 16 * 256 * 4)
+    method = AttentionMethod("chunked", fold_global=False, packed_linear=False)
+    torch.testing.assert_close(PackedVit(vit, CPU, torch.float32, method)(x), vit(x), atol=1e-4, rtol=1e-4)
 
 
 def test_a_result_outlives_the_next_call_and_the_batch_does_not_matter():
@@ -70,10 +66,10 @@ def test_a_result_outlives_the_next_call_and_the_batch_does_not_matter():
     torch.testing.assert_close(packed(x)[:2], first)
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_bf16_stays_near_float32(plan):
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_bf16_stays_near_float32(method):
     vit, x = small_vit(256), slices(1, 256)
-    assert relative_error(PackedVit(vit, CPU, torch.bfloat16, plan)(x), vit(x)) < 0.012
+    assert relative_error(PackedVit(vit, CPU, torch.bfloat16, method)(x), vit(x)) < 0.012
 
 
 def test_large_logits_are_not_rounded(monkeypatch):
@@ -83,10 +79,10 @@ def test_large_logits_are_not_rounded(monkeypatch):
         block.attn.qkv.weight[:96] *= 3
         block.attn.proj.weight *= 10  # else the residual sum would hide what attention does
     assert all(expected_logits(block) > 2.5 for block in vit.blocks)
-    plan = AttentionMethod("chunked", fold_global=False, packed_linear=False)
-    kept = relative_error(PackedVit(vit, CPU, torch.bfloat16, plan)(x), vit(x))
-    monkeypatch.setattr(packed_vit, "LARGEST_ROUNDING", float("inf"))
-    rounded = relative_error(PackedVit(vit, CPU, torch.bfloat16, plan)(x), vit(x))
+    method = AttentionMethod("chunked", fold_global=False, packed_linear=False)
+    kept = relative_error(PackedVit(vit, CPU, torch.bfloat16, method)(x), vit(x))
+    monkeypatch.setattr(attention, "LARGEST_ROUNDING", float("inf"))
+    rounded = relative_error(PackedVit(vit, CPU, torch.bfloat16, method)(x), vit(x))
     assert kept < 0.75 * rounded
 
 
@@ -95,8 +91,8 @@ def test_what_all_keys_have_in_common_costs_no_precision():
     vit, x = small_vit(256), slices(1, 256)
     for block in vit.blocks:
         block.attn.qkv.bias[48:96] += 30
-    plan = AttentionMethod("chunked", fold_global=False, packed_linear=False)
-    assert relative_error(PackedVit(vit, CPU, torch.bfloat16, plan)(x), vit(x)) < 0.012
+    method = AttentionMethod("chunked", fold_global=False, packed_linear=False)
+    assert relative_error(PackedVit(vit, CPU, torch.bfloat16, method)(x), vit(x)) < 0.012
 
 
 def test_expected_logits_are_those_of_random_tokens():
@@ -153,13 +149,13 @@ def test_without_torchs_unpublished_operations_the_public_ones_are_used(monkeypa
 
 
 @pytest.mark.parametrize(("amx", "kernel"), [(True, "fused"), (False, "chunked")])
-def test_the_plan_follows_the_processor(monkeypatch, amx, kernel):
-    monkeypatch.setattr(packed_vit, "cpu_has_amx", lambda: amx)
+def test_the_method_follows_the_processor(monkeypatch, amx, kernel):
+    monkeypatch.setattr(layers, "cpu_has_amx", lambda: amx)
     assert AttentionMethod.best(CPU, torch.bfloat16).kernel == kernel
     assert AttentionMethod.best(CPU, torch.float32).kernel == "chunked"
     on_gpu = AttentionMethod.best(torch.device("cuda"), torch.float16)
     assert dataclasses.astuple(on_gpu) == ("fused", True, False)
 
 
-def test_the_plan_is_told_in_words():
+def test_the_method_is_told_in_words():
     assert "attention, positions folded" in attention_method()

@@ -30,18 +30,19 @@ from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, segment_volume
 from SAM3DSegmentLib.losses import DeepSupervisionLoss
-from SAM3DSegmentLib.metrics import dice
+from SAM3DSegmentLib.metrics import Scores, dice
 from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation, SquareFit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
-from SAM3DSegmentLib.training.callbacks import Checkpoint, Validation
+from SAM3DSegmentLib.training.checkpoint import Checkpoint
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
 from SAM3DSegmentLib.training.plan import make_config, make_plan
 from SAM3DSegmentLib.training.report import draw_case
-from SAM3DSegmentLib.training.run import Options, train
+from SAM3DSegmentLib.training.run import train
+from SAM3DSegmentLib.training.run_folder import Options
 from SAM3DSegmentLib.training.samples import Sample
-from SAM3DSegmentLib.training.scoring import Scores
+from SAM3DSegmentLib.training.validation import Validation
 from test_training_samples import write_case
 
 COMPACT = TrainingConfig(
@@ -339,7 +340,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, stopped):
         start(tmp_path / "n.sam3d")
     (tmp_path / "o.training").mkdir()
     (tmp_path / "o.training" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not a training's"):
+    with pytest.raises(InputError, match="does not belong to a training"):
         start(tmp_path / "o.sam3d", overwrite=True)
     with pytest.raises(InputError, match="no stopped training"):
         start(tmp_path / "p.sam3d", resume=True)
@@ -489,7 +490,7 @@ class DecoderAlone:
         torch.manual_seed(0)
         self.module = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2)
 
-    def compare(self, module, samples):
+    def predict(self, module, samples):
         levels = module(torch.stack([sample.embeddings.float() for sample in samples]))
         return levels, [torch.stack([sample.classes for sample in samples]).long()] * len(levels)
 
@@ -572,7 +573,7 @@ def test_samples_of_unlike_depth_are_trained_together():
         loop.learner.module.load_state_dict(weights)
         module, loss_of = loop.learner.module, DeepSupervisionLoss(True)
         module.zero_grad()
-        loss_of(*loop.learner.compare(module, part)).backward()
+        loss_of(*loop.learner.predict(module, part)).backward()
         alone.append([parameter.grad.clone() for parameter in module.parameters()])
     joint = [(a + b) / 2 for a, b in zip(*alone)]
     # Up to a factor, because the loop has scaled its gradient down to the norm of 1, and up to bf16.
@@ -587,7 +588,7 @@ def test_gradients_of_few_slices_are_right_in_half_precision(depth):
     loop = make_loop(Budget(10, 0))
     module = loop.learner.module
     loss_of = DeepSupervisionLoss(True)
-    loss_of(*loop.learner.compare(module, batch)).backward()
+    loss_of(*loop.learner.predict(module, batch)).backward()
     right = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
     loop._step(batch, False, False)
     found = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
@@ -670,7 +671,7 @@ def test_volumes_of_one_slice_at_the_smallest_size_can_be_learned_and_segmented(
     for number in range(3):
         files = write_case(tmp_path / "made", str(number), size_ijk=(20, 20, 1), seed=number)
         files.image.rename(tmp_path / "data" / "imagesTr" / f"{number}.nii.gz")
-        files.label.rename(tmp_path / "data" / "labelsTr" / f"{number}.nii.gz")
+        files.label_map.rename(tmp_path / "data" / "labelsTr" / f"{number}.nii.gz")
     config = dataclasses.replace(
         COMPACT, image_size=LEAST_IMAGE_SIZE, slicing=SlicingRule("axial"), epochs=40, learning_rate=3e-3
     )

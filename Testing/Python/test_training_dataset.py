@@ -13,20 +13,13 @@ from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.check import check
-from SAM3DSegmentLib.training.dataset import (
-    describe_difference,
-    examine,
-    files_of_case,
-    find_dataset,
-    find_labels,
-    fingerprint,
-    new_case_files,
-    read_case,
-    split_cases,
-)
-from SAM3DSegmentLib.training.plan import find_warnings, make_plan
-from SAM3DSegmentLib.training.run import Options
+from SAM3DSegmentLib.training.check import check, find_suspicious
+from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
+from SAM3DSegmentLib.training.dataset import files_of_case, find_dataset, new_case_files
+from SAM3DSegmentLib.training.look import look_at_cases
+from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.run_folder import Options, describe_difference
+from SAM3DSegmentLib.training.splits import split_cases
 
 CONFIG = TrainingConfig(encoder="compact_vit", image_size=32)
 AB = (Label(1, "A", (1, 2, 3)), Label(2, "B", (4, 5, 6)))
@@ -61,6 +54,18 @@ def decathlon(tmp_path):
     for name in ("a", "b", "c"):
         write_pair(tmp_path / "imagesTr" / f"{name}.nii.gz", tmp_path / "labelsTr" / f"{name}.nii.gz")
     return tmp_path
+
+
+def find_labels(dataset):
+    return agree_on_labels(dataset, look_at_cases(dataset))[0]
+
+
+def examine(dataset, labels, resample):
+    return agree_on_labels(dataset, look_at_cases(dataset, resample), labels)[1]
+
+
+def fingerprint(dataset):
+    return {look.files.name: look.sha256 for look in look_at_cases(dataset, hashed=True)}
 
 
 def names(folder):
@@ -111,7 +116,7 @@ def test_an_image_of_several_channels_is_refused(tmp_path):
     ("text", "message"),
     [
         ("{", "not valid JSON"),
-        ("[1]", "is no JSON object"),
+        ("[1]", "is not a JSON object"),
         ('{"labels": {"whole": [1, 2], "core": 2}}', "labels that cannot be read"),
         ('{"labels": 3}', "labels that cannot be read"),
     ],
@@ -249,22 +254,22 @@ def test_folds_hold_every_case_out_once():
 
 
 def test_a_fingerprint_names_what_has_changed(decathlon):
-    before = fingerprint(find_dataset(decathlon).cases)
-    assert describe_difference(before, fingerprint(find_dataset(decathlon).cases)) == ""
+    before = fingerprint(find_dataset(decathlon))
+    assert describe_difference(before, fingerprint(find_dataset(decathlon))) == ""
     write(decathlon / "labelsTr" / "b.nii.gz", labels_array(1))
     write_pair(decathlon / "imagesTr" / "d.nrrd", decathlon / "labelsTr" / "d.nrrd")
     (decathlon / "labelsTr" / "c.nii.gz").unlink()
-    now = fingerprint(find_dataset(decathlon).cases)
+    now = fingerprint(find_dataset(decathlon))
     assert describe_difference(before, now) == "added: d; removed: c; changed: b"
 
 
 def test_a_detached_header_is_watched_with_its_voxels(tmp_path):
     for name in ("a", "b"):
         write_pair(tmp_path / f"{name}.mhd", tmp_path / f"{name}_label.mhd")
-    before = fingerprint(find_dataset(tmp_path).cases)
+    before = fingerprint(find_dataset(tmp_path))
     raw = tmp_path / "a.raw"
     raw.write_bytes(raw.read_bytes()[:-1] + b"x")
-    assert describe_difference(before, fingerprint(find_dataset(tmp_path).cases)) == "changed: a"
+    assert describe_difference(before, fingerprint(find_dataset(tmp_path))) == "changed: a"
 
 
 def test_check_lists_cases_what_is_odd_time_and_disk(decathlon):
@@ -281,8 +286,8 @@ def test_check_lists_cases_what_is_odd_time_and_disk(decathlon):
         "a                            12 x 10 x 6        1 x 1 x 2               6  Label 1 0.07, Label 2 0.07" in text
     )
     assert "c.nii.gz' is not on the grid" in text
-    assert "odd: 1 image without a label map, left out: lonely.nrrd." in text
-    assert "odd: 'Label 2' is not in 1 of 2 cases: b." in text
+    assert "suspicious: 1 image without a label map, left out: lonely.nrrd." in text
+    assert "suspicious: 'Label 2' is not in 1 of 2 cases: b." in text
     assert "min of validation" in text
     assert "GB while it runs" in text
     assert sorted(decathlon.rglob("*")) == before
@@ -294,7 +299,9 @@ def test_a_thin_case_among_thick_ones_is_odd(tmp_path):
         array[:, 3:6, 3:6] = 1
         write(tmp_path / f"{name}.nrrd", array.astype(np.int16))
         write(tmp_path / f"{name}_label.nrrd", array)
-    assert any("fewer slices than training_depth 16: c." in text for text in find_warnings(make_plan(tmp_path, CONFIG)))
+    assert any(
+        "fewer slices than training_depth 16: c." in text for text in find_suspicious(make_plan(tmp_path, CONFIG))
+    )
 
 
 def layout_of(folder, kind):
@@ -313,9 +320,9 @@ def test_a_new_case_is_written_where_it_will_be_found(tmp_path, kind):
     old = layout_of(tmp_path, kind)
     files = new_case_files(tmp_path, "Patient 1.b")
     assert files_of_case(files) == []
-    write_pair(files.image, files.label)
-    assert files.label.name == "Patient 1.b.seg.nrrd"
-    assert files_of_case(files) == sorted([files.image, files.label])
+    write_pair(files.image, files.label_map)
+    assert files.label_map.name == "Patient 1.b.seg.nrrd"
+    assert files_of_case(files) == sorted([files.image, files.label_map])
     assert [case.name for case in find_dataset(tmp_path).cases] == ["Patient 1.b", "old"]
     same = files_of_case(new_case_files(tmp_path, "old"))
     assert same == (old[1:] if kind == "folders" else sorted(old))
@@ -323,11 +330,11 @@ def test_a_new_case_is_written_where_it_will_be_found(tmp_path, kind):
 
 def test_an_empty_folder_gets_pairs(tmp_path):
     files = new_case_files(tmp_path, "a")
-    assert (files.image, files.label) == (tmp_path / "a.nrrd", tmp_path / "a.seg.nrrd")
+    assert (files.image, files.label_map) == (tmp_path / "a.nrrd", tmp_path / "a.seg.nrrd")
     assert find_dataset(tmp_path, least=0).cases == ()
 
 
 @pytest.mark.parametrize("name", ["", "ct_label", "ct.seg", "a/b", "..", ".a", "a.", "a:b"])
 def test_a_name_that_would_be_taken_for_something_else_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match="is no name for a case"):
+    with pytest.raises(InputError, match="cannot name a case"):
         new_case_files(tmp_path, name)

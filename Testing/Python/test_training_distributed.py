@@ -13,7 +13,8 @@ from SAM3DSegmentLib.base.jsonable import to_json
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.model_file import load_model
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.run import Options, train
+from SAM3DSegmentLib.training.run import train
+from SAM3DSegmentLib.training.run_folder import Options
 
 CONFIG = TrainingConfig(
     encoder="compact_vit",

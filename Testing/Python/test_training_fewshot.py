@@ -10,15 +10,9 @@ import torch
 from conftest import HIPPOCAMPUS
 from SAM3DSegmentLib.base.errors import Cancelled, InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
-from SAM3DSegmentLib.bench.fewshot import (
-    OURS,
-    UNET,
-    Benchmark,
-    PaddedUnet,
-    UnetSegmenter,
-    make_table,
-    run_benchmark,
-)
+from SAM3DSegmentLib.bench.fewshot import OURS, UNET, Benchmark, run_benchmark
+from SAM3DSegmentLib.bench.fewshot_report import make_table
+from SAM3DSegmentLib.bench.unet import PaddedUnet, UnetSegmenter
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.settings import TrainingConfig

@@ -14,7 +14,7 @@ from monai.transforms.utils import create_rotate, create_scale
 from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import COMPACT_VIT, FrozenEncoder, build_vit
+from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import stream_logits, watch_of
 from SAM3DSegmentLib.intensity import sam_normalise
@@ -22,12 +22,14 @@ from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.sam.cache import EmbeddingCache
 from SAM3DSegmentLib.sam.cached_encoder import CachedEncoder
+from SAM3DSegmentLib.sam.encoders import COMPACT_VIT
+from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.dataset import CaseFiles
 from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
-from SAM3DSegmentLib.training.learner import CompactLearner, DecoderLearner
+from SAM3DSegmentLib.training.learner import DecoderLearner, EndToEndLearner
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader
 from SAM3DSegmentLib.work import Work
@@ -131,7 +133,7 @@ def test_training_and_inference_add_a_detail_alike(tmp_path, tiny_encoder, size_
     network = Network(tiny_encoder, [decoder])
     embeddings = network.encode(prepared.fit.place(grey[:, None])[:, 0])[:, 0].transpose(0, 1)
     learner = DecoderLearner(decoder, SimpleNamespace(encoder=tiny_encoder), {})
-    levels, labels = learner.compare(learner.module, [Sample(prepared.fit, classes, grey, embeddings)])
+    levels, labels = learner.predict(learner.module, [Sample(prepared.fit, classes, grey, embeddings)])
     assert torch.equal(labels[-1][0], classes.long())
 
     volume = read_volume(files.image)
@@ -157,9 +159,9 @@ def test_a_detail_part_learns_alone_from_every_second_sample_of_a_batch(tmp_path
     assert not any(single[number].only_detail for number in range(6))
 
     decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2, detail=(4, 6))
-    compact = CompactLearner(torch.nn.Identity(), decoder, 48, torch.device("cpu"))
+    compact = EndToEndLearner(torch.nn.Identity(), decoder, 48, torch.device("cpu"))
     for learner in (DecoderLearner(decoder, encoder, {}), compact):
-        (logits,), (labels,) = learner.compare(learner.module, [samples[1]])
+        (logits,), (labels,) = learner.predict(learner.module, [samples[1]])
         assert torch.equal(labels[0], samples[1].classes.long())
         torch.testing.assert_close(logits, decoder.detail(samples[1].grey[None, None]))
         learner.module.zero_grad()
@@ -184,16 +186,17 @@ def test_the_model_says_the_mean_of_what_a_detail_part_learnt_to_say_alone_and_w
         if is_lent:
             embeddings = SimpleNamespace(encoder=tiny_encoder, embed=lambda grey, fit: known)
             return DecoderLearner(decoder, embeddings, {}, trains_detail_alone)
-        return CompactLearner(vit, decoder, 48, torch.device("cpu"), trains_detail_alone)
+        return EndToEndLearner(vit, decoder, 48, torch.device("cpu"), trains_detail_alone)
 
     known = torch.rand(256, len(grey), 3, 3)
     trainee = learner(True)
     with torch.no_grad():
-        together = trainee.compare(trainee.module, [sample])[0][-1]
-        alone = trainee.compare(trainee.module, [sample._replace(only_detail=True)])[0][-1]
+        together = trainee.predict(trainee.module, [sample])[0][-1]
+        alone = trainee.predict(trainee.module, [sample._replace(only_detail=True)])[0][-1]
     assert (together - alone).abs().max() > 0.1
     for learns_alone, expected in ((True, (together + alone) / 2), (False, together)):
-        made, encoder, _ = learner(learns_alone).parts(trainee.module.state_dict())
+        trained = learner(learns_alone).trained(trainee.module.state_dict())
+        made, encoder = trained.decoder, trained.encoder
         embeddings = known
         if not is_lent:
             embeddings = Network(encoder, [made]).encode(case.fit.place(grey[:, None])[:, 0])[:, 0].transpose(0, 1)
@@ -361,11 +364,11 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
     assert not views.is_stored(0, 1)
     encoder.encode_more()
     assert views.is_stored(0, 1)
-    early = views.window(0, 2, 6, 0, torch.Generator().manual_seed(0))
+    early = views.sample(0, 2, 6, 0, torch.Generator().manual_seed(0))
     squares = case.fit.place(plain_view(case, 2, 6)[0][:, None])
     expected = tiny_encoder(sam_normalise(squares)).transpose(0, 1)
     assert torch.equal(early.embeddings.float(), expected)
-    later = [views.window(0, 2, 6, 1000, torch.Generator().manual_seed(seed)) for seed in range(8)]
+    later = [views.sample(0, 2, 6, 1000, torch.Generator().manual_seed(seed)) for seed in range(8)]
     assert any(not torch.equal(sample.embeddings, early.embeddings) for sample in later)
 
 
@@ -377,11 +380,11 @@ def test_what_the_cache_has_lost_is_computed_again(tmp_path, case, tiny_encoder,
     views = StoredViews([case], config, tiny_encoder.cache, tmp_path / "views", 1)
     encoder = ViewEncoder(views, tiny_encoder, 0, 1)
     encoder.encode_plain(UNWATCHED)
-    before = views.window(0, 0, 4, 0, torch.Generator())
+    before = views.sample(0, 0, 4, 0, torch.Generator())
     assert (before.grey is not None) == bool(detail)
     for entry in tiny_encoder.cache.folder.iterdir():
         entry.unlink()
-    after = views.window(0, 0, 4, 0, torch.Generator())
+    after = views.sample(0, 0, 4, 0, torch.Generator())
     assert after.embeddings is None
     assert torch.equal(after.classes, before.classes)
     assert before.grey is None or torch.equal(after.grey, before.grey)

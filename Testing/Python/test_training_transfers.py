@@ -8,10 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.encoder import COMPACT_VIT, build_vit
 from SAM3DSegmentLib.preparation import SquareFit
+from SAM3DSegmentLib.sam.encoders import COMPACT_VIT
+from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
-from SAM3DSegmentLib.training.learner import CompactLearner
+from SAM3DSegmentLib.training.learner import EndToEndLearner
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
 from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader, stack_on
 from test_training_samples import prepare, write_case
@@ -44,18 +45,18 @@ def test_each_sample_is_sent_from_the_memory_that_it_lies_in():
 
 
 def test_a_compact_encoder_is_sent_its_slices_so():
-    learner = CompactLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("meta"))
+    learner = EndToEndLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("meta"))
     fit = SquareFit.of_slices(SIZE, SIZE, (1.0, 1.0), SIZE)
     samples = [Sample(fit, torch.zeros(2, SIZE, SIZE), torch.zeros(2, SIZE, SIZE)) for _ in range(2)]
     with Watch() as watch:
-        levels, labels = learner.compare(lambda squares, grey: [squares], samples)
+        levels, labels = learner.predict(lambda squares, grey: [squares], samples)
     assert levels[0].shape == (2, 1, 2, SIZE, SIZE)
     assert labels[0].shape == (2, 2, SIZE, SIZE)
     assert watch.sent == [part.data_ptr() for what in ("grey", "classes") for part in map(attrgetter(what), samples)]
 
 
 def test_the_average_asks_for_its_count_once_and_not_for_each_parameter():
-    learner = CompactLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("cpu"))
+    learner = EndToEndLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("cpu"))
     loop = Loop(make_fabric(torch.device("cpu")), learner, TrainingConfig(), Budget(1, 0))
     loop.average.update_parameters(learner.module)
     with Watch() as watch:
@@ -70,14 +71,14 @@ def test_on_a_gpu_samples_come_from_pinned_memory_and_nothing_waits(tmp_path):
     case = prepare(tmp_path, write_case(tmp_path, "a"), SIZE)
     config = TrainingConfig(image_size=SIZE, training_depth=4)
     samples = Samples([case], FreshViews([case], AugmentationConfig()), config, 2)
-    learner = CompactLearner(build_vit(COMPACT_VIT, SIZE), Sam3dDecoder(2, CHANNELS), SIZE, device)
+    learner = EndToEndLearner(build_vit(COMPACT_VIT, SIZE), Sam3dDecoder(2, CHANNELS), SIZE, device)
     first, second = itertools.islice(make_loader(samples, StepNumbers(0, 2, 0, 1), 2, True), 2)
     assert all(sample.grey.is_pinned() and sample.classes.is_pinned() for sample in first + second)
     module = learner.module.to(device)
-    learner.compare(module, first)  # sends what is sent only once
+    learner.predict(module, first)  # sends what is sent only once
     torch.cuda.set_sync_debug_mode("error")
     try:
-        levels, labels = learner.compare(module, second)
+        levels, labels = learner.predict(module, second)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     classes = torch.stack([sample.classes for sample in second])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import Cancelled
 from .progress import SILENT, Display
+
+T = TypeVar("T")
+NOTHING_WRITTEN = "nothing was written."
 
 
 def _never() -> bool:
@@ -33,10 +36,17 @@ class Watch:
         """Something that happened, beside the stages' progress; the values are plain JSON."""
         self.display.event(name, **values)
 
-    def check(self, consequence: str = "nothing was written.") -> None:
+    def check(self, consequence: str = NOTHING_WRITTEN) -> None:
         """Raises Cancelled, which says what has become of the work, if the user wants no more of it."""
         if self.cancelled():
             raise Cancelled(f"cancelled; {consequence}")
+
+    def each(self, stage: str, items: Sequence[T], consequence: str = NOTHING_WRITTEN) -> Iterator[T]:
+        """The items one by one: `check` before each, and `progress` of the stage after it."""
+        for number, item in enumerate(items):
+            self.check(consequence)
+            yield item
+            self.progress(stage, number + 1, len(items))
 
     def silent(self) -> Watch:
         """For a part of the work whose own progress would say nothing to the user."""

@@ -13,7 +13,9 @@ from ..metrics import label_dice
 from ..model_file import load_model
 from ..quality import BEST, QUALITIES
 from ..settings import TrainingConfig
-from ..training.dataset import find_dataset, read_case, split_cases
+from ..training.classes import read_case
+from ..training.dataset import find_dataset
+from ..training.splits import split_cases
 from .measuring import BenchResult, Row, clock, conditions, threads
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..base.devices import wait_for
 from ..base.errors import InputError
-from ..sam.packed_vit import has_packed_linear
+from ..sam.layers import has_packed_linear
 
 _PEAK_SECONDS = 0.5  # of matrix products by which a peak is measured
 

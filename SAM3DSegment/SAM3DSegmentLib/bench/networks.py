@@ -18,12 +18,15 @@ from torch.nn import functional as F
 from ..base.devices import keep_freed_memory, resolve_device, resolve_precision
 from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, Label, ModelCard, VitConfig, require_image_size
 from ..decoder import NEGATIVE_SLOPE, Sam3dDecoder
-from ..encoder import SAM_ENCODERS, FrozenEncoder, build_vit, load_vit_state, read_checkpoint
+from ..encoder import FrozenEncoder
 from ..inference import Segmenter
 from ..network import Network
 from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
-from ..sam.packed_vit import AttentionMethod, PackedVit
+from ..sam.encoders import SAM_ENCODERS
+from ..sam.layers import AttentionMethod
+from ..sam.packed_vit import PackedVit
+from ..sam.vit import build_vit, load_vit_state, read_checkpoint
 from ..sam.weights import published
 from .measuring import BenchResult, Candidate, Row, clock, compare, conditions, threads
 

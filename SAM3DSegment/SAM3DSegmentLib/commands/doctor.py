@@ -141,7 +141,7 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
         resolve_device,
         resolve_precision,
     )
-    from ..sam.packed_vit import attention_method
+    from ..sam.layers import attention_method
 
     device = resolve_device("auto")
     precision = str(resolve_precision("auto", device)).removeprefix("torch.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,16 @@ from ..base.files import check_new_file, written_whole
 from ..card import Label
 from .header import image_suffix, read_header
 from .segments import Segment, read_segments, segmentation_fields
-from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid, read_image
+from .volumes import (
+    OUTPUT_SUFFIXES,
+    SEGMENTATION_SUFFIX,
+    Volume,
+    check_axes,
+    image_on_grid,
+    list_volumes,
+    read_image,
+    volume_name,
+)
 
 SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
 
@@ -100,3 +110,20 @@ def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
     if low < 0 or high > 255:
         raise InputError(f"label map {str(path)!r} has values from {low} to {high}, outside 0..255; renumber them.")
     return values.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A volume file of a folder; `name` is that of the file without its ending."""
+
+    path: Path
+    name: str
+
+    @cached_property
+    def is_segmentation(self) -> bool:
+        return is_segmentation(self.path)
+
+
+def list_volume_files(folder: Path) -> list[VolumeFile]:
+    """Volume files directly in `folder`, by name; hidden ones, such as macOS's `._x.nii.gz`, are left out."""
+    return [VolumeFile(path, volume_name(path)) for path in list_volumes(folder)]

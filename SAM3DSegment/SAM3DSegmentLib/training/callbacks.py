@@ -1,138 +1,20 @@
-"""What happens after a training step beside the training: validation, checkpoints, progress, logs."""
+"""What is told of a training while it runs, and what else happens after each of its steps."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
-import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..base.errors import InputError
-from ..base.files import written_whole
 from ..base.watch import Watch
+from ..metrics import Scores
 from .embeddings import ViewEncoder
 from .loop import Loop, TrainingState
-from .scoring import Scores
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_SECONDS = 300  # of training, between checkpoints that no validation asks for
-
-
-class Score(Protocol):
-    def __call__(self, weights: dict[str, Tensor]) -> Scores: ...
-
-
-class Checkpoint:
-    """All that a training needs to go on, in one file; `best` are the weights with the best validation.
-
-    `run` describes the data and settings, and is compared before anything is loaded.
-    """
-
-    def __init__(self, path: Path, run: dict[str, Any]) -> None:
-        self.path = path
-        self.best: dict[str, Tensor] = {}
-        self._run = run
-        self._saved_at = 0.0
-
-    def __call__(self, loop: Loop) -> None:
-        if loop.state.seconds - self._saved_at >= CHECKPOINT_SECONDS:
-            self.save(loop)
-
-    def save(self, loop: Loop) -> None:
-        self._saved_at = loop.state.seconds
-        if not loop.fabric.is_global_zero:
-            return
-        state = {
-            "run": json.dumps(self._run),
-            "state": json.dumps(dataclasses.asdict(loop.state)),
-            "losses": json.dumps(loop.losses),
-            "module": loop.learner.module.state_dict(),
-            "average": loop.average.state_dict(),
-            "optimiser": loop.optimiser.state_dict(),
-            "best": self.best,
-        }
-        with written_whole(self.path) as partial:
-            torch.save(state, partial)
-
-    def load(self, loop: Loop) -> None:
-        """Bring the loop to where the checkpoint was written. Raises InputError if it is damaged."""
-        state = read_checkpoint(self.path)
-        try:
-            loop.learner.module.load_state_dict(state["module"])
-            loop.average.load_state_dict(state["average"])
-            loop.optimiser.load_state_dict(state["optimiser"])
-            loop.state = TrainingState(**json.loads(state["state"]))
-            loop.losses = json.loads(state["losses"])
-            self.best = state["best"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise _damaged(self.path) from error
-        self._saved_at = loop.state.seconds
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises InputError if the file is damaged."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise _damaged(path) from error
-    if not isinstance(state, dict) or "run" not in state:
-        raise _damaged(path)
-    return state
-
-
-def _damaged(path: Path) -> InputError:
-    return InputError(f"the checkpoint {str(path)!r} is damaged; start anew with --overwrite.")
-
-
-class Validation:
-    """Measures the moving average at even parts of the budget, keeps the best, and ends a training that stands still.
-
-    on_scores: called with the loop, the scores and whether they are the best so far.
-    """
-
-    def __init__(
-        self, score: Score, checkpoint: Checkpoint, on_scores: Callable[[Loop, dict[str, Tensor], Scores, bool], None]
-    ) -> None:
-        self._score = score
-        self._checkpoint = checkpoint
-        self._on_scores = on_scores
-
-    def __call__(self, loop: Loop) -> None:
-        state, config = loop.state, loop.config
-        due = min(config.validations, int(loop.fraction * config.validations + 1e-9))
-        if due <= state.validations:
-            return
-        self._checkpoint.save(loop)  # a validation that is interrupted is made again
-        weights = loop.weights()
-        scores = self._score(weights)
-        mean = scores.mean()
-        state.validations = due
-        is_best = mean > state.best_dice
-        state.stale = 0 if is_best else state.stale + 1
-        if is_best:
-            state.best_dice, state.best_step, state.best_cases = mean, state.step, scores.by_case()
-            self._checkpoint.best = weights
-        state.history.append(
-            {
-                "step": state.step,
-                "seconds": round(state.seconds, 1),
-                "loss": float(np.mean(loop.losses)) if loop.losses else None,
-                "dice": scores.by_label(),
-            }
-        )
-        loop.losses.clear()
-        state.is_stopped = bool(config.patience) and state.stale >= config.patience
-        self._on_scores(loop, weights, scores, is_best)
-        self._checkpoint.save(loop)
 
 
 class EncodeMore:
@@ -191,3 +73,18 @@ class TensorBoardLog:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def tell_validation(watch: Watch, state: TrainingState, scores: Scores, fold: dict[str, int]) -> None:
+    """In the log and to the watch; fold: its number, where there are several."""
+    dice, loss = scores.by_label(), state.history[-1]["loss"]
+    logger.info(
+        "step %d, %.1f min: loss %.4f, held-out Dice %.4f (%s)",
+        state.step,
+        state.seconds / 60,
+        loss,
+        scores.mean(),
+        ", ".join(f"{name} {value:.3f}" for name, value in dice.items()),
+    )
+    rounded = {name: round(value, 4) for name, value in dice.items()}
+    watch.event("validation", step=state.step, seconds=round(state.seconds, 1), loss=loss, dice=rounded, **fold)

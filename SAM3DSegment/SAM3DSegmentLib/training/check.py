@@ -1,69 +1,138 @@
-"""What `train --check` says: the plan of a training, and how long it will take on this computer."""
+"""What `train --check` says: the cases, what is suspicious in them, the split, and the time and disk that it takes."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..base.devices import resolve_device
 from ..base.errors import Sam3dError
-from ..card import EncoderConfig
+from ..base.watch import UNWATCHED, Watch
+from ..card import PATCH_SIZE
 from ..decoder import Sam3dDecoder
-from ..encoder import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, FrozenEncoder, build_vit, load_encoder
-from ..model_file import load_model
+from ..geometry import spacing_and_directions
 from ..network import Network
 from ..settings import TrainingConfig
-from .plan import Plan, describe, make_plan
-from .run import Options
+from .plan import Plan, make_plan
+from .prepared import BYTES_PER_PIXEL
+from .run_folder import Options
+
+FAR = 2.0  # times as large or as small as the median spacing
 
 
-def check(data: str | Path, config: TrainingConfig, options: Options) -> tuple[list[str], bool]:
+def check(
+    data: str | Path, config: TrainingConfig, options: Options, watch: Watch = UNWATCHED
+) -> tuple[list[str], bool]:
     """Lines for people, and whether any case cannot be trained on. Raises InputError where there is no plan at all."""
-    plan = make_plan(data, config, options.cases)
+    plan = make_plan(data, config, options.cases, watch=watch)
     lines = describe(plan)
     try:
         lines.append(_predict_time(plan, options))
     except Sam3dError as error:  # the encoder is not here yet
         lines.append(f"time: cannot be predicted ({error})")
     if plan.problems:
-        lines.append(f"{len(plan.problems)} cases cannot be used; mend them or take them out.")
+        lines.append(f"{len(plan.problems)} cases cannot be used; fix them or take them out.")
     return lines, bool(plan.problems)
+
+
+def describe(plan: Plan) -> list[str]:
+    """The cases one by one, then what is suspicious, then the split and the disk."""
+    lines = [f"{'case':<28} {'size (i, j, k)':<18} {'spacing mm':<18} {'slices':>6}  labels (mL)"]
+    for case in plan.facts:
+        if case.problem:
+            lines.append(f"{case.files.name:<28} {case.problem}")
+            continue
+        spacing = spacing_and_directions(case.ijk_to_ras)[0]
+        size = " x ".join(str(n) for n in case.shape_kji[::-1])
+        mm = " x ".join(f"{s:.3g}" for s in spacing)
+        ml = float(np.prod(spacing)) / 1000
+        labels = ", ".join(f"{name} {count * ml:.2f}" for name, count in case.voxels.items()) or "none"
+        lines.append(f"{case.files.name:<28} {size:<18} {mm:<18} {plan.depths[case.files.name]:>6}  {labels}")
+    lines += [f"suspicious: {text}" for text in find_suspicious(plan)]
+    lines.append(
+        f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
+        f"decoder levels {plan.card.decoder.levels}"
+    )
+    for number, split in enumerate(plan.splits):
+        fold = f"fold {number + 1}: " if len(plan.splits) > 1 else ""
+        lines.append(
+            f"{fold}{len(split.training)} training, {len(split.validation)} validation, {len(split.test)} test cases"
+        )
+    disk = disk_needed(plan)
+    lines.append(
+        f"disk: {disk.folder / 1e9:.2f} GB while it runs, {disk.cache / 1e9:.2f} GB of embeddings in the cache"
+    )
+    return lines
+
+
+def find_suspicious(plan: Plan) -> list[str]:
+    """What may be a mistake in the data, though it can be trained on."""
+    found = list(plan.dataset.notices)
+    sound = [case for case in plan.facts if not case.problem]
+    found += [f"{case.files.name} has no structure." for case in sound if not case.voxels]
+    for label in plan.labels:
+        lacking = [case.files.name for case in sound if case.voxels and label.name not in case.voxels]
+        if lacking:
+            some = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            found.append(f"{label.name!r} is not in {len(lacking)} of {len(sound)} cases: {some}.")
+    least = plan.config.training_depth
+    thin = [name for name, depth in plan.depths.items() if depth < least]
+    if thin and max(plan.depths.values()) >= least:
+        found.append(f"fewer slices than training_depth {least}: {', '.join(thin[:5])}.")
+    median = np.array(plan.card.spacing_mm)
+    for name, spacing_mm in plan.spacings_mm.items():
+        spacing = np.array(spacing_mm)
+        if (np.maximum(spacing / median, median / spacing) > FAR).any():
+            found.append(f"{name} has a spacing of {spacing.tolist()} mm, the median is {median.tolist()}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that a training takes: in its folder while it runs, and of the cache of embeddings."""
+
+    folder: int
+    cache: int
+
+
+def disk_needed(plan: Plan) -> Disk:
+    slices = sum(plan.depths.get(name, 0) for name in plan.training_names)
+    pixels = slices * math.prod(plan.fit.grid)
+    views = plan.encoder.kept_views(plan.config)
+    token_bytes = plan.card.decoder.channels[0] * (plan.image_size // PATCH_SIZE) ** 2 * 2
+    view_bytes = BYTES_PER_PIXEL if plan.config.detail else 1  # classes, and the grey values that it reads
+    return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), slices * views * token_bytes)
 
 
 def _predict_time(plan: Plan, options: Options) -> str:
     """From one slice that is encoded and one window that is decoded now."""
     config = plan.config
-    depth = {case.files.name: plan.depth(case) for case in plan.facts if not case.problem}
     encode_s, decode_s = _measure(plan, options)
-    training = sum(depth.get(name, 0) for name in plan.training_names())
-    validation = sum(depth.get(name, 0) for split in plan.splits for name in split.validation)
-    first = (0 if config.encoder == COMPACT_ENCODER else training) + validation
-    copies = 0 if config.encoder == COMPACT_ENCODER else training * config.augmented_copies
-    again = encode_s if config.encoder == COMPACT_ENCODER else 0  # a frozen encoder's answers are kept
+    training = sum(plan.depths.get(name, 0) for name in plan.training_names)
+    validation = sum(plan.depths.get(name, 0) for split in plan.splits for name in split.validation)
+    views = plan.encoder.kept_views(config)
+    before = min(views, 1) * training + validation
+    again = 0 if views else encode_s  # what is kept is not encoded again
     validating = config.validations * validation * (decode_s + again)
     train = f"{config.epochs} passes" if config.epochs else f"{config.minutes:g} min"
     return (
-        f"time: {train} of training steps, about {encode_s * first / 60:.1f} min of encoding before them, "
-        f"{encode_s * copies / 60:.1f} min between them, {validating / 60:.1f} min of validation"
+        f"time: {train} of training steps, about {encode_s * before / 60:.1f} min of encoding before them, "
+        f"{encode_s * max(0, views - 1) * training / 60:.1f} min between them, {validating / 60:.1f} min of validation"
     )
 
 
 def _measure(plan: Plan, options: Options) -> tuple[float, float]:
     """Seconds to encode and to decode a slice."""
     device = resolve_device(options.device)
-    name = plan.config.encoder
-    if name == COMPACT_ENCODER:
-        config = EncoderConfig(name, plan.image_size)
-        encoder = FrozenEncoder(build_vit(COMPACT_VIT, plan.image_size), config, device, torch.float32)
-    elif name in SAM_ENCODERS:
-        encoder = load_encoder(name, options.sam_checkpoint, plan.image_size, str(device))
-    else:
-        encoder = load_model(name).load_encoder(str(device), "auto", options.sam_checkpoint, plan.image_size)
-    network = Network(encoder, [Sam3dDecoder.from_config(plan.decoder)])
+    source = plan.encoder.load_for_training(plan.image_size, device, options.sam_checkpoint)
+    network = Network(source.uncached(), [Sam3dDecoder.from_config(plan.card.decoder)])
     window = plan.config.window.depth
     black = torch.zeros(1, plan.image_size, plan.image_size)
     embeddings = network.encode(black).expand(window, -1, -1, -1, -1)

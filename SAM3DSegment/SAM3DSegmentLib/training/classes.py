@@ -1,18 +1,87 @@
-"""The labels of a file as a model's classes: matched by name where it has names, on the grid of an image."""
+"""The structures of a label map as a model's classes: matched by name where it has names, on the grid of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..card import Label, Terminology
-from ..formats.label_maps import LabelMap
+from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.segments import BACKGROUND, Segment, name_key
-from ..formats.volumes import Volume, image_on_grid
+from ..formats.volumes import Volume, image_on_grid, read_volume
 from ..geometry import grid_offset, is_same_grid
+from .dataset import DESCRIPTION, CaseFiles, Dataset
+
+_TISSUE = Terminology("SCT", "85756007", "Tissue")
+# Distinct colours for labels that come without one (Okabe & Ito's palette, safe for colour-blind readers).
+_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one case's files say: the image's grid, and the structures as the label map names them.
+
+    voxels: of each of `own` on the image's grid; by_name: whether `own` are named. sha256: of the names and contents of
+    the files, if it was asked for. problem: why it cannot be trained on, or "".
+    """
+
+    files: CaseFiles
+    shape_kji: tuple[int, ...] = ()
+    ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
+    own: tuple[Label, ...] = ()
+    by_name: bool = False
+    voxels: tuple[int, ...] = ()
+    sha256: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """One case in the terms of all cases' labels; `voxels` of each label that it has, by name."""
+
+    files: CaseFiles
+    shape_kji: tuple[int, ...] = ()
+    ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
+    voxels: dict[str, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+def own_labels(label_map: LabelMap) -> tuple[Label, ...]:
+    """The structures of one label map as it names them: its segments, or of a plain one its values."""
+    if label_map.segments is None:
+        return tuple(_unnamed_label(index, value) for index, value in enumerate(sorted(label_map.values())))
+    found: dict[str, Segment] = {}
+    for segment in label_map.present():
+        if segment.key != BACKGROUND:
+            found.setdefault(segment.key, segment)
+    return tuple(
+        Label(index + 1, s.name, s.color, s.category or _TISSUE, s.type or _TISSUE, s.modifier)
+        for index, s in enumerate(found.values())
+    )
+
+
+def agree_on_labels(
+    dataset: Dataset, looks: tuple[Look, ...], given: tuple[Label, ...] = ()
+) -> tuple[tuple[Label, ...], tuple[CaseFacts, ...]]:
+    """The labels that are `given`, or else those that the data have, and every case in terms of them.
+
+    Raises InputError if no label map has a structure, or their names and values cannot be matched.
+    """
+    labels = given or _find_labels(dataset, looks)
+    return labels, tuple(_facts_of(look, labels) for look in looks)
+
+
+def read_case(case: CaseFiles, labels: tuple[Label, ...], resample: bool) -> tuple[Volume, np.ndarray]:
+    """The image, and class indices (K, J, I) uint8 on its grid. Raises InputError where they do not fit."""
+    image = read_volume(case.image)
+    label_map = read_label_map(case.label_map)
+    indices = class_indices(label_map, labels)
+    return image, on_grid_of(image, indices, label_map, resample)
 
 
 def class_indices(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
@@ -20,23 +89,22 @@ def class_indices(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
 
     Raises InputError for a structure that `labels` do not have, and for segments that overlap.
     """
+    own = own_labels(label_map)
+    matched = _match_labels(label_map.path, own, labels, by_name=label_map.segments is not None)
     if label_map.segments is None:
-        return _indices_of_values(label_map, labels)
-    index_of = {name_key(label.name): index + 1 for index, label in enumerate(labels)}
+        lookup = np.zeros(256, np.uint8)
+        for number, label in enumerate(own):
+            lookup[label.value] = matched[number] + 1
+        return lookup[label_map.layers[0]]
+    index_of = {name_key(label.name): matched[number] + 1 for number, label in enumerate(own)}
     indices = np.zeros(label_map.layers.shape[1:], np.uint8)
-    names = ("", *(label.name for label in labels))
     for segment in label_map.present():
         if segment.key == BACKGROUND:
             continue
-        if segment.key not in index_of:
-            raise InputError(
-                f"{str(label_map.path)!r} has the segment {segment.name!r}, which is none of "
-                f"{', '.join(names[1:])}; rename or remove it, or add it to `labels`."
-            )
         mask = label_map.layers[segment.layer] == segment.value
         taken = indices[mask]
         if taken.any():
-            other = names[int(taken[taken > 0][0])]
+            other = labels[int(taken[taken > 0][0]) - 1].name
             raise InputError(
                 f"{str(label_map.path)!r}: the segments {other!r} and {segment.name!r} overlap in "
                 f"{int(np.count_nonzero(taken))} voxels, and a voxel can have one label only; remove the overlap "
@@ -72,31 +140,79 @@ def on_grid_of(image: Volume, indices: np.ndarray, label_map: LabelMap, resample
     return sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
 
 
-def labels_of_segments(label_maps: Iterable[LabelMap]) -> tuple[Label, ...]:
-    """The labels of all segments, in the order of their first appearance, numbered from 1; names decide which are one.
+def _find_labels(dataset: Dataset, looks: tuple[Look, ...]) -> tuple[Label, ...]:
+    """The labels that the data have: by dataset.json, by the names of segments, else by their values.
 
-    Colour and codes are those of the first file that has the segment.
+    Colours and codes are those of the segments. Raises InputError if no label map has a structure.
     """
-    found: dict[str, Segment] = {}
-    for label_map in label_maps:
-        for segment in label_map.present():
-            if segment.key != BACKGROUND:
-                found.setdefault(segment.key, segment)
-    tissue = Terminology("SCT", "85756007", "Tissue")
-    return tuple(
-        Label(index + 1, s.name, s.color, s.category or tissue, s.type or tissue, s.modifier)
-        for index, s in enumerate(found.values())
-    )
-
-
-def _indices_of_values(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
-    table = {0: 0, **{label.value: index + 1 for index, label in enumerate(labels)}}
-    unknown = sorted(label_map.values() - set(table))
-    if unknown:
-        raise InputError(
-            f"label map {str(label_map.path)!r} has the values {unknown[:5]} without a name; add them to `labels`."
+    named = [look for look in looks if look.own and look.by_name]
+    unnamed = [look for look in looks if look.own and not look.by_name]
+    if not named and not unnamed:
+        if problem := next((look.problem for look in looks if look.problem), ""):
+            raise InputError(problem)
+        files = ", ".join(look.files.label_map.name for look in looks)
+        raise InputError(f"no label map has a structure: {files}; draw one, or give other files.")
+    of_segments = _join_labels(look.own for look in named)
+    if dataset.names:
+        by_name = {name_key(label.name): label for label in of_segments}
+        return tuple(
+            Label(value, name, label.color, label.category, label.type, label.modifier)
+            if (label := by_name.get(name_key(name)))
+            else _unnamed_label(index, value, name)
+            for index, (value, name) in enumerate(sorted(dataset.names.items()))
         )
-    lookup = np.zeros(256, np.uint8)
-    for value, index in table.items():
-        lookup[value] = index
-    return lookup[label_map.layers[0]]
+    if named and unnamed:
+        raise InputError(
+            f"{named[0].files.label_map.name} names its structures and {unnamed[0].files.label_map.name} does not, so "
+            f"they cannot be matched; save all as .seg.nrrd, or name the values in {DESCRIPTION}."
+        )
+    if named:
+        return of_segments
+    values = sorted({label.value for look in unnamed for label in look.own})
+    return tuple(_unnamed_label(index, value) for index, value in enumerate(values))
+
+
+def _facts_of(look: Look, labels: tuple[Label, ...]) -> CaseFacts:
+    """The case in terms of `labels`; a structure that these do not have is its problem."""
+    if look.problem:
+        return CaseFacts(look.files, problem=look.problem)
+    try:
+        matched = _match_labels(look.files.label_map, look.own, labels, look.by_name)
+    except InputError as error:
+        return CaseFacts(look.files, problem=str(error))
+    voxels = {labels[index].name: look.voxels[number] for number, index in matched.items() if look.voxels[number]}
+    in_order = {label.name: voxels[label.name] for label in labels if label.name in voxels}
+    return CaseFacts(look.files, look.shape_kji, look.ijk_to_ras, in_order)
+
+
+def _unnamed_label(index: int, value: int, name: str = "") -> Label:
+    """A label that nothing but its value is known of, the `index`th of its kind; or its name, too."""
+    return Label(value, name or f"Label {value}", _COLORS[index % len(_COLORS)])
+
+
+def _join_labels(label_sets: Iterable[tuple[Label, ...]]) -> tuple[Label, ...]:
+    """All of them, in the order of their first appearance, numbered from 1; names decide which are one.
+
+    Colour and codes are those of the first set that has the label.
+    """
+    found: dict[str, Label] = {}
+    for label in (label for labels in label_sets for label in labels):
+        found.setdefault(name_key(label.name), label)
+    return tuple(replace(label, value=index + 1) for index, label in enumerate(found.values()))
+
+
+def _match_labels(path: Path, own: tuple[Label, ...], labels: tuple[Label, ...], by_name: bool) -> dict[int, int]:
+    """Which of `labels`, from 0, each of a label map's own is, from 0. Raises InputError for one that is none."""
+    if by_name:
+        index_of = {name_key(label.name): index for index, label in enumerate(labels)}
+        for label in own:
+            if name_key(label.name) not in index_of:
+                raise InputError(
+                    f"{str(path)!r} has the segment {label.name!r}, which is none of "
+                    f"{', '.join(label.name for label in labels)}; rename or remove it, or add it to `labels`."
+                )
+        return {number: index_of[name_key(label.name)] for number, label in enumerate(own)}
+    index_of_value = {label.value: index for index, label in enumerate(labels)}
+    if unknown := [label.value for label in own if label.value not in index_of_value]:
+        raise InputError(f"label map {str(path)!r} has the values {unknown[:5]} without a name; add them to `labels`.")
+    return {number: index_of_value[label.value] for number, label in enumerate(own)}

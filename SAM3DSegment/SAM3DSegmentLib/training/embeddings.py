@@ -46,7 +46,7 @@ class StoredViews:
         self._folder = folder
         self._ready_steps = self._plan(ranks)
 
-    def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
+    def sample(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
         copies = [copy for copy in range(self._config.augmented_copies + 1) if self._ready_steps[case, copy] <= step]
         copy = copies[int(torch.randint(len(copies), (1,), generator=generator))]
         fit = self.cases[case].fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,19 +11,21 @@ from torch import Tensor, nn
 
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
-from ..encoder import COMPACT_ENCODER, COMPACT_VIT, FrozenEncoder, build_vit, tensors_sha256
+from ..encoder import FrozenEncoder
 from ..intensity import sam_normalise
 from ..network import SliceEncoder
+from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT
+from ..sam.vit import build_vit, tensors_sha256
 from .embeddings import ViewEncoder
 from .samples import Sample, stack_on
 
 
-class Trainee(Protocol):
+class Learner(Protocol):
     """The module that learns, and how it is used on samples that have one depth and one `fit`."""
 
     module: nn.Module
 
-    def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
+    def predict(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         """What `module`, which wraps its own, makes of them: logits (N, C, D, h, w), and labels (N, D, h, w) of each.
 
         From the coarsest level to the finest. All samples are for a detail part alone, or none is.
@@ -30,11 +33,20 @@ class Trainee(Protocol):
         ...
 
 
-class Learner(Trainee, Protocol):
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A decoder with the encoder that it reads, and the encoder's tensors if the model is to carry them."""
+
+    decoder: Sam3dDecoder
+    encoder: SliceEncoder
+    encoder_tensors: dict[str, Tensor]
+
+
+class ModelLearner(Learner, Protocol):
     """What learns, and what it becomes in a model."""
 
-    def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
-        """With these weights: the decoder, the encoder, and the tensors of an encoder that the model carries."""
+    def trained(self, weights: dict[str, Tensor]) -> TrainedNetwork:
+        """With these weights of `module`."""
         ...
 
 
@@ -60,19 +72,19 @@ class DecoderLearner:
         self,
         decoder: Sam3dDecoder,
         embeddings: ViewEncoder,
-        carried: dict[str, Tensor],
+        encoder_tensors: dict[str, Tensor],
         trains_detail_alone: bool = False,
     ) -> None:
         self.module: nn.Module = OnEmbeddings(decoder)
         self._decoder = decoder
         self._detail_learns_alone = trains_detail_alone
         self._embeddings = embeddings
-        self._carried = carried
+        self._encoder_tensors = encoder_tensors
 
-    def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
+    def predict(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         device = self._embeddings.encoder.device
         if samples[0].only_detail:
-            return _compare_detail(module, samples, device)
+            return _predict_detail(module, samples, device)
         embeddings = torch.stack([self._embedding(sample, device) for sample in samples])
         grey = _stack_grey(samples, device) if self._decoder.detail is not None else None
         return _with_labels(module(embeddings, grey), samples, self._decoder)
@@ -83,12 +95,12 @@ class DecoderLearner:
         assert sample.grey is not None
         return self._embeddings.embed(sample.grey, sample.fit)  # evicted, or not yet encoded
 
-    def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
+    def trained(self, weights: dict[str, Tensor]) -> TrainedNetwork:
         module = OnEmbeddings(copy.deepcopy(self._decoder))
         module.load_state_dict(_in_half_precision(weights))
         if self._detail_learns_alone:
-            _take_mean_of_answers(module.decoder)
-        return module.decoder, self._embeddings.encoder, self._carried
+            _average_both_outputs(module.decoder)
+        return TrainedNetwork(module.decoder, self._embeddings.encoder, self._encoder_tensors)
 
 
 class OnSlices(OnEmbeddings):
@@ -105,7 +117,7 @@ class OnSlices(OnEmbeddings):
         return super().forward(features.unflatten(0, (len(squares), -1)).transpose(1, 2), grey)
 
 
-class CompactLearner:
+class EndToEndLearner:
     """A compact encoder and a decoder; in the model the encoder is frozen, and carried."""
 
     def __init__(
@@ -123,25 +135,26 @@ class CompactLearner:
         self._device = device
         self._detail_learns_alone = trains_detail_alone
 
-    def compare(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
+    def predict(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         if samples[0].only_detail:
-            return _compare_detail(module, samples, self._device)
+            return _predict_detail(module, samples, self._device)
         grey = _stack_grey(samples, self._device)
         squares = samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._image_size] * 2)
         outputs = module(squares, grey if self._decoder.detail is not None else None)
         return _with_labels(outputs, samples, self._decoder)
 
-    def parts(self, weights: dict[str, Tensor]) -> tuple[Sam3dDecoder, SliceEncoder, dict[str, Tensor]]:
+    def trained(self, weights: dict[str, Tensor]) -> TrainedNetwork:
         module = copy.deepcopy(self._on_slices)
         module.load_state_dict(_in_half_precision(weights))
         assert isinstance(module, OnSlices)
         if self._detail_learns_alone:
-            _take_mean_of_answers(module.decoder)
+            _average_both_outputs(module.decoder)
         tensors = {key: value.half().cpu() for key, value in module.encoder.state_dict().items()}
         config = EncoderConfig(COMPACT_ENCODER, self._image_size, tensors_sha256(tensors), COMPACT_VIT)
         vit = build_vit(COMPACT_VIT, self._image_size)
         vit.load_state_dict(tensors)
-        return module.decoder, FrozenEncoder(vit, config, self._device, torch.float32), tensors
+        encoder = FrozenEncoder(vit, config, self._device, torch.float32)
+        return TrainedNetwork(module.decoder, encoder, tensors)
 
 
 def _in_half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -149,10 +162,10 @@ def _in_half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.half() for key, value in weights.items()}
 
 
-def _take_mean_of_answers(decoder: Sam3dDecoder) -> None:
-    """Make the answer of a decoder whose detail part learnt alone too the mean of the two that it was taught.
+def _average_both_outputs(decoder: Sam3dDecoder) -> None:
+    """Make a decoder whose detail part was also trained alone give the average of both of its trained outputs.
 
-    With a sample's embeddings it is R(z) + d, without them d, so that the mean is R(z) / 2 + d.
+    With a sample's embeddings the output is R(z) + d, without them d, so that the average is R(z) / 2 + d.
     """
     decoder.scale_finest_logits(0.5)
 
@@ -162,7 +175,7 @@ def _stack_grey(samples: list[Sample], device: torch.device) -> Tensor:
     return stack_on(device, [sample.grey for sample in samples if sample.grey is not None])[:, None]
 
 
-def _compare_detail(
+def _predict_detail(
     module: nn.Module, samples: list[Sample], device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The detail part's logits as if they were all, and labels of the grid."""

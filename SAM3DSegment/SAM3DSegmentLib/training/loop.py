@@ -21,7 +21,7 @@ from ..base.watch import Watch
 from ..losses import DeepSupervisionLoss
 from ..preparation import SquareFit
 from ..settings import TrainingConfig
-from .learner import Trainee
+from .learner import Learner
 from .samples import Sample
 
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
@@ -94,13 +94,16 @@ class _Float32ForTwoSlices(nn.Module):
         return self.module(*inputs)
 
 
+Callback = Callable[["Loop"], None]  # after each step
+
+
 class Loop:
     """Trains a learner. `state`, `average` (the weights to validate and keep) and the optimiser make a checkpoint."""
 
     def __init__(
         self,
         fabric: Fabric,
-        learner: Trainee,
+        learner: Learner,
         config: TrainingConfig,
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
@@ -124,7 +127,7 @@ class Loop:
     def run(
         self,
         batches: Iterable[list[Sample]],
-        callbacks: Sequence[Callable[[Loop], None]],
+        callbacks: Sequence[Callback],
         watch: Watch,
     ) -> bool:
         """Train on one batch a step, and call back after each, until the budget is spent or a callback stops it.
@@ -190,7 +193,7 @@ class Loop:
         return True
 
     def _loss(self, samples: list[Sample]) -> Tensor:
-        levels, labels = self.learner.compare(self._module, samples)
+        levels, labels = self.learner.predict(self._module, samples)
         return self._loss_of([level.float() for level in levels], labels)
 
     def _mean_over_ranks(self, values: Tensor) -> list[float]:

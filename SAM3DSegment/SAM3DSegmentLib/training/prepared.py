@@ -15,7 +15,8 @@ from torch import Tensor
 from ..base.files import write_json, written_whole
 from ..card import Label
 from ..preparation import Preparation, SquareFit
-from .dataset import CaseFiles, read_case
+from .classes import read_case
+from .dataset import CaseFiles
 
 SLICES_AT_A_TIME = 16
 BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the bit, and a class index
@@ -50,20 +51,19 @@ def prepare_case(
     if not facts_path.is_file():
         image, classes_kji = read_case(files, labels, resample)
         prepared = preparation.prepare(image.array_kji, image.ijk_to_ras)
-        depth, grid = prepared.depth, prepared.fit.grid
-        _write_slices(_grey_path(folder, files), np.float32, (depth, *grid), prepared.grey)
-        classes = prepared.classes(classes_kji, 0, depth)
-        _write_slices(_classes_path(folder, files), np.uint8, (depth, *grid), lambda a, b: classes[a:b])
-        indices = range(len(labels) + 1)
+        classes = prepared.classes(classes_kji, 0, prepared.depth)
         fit = prepared.fit
         facts = {
             "fit": [fit.height, fit.width, fit.size, list(fit.inner)],
             "spacing_mm": list(prepared.slicing.spacing_mm),
             "left_right_axis": prepared.slicing.left_right_axis,
-            "has_class": [[bool((piece == index).any()) for index in indices] for piece in classes],
+            "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
         }
+        shape = (prepared.depth, *fit.grid)
+        _write_slices(folder / f"{files.name}.grey.npy", np.float32, shape, prepared.grey)
+        _write_slices(folder / f"{files.name}.classes.npy", np.uint8, shape, lambda a, b: classes[a:b])
         write_json(facts_path, facts)  # last, so that a case with facts is complete
-    return _open_case(files, json.loads(facts_path.read_text(encoding="utf-8")), folder)
+    return _open_case(files.name, folder)
 
 
 def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -71,14 +71,15 @@ def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tenso
     return torch.tensor(case.grey[start:stop]), torch.tensor(case.classes[start:stop])
 
 
-def _open_case(files: CaseFiles, facts: dict[str, Any], folder: Path) -> PreparedCase:
+def _open_case(name: str, folder: Path) -> PreparedCase:
+    facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     height, width, size, inner = facts["fit"]
     fit = SquareFit(height, width, size, (inner[0], inner[1]))
     d_mm, h_mm, w_mm = facts["spacing_mm"]
     return PreparedCase(
-        files.name,
-        np.load(_grey_path(folder, files), mmap_mode="r"),
-        np.load(_classes_path(folder, files), mmap_mode="r"),
+        name,
+        np.load(folder / f"{name}.grey.npy", mmap_mode="r"),
+        np.load(folder / f"{name}.classes.npy", mmap_mode="r"),
         fit,
         (d_mm, h_mm * height / fit.grid[0], w_mm * width / fit.grid[1]),
         facts["left_right_axis"],
@@ -94,11 +95,3 @@ def _write_slices(path: Path, dtype: type, shape: tuple[int, int, int], slices: 
             array[start:stop] = slices(start, stop).numpy()
         array.flush()
         del array
-
-
-def _grey_path(folder: Path, files: CaseFiles) -> Path:
-    return folder / f"{files.name}.grey.npy"
-
-
-def _classes_path(folder: Path, files: CaseFiles) -> Path:
-    return folder / f"{files.name}.classes.npy"

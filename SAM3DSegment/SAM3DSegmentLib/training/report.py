@@ -14,8 +14,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from ..base.files import write_text
 from ..card import Label
+from ..formats.volumes import Volume
 from ..preparation import Prepared
+from .plan import Plan
 
 _WIDTH, _HEIGHT, _MARGIN = 500, 240, 44
 _PICTURE_PIXELS = 320  # of each panel, at least
@@ -36,6 +39,26 @@ class Picture:
 
     png: bytes
     caption: str
+
+
+def write_report(
+    path: Path,
+    plan: Plan,
+    name: str,
+    record: dict[str, Any],
+    case: str,
+    image: Volume,
+    reference_kji: np.ndarray,
+    found_kji: np.ndarray,
+) -> None:
+    """The report of the model `name`; with a picture of a case, of which both maps are class indices (K, J, I)."""
+    prepared = plan.preparation.prepare(image.array_kji, image.ijk_to_ras)
+    png, index = draw_case(prepared, reference_kji, found_kji, plan.labels)
+    dices = {**record["result"]["validation"], **record["result"]["test"]}[case]
+    dice = ", ".join(f"{label} {value:.3f}" for label, value in dices.items())
+    where = f"Slice {index + 1} of {prepared.depth} ({prepared.slicing.plane}), where the two differ most"
+    picture = Picture(png, f"{case}: Dice {dice}. {where}: the image, the reference, the model.")
+    write_text(path, make_report(name, record, plan.labels, picture))
 
 
 def make_report(name: str, record: dict[str, Any], labels: tuple[Label, ...], picture: Picture | None) -> str:

@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 class Views(Protocol):
     """Where the windows of a case come from."""
 
-    def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
+    def sample(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
         """Slices [start, stop) of the case with this number, for the training step `step`."""
         ...
 
@@ -47,7 +47,7 @@ class FreshViews:
         self._cases = cases
         self._config = config
 
-    def window(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
+    def sample(self, case: int, start: int, stop: int, step: int, generator: torch.Generator) -> Sample:
         prepared = self._cases[case]
         grey, classes = random_view(prepared, start, stop, self._config, generator)
         return Sample(prepared.fit, classes, grey)
@@ -92,8 +92,8 @@ class Samples(Dataset[Any]):
         start, stop = self._place(self._cases[index], generator)
         step = number // self._step_size
         if self._for_detail is not None and number % self._config.batch_size % 2:
-            return self._for_detail.window(index, start, stop, step, generator)._replace(only_detail=True)
-        return self._views.window(index, start, stop, step, generator)
+            return self._for_detail.sample(index, start, stop, step, generator)._replace(only_detail=True)
+        return self._views.sample(index, start, stop, step, generator)
 
     def _case_of(self, number: int) -> int:
         which_pass, position = divmod(number, self.per_pass)

@@ -18,7 +18,7 @@ from ...card import Label
 from . import nodes
 
 if TYPE_CHECKING:
-    from ...training.dataset import CaseFacts
+    from ...training.classes import CaseFacts
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,22 @@ class Survey:
 
 def surveyCases(folder: Path) -> Survey:
     """Reads all label maps of the folder. Knows neither nodes nor Qt, so that it may run in a thread."""
-    from ...training.dataset import examine, find_dataset, find_labels  # these bring SimpleITK
+    from ...training.classes import agree_on_labels  # these bring SimpleITK
+    from ...training.dataset import find_dataset
+    from ...training.look import look_at_cases
 
     rows: tuple[CaseRow, ...] = ()
     notices: tuple[str, ...] = ()
     try:
         dataset = find_dataset(folder, least=0)
-        rows, notices = tuple(CaseRow(case.name, (case.image, case.label)) for case in dataset.cases), dataset.notices
-        labels = find_labels(dataset) if rows else ()
+        rows, notices = (
+            tuple(CaseRow(case.name, (case.image, case.label_map)) for case in dataset.cases),
+            dataset.notices,
+        )
+        labels, facts = agree_on_labels(dataset, look_at_cases(dataset)) if rows else ((), ())
     except Sam3dError as error:
         return Survey(rows, problem=str(error), notices=notices)
-    described = tuple(_describe(facts, labels) for facts in examine(dataset, labels, resample=False))
+    described = tuple(_describe(case, labels) for case in facts)
     return Survey(described, labels, notices=notices)
 
 
@@ -79,7 +84,7 @@ def _describe(facts: CaseFacts, labels: tuple[Label, ...]) -> CaseRow:
     ml = abs(float(np.linalg.det(facts.ijk_to_ras[:3, :3]))) / 1000
     sizes = ", ".join(f"{name} {count * ml:.2f}" for name, count in facts.voxels.items())
     lacking = tuple(label.name for label in labels if label.name not in facts.voxels)
-    return CaseRow(facts.files.name, (facts.files.image, facts.files.label), sizes, lacking, facts.problem)
+    return CaseRow(facts.files.name, (facts.files.image, facts.files.label_map), sizes, lacking, facts.problem)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class NewCase:
         if not folder.is_dir():
             raise InputError(_("folder {path!r} does not exist; choose another.").format(path=str(folder)))
         files = new_case_files(folder, name)
-        return cls(files.name, files.image, files.label, tuple(files_of_case(files)))
+        return cls(files.name, files.image, files.label_map, tuple(files_of_case(files)))
 
 
 def writeCase(

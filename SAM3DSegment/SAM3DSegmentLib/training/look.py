@@ -1,0 +1,61 @@
+"""One look at every case of a data set: its grid, its structures and its hash, read once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from ..base.errors import Sam3dError
+from ..base.watch import UNWATCHED, Watch
+from ..card import Label
+from ..formats.header import read_header
+from ..formats.label_maps import read_label_map
+from ..formats.volumes import Volume, read_matrix
+from .classes import Look, class_indices, on_grid_of, own_labels
+from .dataset import CaseFiles, Dataset
+
+_DETACHED_HEADERS = (".nhdr", ".mhd")  # whose voxels are in a file beside them
+
+
+def look_at_cases(
+    dataset: Dataset, resample: bool = False, hashed: bool = False, watch: Watch = UNWATCHED
+) -> tuple[Look, ...]:
+    """Reads the headers of images, label maps, and if `hashed` all files to their end. Raises Cancelled."""
+    return tuple(_look(case, resample, hashed) for case in watch.each("look", dataset.cases))
+
+
+def _look(case: CaseFiles, resample: bool, hashed: bool) -> Look:
+    own: tuple[Label, ...] = ()
+    by_name = False
+    try:
+        label_map = read_label_map(case.label_map)
+        own, by_name = own_labels(label_map), label_map.segments is not None
+        image = _read_grid(case.image)
+        indices = on_grid_of(image, class_indices(label_map, own), label_map, resample)
+    except Sam3dError as error:
+        return Look(case, own=own, by_name=by_name, problem=str(error))
+    voxels = np.bincount(indices.ravel(), minlength=len(own) + 1)[1:].tolist()
+    sha256 = _hash_files(case) if hashed else ""
+    return Look(case, image.array_kji.shape, image.ijk_to_ras, own, by_name, tuple(voxels), sha256)
+
+
+def _read_grid(path: Path) -> Volume:
+    """An image's grid by its header; its voxels are a single one, repeated."""
+    header = read_header(path)
+    return Volume(np.broadcast_to(np.uint8(0), header.shape), read_matrix(path, header), path)
+
+
+def _hash_files(case: CaseFiles) -> str:
+    digest = hashlib.sha256()
+    for path in (case.image, case.label_map):
+        files = [path]
+        if path.suffix.lower() in _DETACHED_HEADERS:
+            files += sorted(p for p in path.parent.glob(path.stem + ".*") if p.is_file() and p != path)
+        for file in files:
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            with file.open("rb") as content:
+                while block := content.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()

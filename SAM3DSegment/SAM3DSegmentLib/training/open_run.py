@@ -1,0 +1,62 @@
+"""A training that is about to begin: encoder and model to begin with are here and fit, its cases are prepared."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from ..base.watch import Watch
+from ..model_file import Sam3dModel, load_model
+from .check import find_suspicious
+from .dataset import CaseFiles
+from .encoders import LoadedEncoder
+from .plan import Plan
+from .prepared import PreparedCase, prepare_case
+from .run_folder import Options, RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all folds of a training share. start: the model whose weights to begin with; cases: those to train on."""
+
+    plan: Plan
+    folder: RunFolder
+    record: dict[str, Any]
+    encoder: LoadedEncoder
+    start: Sam3dModel | None
+    cases: dict[str, PreparedCase]
+    fabric: Fabric
+    watch: Watch
+
+
+def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, watch: Watch) -> Run:
+    """Each device prepares its share of the cases. Raises Cancelled, or an error for what is missing or unfit."""
+    if not fabric.is_global_zero:
+        logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)  # one process tells
+        watch = watch.silent()
+    if plan.config.folds > 1:
+        watch = watch.unfinished()  # each fold needs its share
+    encoder = plan.encoder.load_for_training(plan.image_size, fabric.device, options.sam_checkpoint)
+    start = load_model(plan.config.start_from) if plan.config.start_from else None
+    if start is not None:
+        encoder.check_start(plan.config.start_from, plan.card.decoder, start.card)
+    record = folder.begin(plan, encoder.sha256, options.resume, fabric.is_global_zero)
+    if fabric.is_global_zero:
+        for text in find_suspicious(plan):
+            logger.warning("%s", text)
+    fabric.barrier()
+
+    def prepare(files: CaseFiles) -> PreparedCase:
+        return prepare_case(files, plan.labels, plan.preparation, plan.config.resample, folder.prepared)
+
+    files = [plan.files[name] for name in plan.training_names]
+    for share in watch.each("prepare", files[fabric.global_rank :: fabric.world_size], "add --resume to go on."):
+        prepare(share)
+    fabric.barrier()
+    cases = {case.name: prepare(case) for case in files}
+    return Run(plan, folder, record, encoder, start, cases, fabric, watch)

@@ -1,0 +1,152 @@
+"""The folder MODEL.training beside MODEL.sam3d: what a training keeps to go on, and what is worth reading afterwards.
+
+It has `run.json` (settings, split, fingerprint of the data, history), `report.html`, the best and the last weights as
+models, logs for TensorBoard, and, until the training has ended, its checkpoint and prepared cases.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import InputError
+from ..base.files import check_new_file, write_json
+from ..base.jsonable import to_json
+from ..model_store import SUFFIX
+from .checkpoint import read_run
+from .plan import Plan
+
+_MAY_CHANGE = ("minutes", "epochs")  # when a training goes on
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a training is run, beside its settings."""
+
+    cases: int | None = None  # use at most so many training cases
+    sam_checkpoint: Path | None = None
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+
+class RunFolder:
+    """Paths, and what may be done with what is there."""
+
+    def __init__(self, model: Path) -> None:
+        """Raises InputError unless `model` can name a model's file."""
+        if model.suffix != SUFFIX:
+            raise InputError(f"model {str(model)!r} has an unknown ending; use {SUFFIX}.")
+        self.model = model
+        self.path = path = model.with_suffix(".training")
+        self.record = path / "run.json"
+        self.report = path / "report.html"
+        self.prepared = path / "prepared"
+        self.views = path / "views"
+        self.logs = path / "logs"
+
+    def of_fold(self, number: int) -> Path:
+        return self.path / f"fold-{number + 1}"
+
+    def checkpoint(self, number: int) -> Path:
+        return self.of_fold(number) / "checkpoint.pt"
+
+    def check(self, options: Options) -> None:
+        """Raises InputError unless the model may be written, and there is a stopped training just where one goes on."""
+        stopped = self.record.is_file() and "result" not in self._read_record()
+        if options.resume and not stopped:
+            raise InputError(f"there is no stopped training in {str(self.path)!r}; start without --resume.")
+        if stopped and not options.resume and not options.overwrite:
+            raise InputError(
+                f"{str(self.path)!r} holds a stopped training; go on with --resume, or start anew with --overwrite."
+            )
+        if self.path.exists() and not self.record.is_file() and any(self.path.iterdir()):
+            raise InputError(
+                f"folder {str(self.path)!r} does not belong to a training; move it, or give another output."
+            )
+        check_new_file(self.model, options.overwrite or options.resume)  # a training that goes on was allowed to before
+
+    def begin(self, plan: Plan, encoder_sha256: str, resume: bool, first: bool) -> dict[str, Any]:
+        """Make the folder and return the training's record; first: whether of several processes this one writes.
+
+        What a training before has left there goes unless this one resumes it. Raises InputError if it is another one.
+        """
+        record = make_record(plan, encoder_sha256)
+        folds = range(len(plan.splits))
+        if resume:
+            _require_same(self._read_record(), record, self.path)
+            for path in filter(Path.is_file, map(self.checkpoint, folds)):
+                _require_same(read_run(path), record, path)
+        if first:
+            if not resume:
+                self._clear()
+            for folder in (self.path, self.prepared, self.views, *map(self.of_fold, folds)):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.record, record)
+        return record
+
+    def remove_work(self) -> None:
+        """Remove what only a training that goes on needs."""
+        for folder in (self.prepared, self.views):
+            shutil.rmtree(folder, ignore_errors=True)
+        for checkpoint in self.path.glob("fold-*/checkpoint.pt"):
+            checkpoint.unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        """Remove what a training writes, and nothing else."""
+        self.remove_work()
+        for folder in (self.logs, *self.path.glob("fold-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.report, self.record):
+            file.unlink(missing_ok=True)
+
+    def _read_record(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.record.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise InputError(f"{str(self.record)!r} is damaged ({error}); start anew with --overwrite.") from error
+
+
+def make_record(plan: Plan, encoder_sha256: str) -> dict[str, Any]:
+    """What decides the result of a training, as JSON: settings, labels, encoder, decoder, split, fingerprint."""
+    record = {
+        "settings": to_json(plan.config),
+        "labels": [to_json(label) for label in plan.labels],
+        "encoder": {"name": plan.config.encoder, "sha256": encoder_sha256, "image_size": plan.image_size},
+        "decoder": to_json(plan.card.decoder),
+        "splits": [to_json(split) for split in plan.splits],
+        "fingerprint": plan.fingerprint,
+    }
+    return json.loads(json.dumps(record))  # as it will be read again
+
+
+def _require_same(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Raises InputError unless both records, the first of which is of `path`, are of one training."""
+    settings = [
+        key
+        for key in sorted(set(before["settings"]) | set(now["settings"]))
+        if before["settings"].get(key) != now["settings"].get(key) and key not in _MAY_CHANGE
+    ]
+    parts = []
+    if settings:
+        parts.append(f"other settings of {', '.join(settings)}")
+    if changes := describe_difference(before["fingerprint"], now["fingerprint"]):
+        parts.append(f"other data ({changes})")
+    for key, name in (("labels", "labels"), ("encoder", "encoder"), ("decoder", "decoder"), ("splits", "cases")):
+        if before[key] != now[key]:
+            parts.append(f"other {name}")
+    if parts:
+        raise InputError(f"{str(path)!r} is of {', '.join(parts)}; use the same, or start anew with --overwrite.")
+
+
+def describe_difference(before: dict[str, str], now: dict[str, str]) -> str:
+    """ "" if two fingerprints are alike, else which cases were added, removed or changed."""
+    parts = [
+        ("added", sorted(set(now) - set(before))),
+        ("removed", sorted(set(before) - set(now))),
+        ("changed", sorted(name for name in set(before) & set(now) if before[name] != now[name])),
+    ]
+    return "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in parts if names)
