@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, MODULE, MRI, MRI_LABEL
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.commands.sources import Outputs, plan_files
+from SAM3DSegmentLib.commands.sources import Outputs, find_targets
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import save_model
 
@@ -241,4 +241,13 @@ def test_two_inputs_never_share_an_output(tmp_path):
     for name in ("a.nii", "a.nrrd"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match="rename one"):
-        plan_files([tmp_path], Outputs(tmp_path / "out"))
+        find_targets([tmp_path], Outputs(tmp_path / "out"))
+
+
+def test_a_file_that_is_replaced_after_it_was_looked_at_is_read_as_it_is_now(tmp_path):
+    """In a folder run hours may pass between the two."""
+    for name, depth in (("a", 4), ("b", 6)):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((depth, 8, 8), np.int16)), str(tmp_path / f"{name}.nrrd"))
+    targets = find_targets([tmp_path], Outputs(tmp_path / "out"))
+    (tmp_path / "b.nrrd").replace(tmp_path / "a.nrrd")
+    assert targets.pairs[0][0].read(None).array_kji.shape == (6, 8, 8)

@@ -18,11 +18,11 @@ import torch
 from ..base.devices import keep_freed_memory, resolve_device
 from ..base.errors import Sam3dError
 from ..base.files import last_line
+from ..model_store import DEFAULT_MODEL
 from .measuring import BenchResult, Row, conditions
 
 SIDE = 512  # voxels of a slice of the synthetic volumes, in both directions
 SPACING_MM = (0.8, 0.8, 2.0)  # along i, j and k
-MODEL = "hippocampus-mri"
 _PACKAGE = Path(__file__).parents[2]
 _SAMPLE = _PACKAGE / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 
@@ -36,7 +36,7 @@ def bench_volume(
         for slices in slice_counts
         for quality in qualities
     ]
-    where = conditions(resolve_device(device), model=MODEL, spacing_mm=SPACING_MM)
+    where = conditions(resolve_device(device), model=DEFAULT_MODEL, spacing_mm=SPACING_MM)
     if thread_count is not None:
         where["threads"] = str(thread_count)
     return BenchResult("volume", where, rows)
@@ -77,7 +77,7 @@ def measure_volume(
     keep_freed_memory()
     array = np.random.default_rng(0).integers(0, 600, (slices, SIDE, SIDE), np.int16)
     ijk_to_ras = np.diag([*SPACING_MM, 1])
-    segmenter = Segmenter.load(load_model(MODEL), device, precision, quality=quality)
+    segmenter = Segmenter.load(load_model(DEFAULT_MODEL), device, precision, quality=quality)
     expected = segmenter.choose(segmenter.prepare(array, ijk_to_ras)).seconds[quality]
     began, processor_began = time.perf_counter(), time.process_time()
     segmenter.segment(array, ijk_to_ras)

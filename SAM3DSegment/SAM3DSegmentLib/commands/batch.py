@@ -16,7 +16,7 @@ from ..formats.volumes import check_axes, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
-from .sources import Outputs, Source, plan_files
+from .sources import Outputs, Source, find_targets
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +56,12 @@ def segment_files(
     loaded only if there is something to do.
     """
     outputs = request.outputs
-    plan = plan_files(request.inputs, outputs, request.series_uid, request.also_read)
-    if plan.is_folder:
+    targets = find_targets(request.inputs, outputs, request.series_uid, request.also_read)
+    if targets.is_folder:
         outputs.masks.mkdir(parents=True, exist_ok=True)
-    todo = [pair for pair in plan.pairs if outputs.overwrite or not pair[1].exists()]
-    targets = {target for _, target in todo}
-    summary = Summary(skipped=[str(source.path) for source, target in plan.pairs if target not in targets])
+    todo = [pair for pair in targets.pairs if outputs.overwrite or not pair[1].exists()]
+    wanted = {target for _, target in todo}
+    summary = Summary(skipped=[str(source.path) for source, target in targets.pairs if target not in wanted])
     if not todo:
         return summary
     segmenter = load_segmenter()
@@ -74,7 +74,7 @@ def segment_files(
                 raise
             raise Cancelled(f"cancelled; {len(summary.records)} of {len(todo)} volumes were segmented.") from error
         except (Sam3dError, MemoryError, RuntimeError) as error:
-            if not plan.is_folder:
+            if not targets.is_folder:
                 raise
             summary.failed[str(source.path)] = _reason(source.path, error)
             logger.error("%s", summary.failed[str(source.path)])

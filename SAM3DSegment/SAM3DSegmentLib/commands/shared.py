@@ -14,9 +14,9 @@ from ..base.errors import InputError
 from ..base.progress import DISPLAYS
 from ..base.stop import Stop
 from ..base.watch import Watch
+from ..model_store import DEFAULT_MODEL
 
 DONE, FAILED = 0, 1  # exit codes
-DEFAULT_MODEL = "hippocampus-mri"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 

@@ -29,10 +29,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A volume to be segmented: a file, with its header if that can be used, or a DICOM folder."""
+    """A volume to be segmented: a file, with its header if that can be used, or a DICOM folder.
+
+    seen: the file's size and time of change when the header was read.
+    """
 
     path: Path
     header: ImageHeader | None = None
+    seen: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of_file(cls, file: VolumeFile) -> Source:
+        return cls(file.path, file.header, _state(file.path))
 
     @property
     def name(self) -> str:
@@ -40,8 +48,9 @@ class Source:
         return volume_name(self.path)
 
     def read(self, series_uid: str | None) -> Volume:
-        """As `read_volume`."""
-        return read_volume(self.path, series_uid, self.header)
+        """As `read_volume`. In a long run over a folder the file may have been replaced since its header was read."""
+        is_as_seen = self.header is not None and _state(self.path) == self.seen
+        return read_volume(self.path, series_uid, self.header if is_as_seen else None)
 
 
 @dataclass(frozen=True)
@@ -55,16 +64,16 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Targets:
     """Each volume with the file of its mask; whether `Outputs.masks` is a folder."""
 
     pairs: tuple[tuple[Source, Path], ...]
     is_folder: bool
 
 
-def plan_files(
+def find_targets(
     inputs: Sequence[Path], outputs: Outputs, series_uid: str | None = None, also_read: Iterable[Path] = ()
-) -> Plan:
+) -> Targets:
     """Look at each input once, and check all that is to be written.
 
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
@@ -79,7 +88,7 @@ def plan_files(
         raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
     _check_outputs(outputs, [target for _, target in pairs] if is_folder else [], is_folder, read)
-    return Plan(tuple(pairs), is_folder)
+    return Targets(tuple(pairs), is_folder)
 
 
 def _sources_of(path: Path) -> list[Source]:
@@ -90,10 +99,10 @@ def _sources_of(path: Path) -> list[Source]:
         file = VolumeFile(path)
         if file.is_segmentation:
             raise InputError(f"{str(path)!r} is a segmentation; give the image that it was drawn on.")
-        return [Source(path, file.header)]
+        return [Source.of_file(file)]
     files = list_volume_files(path)
     segmentations = [file.path for file in files if file.is_segmentation]
-    volumes = [Source(file.path, file.header) for file in files if not file.is_segmentation]
+    volumes = [Source.of_file(file) for file in files if not file.is_segmentation]
     if segmentations:
         logger.info("left out of %s, because they are segmentations: %s.", path, _names(segmentations))
     is_dicom = holds_dicom(path)
@@ -137,6 +146,15 @@ def _files_of(path: Path, source: Source) -> list[Path]:
     if path.is_dir():
         return list(path.iterdir())
     return [path, (source.header or read_header(path)).data]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of change; (0, 0) for a file that has gone, which is told when it is read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _names(paths: list[Path]) -> str:
