@@ -30,9 +30,10 @@ demo: venv
 # Two rows of processes beside each other, one thread each, as they share the cores. The panel's tests have a process of
 # their own: the stand-in host changes Qt and hides packages for all that follows. What the second row says is shown,
 # whole, when both have ended.
-test: venv libraries lint
+test: venv libraries
 	@export OMP_NUM_THREADS=1; \
-	{ $(TEST) Testing/Gui; gui=$$?; $(TEST) Testing/Mrml Testing/Packaging || exit; exit $$gui; } > $(LOG) 2>&1 & row=$$!; \
+	{ $(MAKE) --no-print-directory lint && $(TEST) Testing/Mrml Testing/Packaging; first=$$?; \
+	  $(TEST) Testing/Gui; exit $$((first + $$?)); } > $(LOG) 2>&1 & row=$$!; \
 	$(TEST) Testing/Python; python=$$?; \
 	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
 

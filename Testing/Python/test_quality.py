@@ -22,8 +22,8 @@ from SAM3DSegmentLib.work import SecondsPerSlice, Work
 
 
 @pytest.fixture(scope="module")
-def best(bundled_model):
-    return Segmenter.load(bundled_model, device="cpu", precision="fp32")
+def best(one_decoder):
+    return Segmenter.load(one_decoder, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")
