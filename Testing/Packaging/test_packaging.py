@@ -274,7 +274,7 @@ def test_the_panel_installs_for_training_what_pip_does():
 
 
 def test_segment_anything_is_pinned_to_one_file():
-    """Its package has no author in its metadata, so that the very file is meant; pip refuses any other."""
+    """Its package has no author in its metadata, so pip accepts this exact file only."""
     lines = (MODULE / "Resources" / "requirements-hashed.txt").read_text(encoding="utf-8").splitlines()
     [line] = [line for line in lines if not line.startswith("#")]
     assert re.fullmatch(r"segment-anything==1\.0 --hash=sha256:[0-9a-f]{64}", line)
