@@ -24,6 +24,8 @@ from ..card import PATCH_SIZE
 from .attention import Attention
 from .layers import AttentionMethod, Frame, Linear, Norm, Upstream
 
+# Part of the name under which an embedding is kept: to be raised with every change of what is computed beyond rounding.
+COMPUTATION = 1
 TOKENS_AT_ONCE = 2048  # on a CPU; more are no faster, fewer leave small images waiting for Python
 
 
