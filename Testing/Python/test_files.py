@@ -37,7 +37,7 @@ def test_what_a_killed_process_left_is_removed_by_its_age(tmp_path):
 def test_the_longest_names_have_a_partial_file_too(tmp_path, name):
     path = tmp_path / name
     partial = partial_path(path)
-    assert partial.suffixes == path.suffixes
+    assert partial.name.endswith("".join(path.suffixes))
     assert len(os.fsencode(partial.name)) <= 255
     write_text(path, "whole")
     assert path.read_text() == "whole"
