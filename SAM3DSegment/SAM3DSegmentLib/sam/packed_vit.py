@@ -51,7 +51,11 @@ class PackedVit:
     @torch.no_grad()
     def __call__(self, slices: Tensor) -> Tensor:
         at_once = max(1, TOKENS_AT_ONCE // self._side**2) if self._frame.device.type == "cpu" else len(slices)
-        return torch.cat([self._encode(part) for part in slices.split(at_once)])
+        try:
+            return torch.cat([self._encode(part) for part in slices.split(at_once)])
+        except RuntimeError:
+            self._frame.buffers.clear()  # memory may have run out: half the slices shall need half of it
+            raise
 
     def _encode(self, slices: Tensor) -> Tensor:
         batch, side = len(slices), self._side
