@@ -92,12 +92,17 @@ def measure_volume(
     }
 
 
-def _volume_row(slices: int, device: str, precision: str, quality: str, thread_count: int | None) -> Row:
+def measuring_code(slices: int, device: str, precision: str, quality: str, thread_count: int | None) -> str:
+    """For `run_child`: `measure_volume` of these arguments."""
     arguments = f"{slices}, {device!r}, {precision!r}, {quality!r}, {thread_count}"
-    found = run_child(
+    return (
         "import json, sys\nfrom SAM3DSegmentLib.bench.processes import measure_volume\n"
         f"sys.stdout.write('\\n' + json.dumps(measure_volume({arguments})))"
     )
+
+
+def _volume_row(slices: int, device: str, precision: str, quality: str, thread_count: int | None) -> Row:
+    found = run_child(measuring_code(slices, device, precision, quality, thread_count))
     input_mib = slices * SIDE * SIDE * np.dtype(np.int16).itemsize / 2**20
     note = (
         f"{found['processor']:.1f} s of the processor, {found['expected']:.1f} s expected, "
@@ -112,7 +117,9 @@ def run_child(code: str, environment: Mapping[str, str] = os.environ) -> Any:
     environment: its variables besides the path.
     """
     path = os.pathsep.join(filter(None, (str(_PACKAGE), environment.get("PYTHONPATH"))))
-    watched = f"import os; from SAM3DSegmentLib.base.stop import stop_at_end_of_input as watch\nwatch()\n{_UNSET}\n{code}"
+    watched = (
+        f"import os; from SAM3DSegmentLib.base.stop import stop_at_end_of_input as watch\nwatch()\n{_UNSET}\n{code}"
+    )
     never_ending, held_open = os.pipe()  # however this process ends, the system closes its end of the pipe
     try:
         done = subprocess.run(
