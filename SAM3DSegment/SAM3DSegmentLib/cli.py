@@ -13,6 +13,7 @@ import warnings
 
 from . import __version__
 from .base.errors import Cancelled, DependencyError, Sam3dError
+from .base.processors import share_processors
 from .base.stop import CANCELLED, clean_up, leave_if_input_ended, stop_at_end_of_input
 from .commands import bench, cache, doctor, evaluate, models, segment, train, weights
 from .commands.shared import FAILED
@@ -24,6 +25,7 @@ COMMANDS = (segment, train, evaluate, models, weights, cache, bench, doctor)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    share_processors()
     stop_at_end_of_input()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt, also where a command makes no Stop
     options = _parser().parse_args(arguments)

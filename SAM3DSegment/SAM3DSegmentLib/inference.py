@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .base.devices import is_out_of_memory
+from .base.devices import give_back_unused_memory, is_out_of_memory
 from .base.errors import OutOfMemoryError
 from .base.progress import Silent
 from .base.watch import UNWATCHED, Watch
@@ -82,14 +83,14 @@ class Segmenter:
         quality: str = BEST,
         on_choice: OnChoice | None = None,
     ) -> None:
-        """load_on_cpu: makes the network to go on with where a GPU's memory does not suffice.
+        """load_on_cpu: makes the network for volumes for which a GPU's memory does not suffice.
 
         quality: as for `segment_volume`; on_choice is told what "auto" has chosen for a volume, before it is computed.
         """
         self.card = card
-        self.network = network
-        self.level = self._quality = check_quality(quality)  # level: the quality of the last volume
-        self._load_on_cpu = load_on_cpu
+        self.network = self._preferred = network  # network: that of the last volume, as is level, its quality
+        self.level = self._quality = check_quality(quality)
+        self._load_on_cpu = functools.cache(load_on_cpu) if load_on_cpu else None
         self._on_choice = on_choice
         self._label_values = torch.tensor([0] + [label.value for label in card.labels], dtype=torch.uint8)
 
@@ -129,9 +130,15 @@ class Segmenter:
         return labels, confidence
 
     def _segment(
-        self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch, with_confidence: bool
+        self,
+        array_kji: np.ndarray,
+        ijk_to_ras: np.ndarray,
+        watch: Watch,
+        with_confidence: bool,
+        network: Network | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         arguments = (array_kji, ijk_to_ras, watch, with_confidence)
+        self.network = network or self._preferred
         try:
             return self._compute(*arguments)
         except (RuntimeError, MemoryError, ImportError) as error:
@@ -143,8 +150,8 @@ class Segmenter:
                     "close other programs, or cut out the region around the structure."
                 ) from error
         logger.warning("%s does not have enough memory; continuing on the CPU.", self.network.encoder.device)
-        self.network, self._load_on_cpu = self._load_on_cpu(), None
-        return self._segment(*arguments)
+        give_back_unused_memory()
+        return self._segment(*arguments, self._load_on_cpu())
 
     def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
         """The volume on the model's terms."""

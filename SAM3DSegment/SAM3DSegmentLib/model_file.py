@@ -17,10 +17,11 @@ from .base.files import check_new_file, write_bytes
 from .base.folders import models_folder
 from .base.hashes import file_sha256
 from .base.jsonable import to_json
-from .card import DecoderConfig, ModelCard
+from .card import DecoderConfig, EncoderConfig, ModelCard
 from .decoder import Sam3dDecoder
 from .encoder import FrozenEncoder, encoder_from_tensors, load_encoder
 from .model_store import FORMAT_VERSION, METADATA_KEY, SUFFIX, bundled_folder, find_model, read_card
+from .sam.vit import is_shaped_as
 
 _DECODER, _ENCODER = "decoder.", "encoder."
 
@@ -96,8 +97,11 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{str(path)!r} is not a model file, or it is damaged; copy it again.") from error
     _check_tensors(tensors, path)
+    encoder = _under(tensors, _ENCODER)
+    if not _is_of_card(encoder, card.encoder):
+        raise _misfit(path)
     decoder, *more = (_fill(card.decoder, part, path) for part in _decoders(tensors))
-    return Sam3dModel(card, decoder, _under(tensors, _ENCODER), file_sha256(path), tuple(more))
+    return Sam3dModel(card, decoder, encoder, file_sha256(path), tuple(more))
 
 
 def import_model(source: Path, overwrite: bool = False) -> Path:
@@ -106,9 +110,7 @@ def import_model(source: Path, overwrite: bool = False) -> Path:
     Raises ModelFileError if it cannot be used, InputError if there is a model of that name, unless `overwrite`; a
     bundled one is never replaced.
     """
-    model = load_model(source)
-    if model.card.encoder.in_model_file:
-        model.load_encoder("cpu")
+    load_model(source)
     target = models_folder() / f"{source.stem}{SUFFIX}"
     if (bundled_folder() / target.name).exists():
         raise InputError(f"{source.stem!r} is the name of a bundled model; rename the file.")
@@ -136,16 +138,29 @@ def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _fill(config: DecoderConfig, tensors: dict[str, Tensor], path: Path) -> Sam3dDecoder:
-    misfit = ModelFileError(f"the weights of {str(path)!r} do not fit its own card; copy the file again.")
     try:
         with torch.device("meta"):  # shapes only
             decoder = Sam3dDecoder.from_config(config)
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor can have
-        raise misfit from error
+        raise _misfit(path) from error
     if {key: value.shape for key, value in decoder.state_dict().items()} != {k: v.shape for k, v in tensors.items()}:
-        raise misfit
+        raise _misfit(path)
     decoder.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
     return decoder.requires_grad_(False).eval()
+
+
+def _is_of_card(tensors: dict[str, Tensor], config: EncoderConfig) -> bool:
+    """Whether these are all tensors of the encoder that a card names: none, if it is not in the file."""
+    if config.vit is None:
+        return not tensors
+    try:
+        return is_shaped_as(tensors, config.vit, config.image_size)
+    except (RuntimeError, OverflowError, TypeError):  # sizes that no tensor can have
+        return False
+
+
+def _misfit(path: Path) -> ModelFileError:
+    return ModelFileError(f"the weights of {str(path)!r} do not fit its own card; copy the file again.")
 
 
 def _decoders(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:

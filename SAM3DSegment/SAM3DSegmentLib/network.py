@@ -15,7 +15,7 @@ from .intensity import sam_normalise
 
 
 class SliceEncoder(Protocol):
-    """What the rest of the engine asks of an encoder, whether it computes or remembers."""
+    """What the rest of the engine asks of an encoder of grey slices, whether it computes or remembers."""
 
     config: EncoderConfig
     device: torch.device

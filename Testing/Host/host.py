@@ -201,7 +201,7 @@ def unload_all() -> None:
         unload_module(name)
 
 
-def pump(condition: Callable[[], Any], timeout_s: float = 10.0) -> bool:
+def pump(condition: Callable[[], Any], timeout_s: float = 60.0) -> bool:
     """Run the event loop until `condition()` holds. Give up after `timeout_s`, or when an error has been collected."""
     before = len(reports.errors)
     end = time.monotonic() + timeout_s
@@ -308,7 +308,7 @@ def _isRunning(pid: int) -> bool:
     return not state.rpartition(")")[2].startswith(" Z")
 
 
-def assert_no_children(patience_s: float = 3.0) -> None:
+def assert_no_children(patience_s: float = 20.0) -> None:
     """Fail if a child process still computes after `patience_s`, and kill it."""
     end = time.monotonic() + patience_s
     while child_processes() and time.monotonic() < end:

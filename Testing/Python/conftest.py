@@ -65,6 +65,12 @@ def _own_folders(tmp_path, monkeypatch):
         monkeypatch.setenv(f"SAM3DSEGMENT_{name}", str(tmp_path / f"user-{name.lower()}"))
 
 
+@pytest.fixture(autouse=True)
+def _our_own_pickles(monkeypatch):
+    """The tests write the .pth files that they read, so that any version of torch may read them."""
+    monkeypatch.setattr("SAM3DSegmentLib.sam.pickled.SAFE_TORCH", "0")
+
+
 @pytest.fixture(scope="session")
 def untrained_sam(tmp_path_factory):
     """Path of a ViT-B checkpoint with SAM's keys and shapes and random weights."""

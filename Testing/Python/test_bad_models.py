@@ -1,6 +1,7 @@
 """Model files and checkpoints that cannot be used: each is refused in one line that names the file and the reason."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from torch.torch_version import TorchVersion
 
 from conftest import MODULE, MRI
 from SAM3DSegmentLib.base.errors import InputError, ModelFileError, WeightsError
@@ -20,7 +22,9 @@ from SAM3DSegmentLib.card import VitConfig
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.model_file import import_model, load_model, save_model
 from SAM3DSegmentLib.model_store import list_models, read_card
-from SAM3DSegmentLib.sam.vit import build_vit
+from SAM3DSegmentLib.sam import weights
+from SAM3DSegmentLib.sam.pickled import SAFE_TORCH
+from SAM3DSegmentLib.sam.vit import build_vit, read_checkpoint
 from test_model_file import small_model
 
 HEADER = {"format_version": 1, **to_json(small_model().card)}
@@ -229,21 +233,16 @@ def test_a_bad_model_costs_no_memory(tmp_path, good):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"pos_embed": None}, r"Missing key\(s\).*pos_embed"),
-        ({"pos_embed": torch.zeros(1, 2, 2, 40)}, "pos_embed"),
-        ({"surprise": torch.zeros(1)}, "surprise"),
-    ],
+    "tensors",
+    [{"pos_embed": None}, {"pos_embed": torch.zeros(1, 2, 2, 40)}, {"surprise": torch.zeros(1)}],
 )
-def test_a_carried_encoder_that_does_not_fit(tmp_path, tensors, message):
+def test_a_carried_encoder_that_does_not_fit(tmp_path, tensors):
     model = small_model()
     carried = {key: value for key, value in {**model.encoder_tensors, **tensors}.items() if value is not None}
     save_model(dataclasses.replace(model, encoder_tensors=carried), tmp_path / "m.sam3d")
-    with pytest.raises(WeightsError, match=message):
-        load_model(tmp_path / "m.sam3d").load_encoder("cpu")
-    with pytest.raises(WeightsError):
-        import_model(tmp_path / "m.sam3d")
+    for use in (load_model, import_model):
+        with pytest.raises(ModelFileError, match="do not fit its own card"):
+            use(tmp_path / "m.sam3d")
     assert not models_folder().exists()
 
 
@@ -284,6 +283,53 @@ def test_a_good_checkpoint_of_that_shape_is_taken(tmp_path, monkeypatch):
     state = {f"image_encoder.{key}": value for key, value in build_vit(config, 32).state_dict().items()}
     torch.save(state, tmp_path / "checkpoint.pth")
     assert load_encoder("sam_vit_b", tmp_path / "checkpoint.pth", 32, "cpu").image_size == 32
+
+
+@pytest.fixture
+def torch_before_2_10(monkeypatch):
+    monkeypatch.setattr("SAM3DSegmentLib.sam.pickled.SAFE_TORCH", SAFE_TORCH)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1+cu128"))
+    # What such a torch does with a crafted file; nothing of the file may be read.
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was read"))
+
+
+@pytest.mark.usefixtures("torch_before_2_10")
+def test_a_torch_that_is_not_safe_reads_published_checkpoints_only(tmp_path, monkeypatch, run_cli):
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(b"crafted")
+    with pytest.raises(WeightsError, match=r"torch 2\.9\.1\+cu128 .* update torch to 2\.10 .* published file") as error:
+        load_encoder("sam_vit_b", path, 32)
+    assert str(path) in str(error.value)
+    result = run_cli("models", "import", "--from", "sam3d", path, "-o", tmp_path / "m.sam3d")
+    assert result.returncode == 1
+    assert "update torch to 2.10" in result.stderr
+    assert list_models() == list_models()[:1]
+    published = weights.CHECKPOINTS["sam_vit_b"]
+    known = dataclasses.replace(published, sha256=hashlib.sha256(b"crafted").hexdigest())
+    monkeypatch.setitem(weights.CHECKPOINTS, "sam_vit_b", known)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: {"image_encoder.pos_embed": torch.zeros(1)})
+    assert "pos_embed" in read_checkpoint(path)
+
+
+HUGE = VitConfig(2048, 16, 16, (0,))
+
+
+@pytest.mark.parametrize("vit", [HUGE, VitConfig(48, 64, 2, (0,)), VitConfig(48, 1, 3, (0,))])
+def test_an_encoder_larger_than_its_file_is_refused_before_it_is_built(tmp_path, monkeypatch, run_cli, vit):
+    """Of the first, whose file has some kB, loading took 3.1 GB before it said that the weights do not fit."""
+    model = small_model()
+    held = build_vit(VitConfig(48, 1, 2, (0,)), 32).state_dict()
+    config = dataclasses.replace(model.card.encoder, image_size=32, vit=vit)
+    card = dataclasses.replace(model.card, encoder=config)
+    path = tmp_path / "large.sam3d"
+    save_model(dataclasses.replace(model, card=card, encoder_tensors=held), path)
+    built = []
+    monkeypatch.setattr("SAM3DSegmentLib.encoder.build_vit", lambda *arguments: built.append(arguments))
+    with pytest.raises(ModelFileError, match="do not fit its own card"):
+        load_model(path)
+    assert run_cli("models", "import", path).returncode == 1
+    assert not built
+    assert not models_folder().exists()
 
 
 def test_importing_overwrites_nothing_unasked(tmp_path, run_cli):

@@ -7,10 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import MODULE
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.base.folders import cache_folder
+from SAM3DSegmentLib.card import EncoderConfig
+from SAM3DSegmentLib.intensity import sam_normalise
+from SAM3DSegmentLib.sam import cached_encoder
 from SAM3DSegmentLib.sam.cache import EmbeddingCache, cache_info, cache_limit_bytes, clear_cache, embedding_key
 
 ARRAY = np.arange(4096, dtype=np.float16).reshape(256, 4, 4)
@@ -131,6 +135,65 @@ def test_a_cleared_cache_leaves_no_folder():
     assert clear_cache().files == 1
     assert not cache_folder().exists()
     assert clear_cache().files == 0
+
+
+def test_a_cache_that_may_only_be_read_still_gives_what_it_holds(monkeypatch):
+    """A colleague's, or one on a disk that is mounted read-only: the time of last use cannot be set."""
+    cache = EmbeddingCache()
+    cache.put(key(1), ARRAY)
+
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    np.testing.assert_array_equal(cache.get(key(1)), ARRAY)
+
+
+class Doubler:
+    """An encoder whose answer is twice the first channel, and that counts its slices."""
+
+    config = EncoderConfig("tiny", 32, "0" * 64)
+    device, dtype, image_size, batch_size = torch.device("cpu"), torch.float32, 32, 8
+
+    def __init__(self):
+        self.slices = 0
+
+    def __call__(self, slices):
+        self.slices += len(slices)
+        return 2 * slices[:, :1, :2, :2].expand(-1, 256, -1, -1)
+
+
+@pytest.fixture
+def slices():
+    return sam_normalise(torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 255)
+
+
+def test_each_slice_is_hashed_once_and_only_its_grey_values(monkeypatch, slices):
+    """A slice of 1024 pixels has 12.6 MB in its three channels: hashing all of them took longer than a GPU encodes."""
+    hashed = []
+
+    def note(*arguments):
+        hashed.append(len(arguments[-1]))
+        return embedding_key(*arguments)
+
+    monkeypatch.setattr(cached_encoder, "embedding_key", note)
+    encoder = cached_encoder.CachedEncoder(Doubler(), EmbeddingCache())
+    first, keys = encoder.embed(slices)
+    assert hashed == [32 * 32 * 4] * 4
+    assert keys == encoder.keys(slices)
+    assert torch.equal(encoder(slices), first)
+    assert encoder._encoder.slices == 4
+
+
+def test_an_encoder_that_computes_otherwise_does_not_serve_the_old_answers(monkeypatch, slices):
+    inner = Doubler()
+    encoder = cached_encoder.CachedEncoder(inner, EmbeddingCache())
+    encoder(slices)
+    encoder(slices)
+    assert inner.slices == 4
+    monkeypatch.setattr(cached_encoder, "COMPUTATION", cached_encoder.COMPUTATION + 1)
+    encoder(slices)
+    assert inner.slices == 8
 
 
 def test_two_processes_share_one_cache(tmp_path):

@@ -5,6 +5,7 @@ questions about the hardware answered by the test; no GPU computes there.
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from conftest import MODULE
 from SAM3DSegmentLib.base import devices
 from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.base.halving import RetryInHalves
+from SAM3DSegmentLib.commands.examination import examine
 
 CPU = torch.device("cpu")
 HAS_NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: nothing was tried on a GPU")
@@ -31,21 +34,24 @@ def in_child(code):
 
 @pytest.fixture(autouse=True)
 def _forget_the_self_check():
-    devices.mps_computes_right.cache_clear()
+    devices.fault_of.cache_clear()
     yield
-    devices.mps_computes_right.cache_clear()
+    devices.fault_of.cache_clear()
 
 
 @pytest.fixture
 def hardware(monkeypatch):
     """Let torch say that there are such GPUs: hardware(cuda=[(7, 5), (8, 0)], mps=True)."""
 
-    def pretend(cuda=(), mps=False):
+    def pretend(cuda=(), mps=False, right=True):
+        asked = []
+        monkeypatch.setattr(devices, "computes_like_the_cpu", lambda device: asked.append(str(device)) or right)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cuda))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: cuda[torch.device(device).index or 0])
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)  # as it says where bf16 is emulated
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        return asked
 
     return pretend
 
@@ -86,11 +92,32 @@ def test_the_self_check_accepts_the_cpu():
 
 
 @pytest.mark.parametrize(
-    "operation", ["conv3d", "conv_transpose3d", "instance_norm", "interpolate", "scaled_dot_product_attention"]
+    "operation",
+    [
+        "F.conv2d",
+        "F.conv3d",
+        "F.conv_transpose3d",
+        "F.group_norm",
+        "F.layer_norm",
+        "F.leaky_relu",
+        "F.gelu",
+        "F.linear",
+        "F.interpolate",
+        "F.scaled_dot_product_attention",
+        "torch.softmax",
+        "torch.bmm",
+        "torch.baddbmm",
+        "torch.lerp",
+        "Tensor.index_select",
+        "Tensor.flip",
+        "Tensor.contiguous",
+    ],
 )
 def test_the_self_check_sees_wrong_numbers_of_each_operation(monkeypatch, operation):
     """The second time that it is asked, the operation errs in one number: there is no MPS here that does."""
-    right = getattr(F, operation)
+    owner, _, name = operation.partition(".")
+    module = {"F": F, "torch": torch, "Tensor": torch.Tensor}[owner]
+    right = getattr(module, name)
     expected = devices._sample_of_operations
     asked = []
 
@@ -99,11 +126,11 @@ def test_the_self_check_sees_wrong_numbers_of_each_operation(monkeypatch, operat
         if len(asked) == 2:
 
             def wrong(*arguments, **options):
-                result = right(*arguments, **options).clone()
+                result = right(*arguments, **options).clone(memory_format=torch.contiguous_format)
                 result.view(-1)[3] += 0.1
                 return result
 
-            monkeypatch.setattr(F, operation, wrong)
+            monkeypatch.setattr(module, name, wrong)
         return expected(*tensors)
 
     monkeypatch.setattr(devices, "_sample_of_operations", sample)
@@ -113,21 +140,82 @@ def test_the_self_check_sees_wrong_numbers_of_each_operation(monkeypatch, operat
 
 def test_the_self_check_sees_a_device_without_the_operations():
     """Tensors of the device "meta" have shapes and no numbers, so that reading them raises."""
-    assert not devices.computes_like_the_cpu(torch.device("meta"))
+    assert "cannot be used by torch" in devices.fault_of(torch.device("meta"))
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_mps_is_taken_only_after_the_self_check(hardware, monkeypatch, caplog, right):
-    hardware(mps=True)
-    asked = []
-    monkeypatch.setattr(devices, "computes_like_the_cpu", lambda device: asked.append(str(device)) or right)
+@pytest.mark.parametrize("gpu", ["cuda", "mps"])
+def test_a_gpu_is_taken_only_after_the_self_check(hardware, caplog, right, gpu):
+    asked = hardware([(8, 0)] if gpu == "cuda" else [], gpu == "mps", right)
     for _ in range(2):
-        assert str(devices.resolve_device("auto")) == ("mps" if right else "cpu")
-    assert asked == ["mps"]
+        assert str(devices.resolve_device("auto")) == (gpu if right else "cpu")
+    assert asked == [gpu]
     assert ("wrong results" in caplog.text) is not right
     if not right:
-        with pytest.raises(InputError, match="wrong results"):
-            devices.resolve_device("mps")
+        with pytest.raises(InputError, match=f"'{gpu}' gives wrong results"):
+            devices.resolve_device(gpu)
+
+
+NO_KERNELS = RuntimeError(
+    "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors ..."
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (NO_KERNELS, r"cannot be used by torch \S+ \(CUDA error: no kernel image is available .* device\)"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB."), "has no free memory"),
+    ],
+)
+def test_a_gpu_that_fails_at_the_first_operation_is_left_and_doctor_says_why(
+    hardware, monkeypatch, caplog, error, reason
+):
+    """Such as one that is older than all that this build of torch has kernels for."""
+    hardware([(5, 2)])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "GeForce GTX 970")
+
+    def fail(device):
+        raise error
+
+    monkeypatch.setattr(devices, "computes_like_the_cpu", fail)
+    assert str(devices.resolve_device("auto")) == "cpu"
+    assert re.search(f"device 'cuda' {reason}; computing on the CPU", caplog.text)
+    with pytest.raises(InputError, match=f"device 'cuda:0' {reason}; update torch, or use cpu"):
+        devices.resolve_device("cuda:0")
+    result = examine()
+    assert result.devices == ["auto", "cpu"]
+    assert re.search(f"GTX 970, not used: it {reason}", dict(result.findings)["cuda:0"])
+
+
+def test_float32_on_cuda_is_float32(hardware):
+    """By default cuDNN rounds the factors of convolutions to 10 bits, with an error a thousand times as large."""
+    hardware([(8, 0)])
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        devices.resolve_device("cuda")
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_what_torch_keeps_of_apples_memory_is_given_back_too(hardware, monkeypatch):
+    hardware(mps=True)
+    emptied = []
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append("mps"))
+    attempts = []
+
+    def on_two_at_most(part):
+        attempts.append(len(part))
+        if len(part) > 2:
+            raise RuntimeError("MPS backend out of memory")
+        return part
+
+    assert len(RetryInHalves(on_two_at_most, "{count} at a time")(torch.zeros(4))) == 4
+    assert attempts == [4, 2, 2]
+    assert emptied == ["mps"]
 
 
 def test_memory_kept_by_the_allocator_counts_as_free(monkeypatch):

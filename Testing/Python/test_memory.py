@@ -88,6 +88,25 @@ def test_where_a_gpu_is_too_small_the_cpu_goes_on(bundled_model, caplog):
     assert "cuda does not have enough memory; continuing on the CPU" in caplog.text
 
 
+def test_after_a_volume_that_is_too_large_the_next_has_the_gpu_again(bundled_model, monkeypatch):
+    """Of a folder. Which network is taken is asked here; nothing is computed, because there is no GPU."""
+    loaded, gpu, cpu = [], Small(None), Small(None)
+
+    def compute(self, array, *more):
+        if self.network is gpu and array.size > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return array, None
+
+    monkeypatch.setattr(Segmenter, "_compute", compute)
+    segmenter = Segmenter(bundled_model.card, gpu, lambda: loaded.append("cpu") or cpu)
+    used = []
+    for depth in (1, 20, 2, 30):
+        segmenter.segment(np.ones((depth, 10, 10)), np.eye(4))
+        used.append(segmenter.network)
+    assert used == [gpu, cpu, gpu, cpu]
+    assert loaded == ["cpu"]
+
+
 def test_where_nothing_suffices_one_line_says_what_to_do(bundled_model):
     segmenter = Segmenter(bundled_model.card, Small(None))
     with pytest.raises(OutOfMemoryError, match=r"6x20x20 voxels, even in small parts; close other programs"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from SAM3DSegmentLib.card import VitConfig
-from SAM3DSegmentLib.sam import attention, layers
+from SAM3DSegmentLib.sam import attention, layers, packed_vit
 from SAM3DSegmentLib.sam.attention import expected_logits
 from SAM3DSegmentLib.sam.layers import AttentionMethod, attention_method, has_packed_linear
 from SAM3DSegmentLib.sam.packed_vit import PackedVit
@@ -64,6 +64,39 @@ def test_a_result_outlives_the_next_call_and_the_batch_does_not_matter():
     packed(x[2:])
     torch.testing.assert_close(first, kept, rtol=0, atol=0)
     torch.testing.assert_close(packed(x)[:2], first)
+
+
+def buffer_bytes(packed):
+    """Of all tensors that are kept between calls."""
+    tensors = [t for held in packed._frame.buffers.values() for t in vars(held).values() if isinstance(t, torch.Tensor)]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_buffers_are_those_of_one_batch_whatever_the_batches_were(monkeypatch, method):
+    """A GPU takes a batch whole, and batches of all sizes come: the last of a volume, and those with black slices."""
+    monkeypatch.setattr(packed_vit, "TOKENS_AT_ONCE", 10**9)
+    vit, x = small_vit(224), slices(8, 224)
+    one, many = (PackedVit(vit, CPU, torch.float32, method) for _ in range(2))
+    expected = one(x)
+    for size in (1, 5, 2, 8, 3, 7):
+        torch.testing.assert_close(many(x[:size]), expected[:size], atol=1e-5, rtol=1e-5)
+    assert buffer_bytes(many) == buffer_bytes(one)
+    assert len(many._frame.buffers) == len(one._frame.buffers)
+
+
+def test_where_memory_runs_out_no_buffers_of_the_attempt_are_kept(monkeypatch):
+    packed = PackedVit(small_vit(64), CPU, torch.float32)
+    monkeypatch.setattr(packed_vit, "TOKENS_AT_ONCE", 10**9)
+    packed(slices(1, 64))
+
+    def fail(x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(packed, "_neck", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        packed(slices(8, 64))
+    assert buffer_bytes(packed) == 0
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

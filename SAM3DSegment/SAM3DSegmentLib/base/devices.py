@@ -29,13 +29,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     "auto" takes the first of CUDA, MPS and CPU.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if not torch.backends.mps.is_available():
-            return torch.device("cpu")
-        if mps_computes_right():
-            return torch.device("mps")
-        logger.warning("Apple's GPU gives wrong results with torch %s; computing on the CPU.", torch.__version__)
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        for gpu in (torch.device(kind) for kind, is_there in there.items() if is_there):
+            fault = fault_of(gpu)
+            if not fault:
+                return gpu
+            logger.warning("device '%s' %s; computing on the CPU.", gpu, fault)
         return torch.device("cpu")
     try:
         device = torch.device(name)
@@ -48,46 +47,70 @@ def resolve_device(name: str = "auto") -> torch.device:
     }
     if not usable.get(device.type, False):
         raise InputError(f"device {name!r} is not available; use auto or cpu, or see `sam3dsegment doctor`.")
-    if device.type == "mps" and not mps_computes_right():
-        raise InputError(f"device {name!r} gives wrong results with torch {torch.__version__}; update it, or use cpu.")
+    fault = "" if device.type == "cpu" else fault_of(device)
+    if fault:
+        raise InputError(f"device {name!r} {fault}; update torch, or use cpu.")
     return device
 
 
 @functools.cache
-def mps_computes_right() -> bool:
-    """The self-check of Apple's GPU; asked once per process."""
-    return computes_like_the_cpu(torch.device("mps"))
+def fault_of(device: torch.device) -> str:
+    """Why a GPU is not to be used, as the end of a sentence about it; "" if nothing speaks against it.
+
+    Also makes float32 be float32 on it. Asked once per process and device: the answer takes some tenths of a second.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # the first is on by default
+    try:
+        right = computes_like_the_cpu(device)
+    except (RuntimeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            return "has no free memory"
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return f"cannot be used by torch {torch.__version__} ({reason[0].rstrip('.')})"
+    return "" if right else f"gives wrong results with torch {torch.__version__}"
 
 
 def computes_like_the_cpu(device: torch.device) -> bool:
-    """Compare the operations of this program with the CPU's; also False if one of them is missing.
+    """Compare the operations of this program with the CPU's. Raises RuntimeError if one of them is missing.
 
     Some versions of torch convolve volumes wrongly on MPS without an error (pytorch#141471), others lack the
-    antialiased resizing.
+    antialiased resizing; and a build of torch has no kernels for GPUs that are older or newer than it.
     """
     generator = torch.Generator().manual_seed(0)
     volume, kernel = torch.randn(2, 8, 5, 12, 12, generator=generator), torch.randn(6, 8, 3, 3, 3, generator=generator)
     tokens = torch.randn(2, 2, 16, 8, generator=generator)
     with torch.no_grad():
         expected = _sample_of_operations(volume, kernel, tokens)
-        try:
-            found = _sample_of_operations(*(tensor.to(device) for tensor in (volume, kernel, tokens)))
-            return all(torch.allclose(one, other.cpu(), rtol=1e-3, atol=1e-3) for one, other in zip(expected, found))
-        except (RuntimeError, NotImplementedError):
-            return False
+        found = _sample_of_operations(*(tensor.to(device) for tensor in (volume, kernel, tokens)))
+        return all(torch.allclose(one, other.cpu(), rtol=1e-3, atol=1e-3) for one, other in zip(expected, found))
 
 
 def _sample_of_operations(volume: Tensor, kernel: Tensor, tokens: Tensor) -> list[Tensor]:
     last = torch.channels_last_3d
+    slices, windows = volume[:, :, 0], tokens[0]
+    place = torch.tensor([2, 0, 1], device=volume.device)
     return [
         F.conv3d(volume, kernel, padding=1),
         F.conv3d(volume.to(memory_format=last), kernel.to(memory_format=last), padding=1),
         F.conv3d(volume, kernel, stride=2, padding=1),
         F.conv_transpose3d(volume, kernel.transpose(0, 1)[..., :2, :2, :2].contiguous(), stride=2),
-        F.instance_norm(volume),
-        F.interpolate(volume, scale_factor=(1, 2, 2), mode="trilinear", align_corners=False),
-        F.interpolate(volume[:, :, 0], (7, 9), mode="bilinear", align_corners=False, antialias=True),
+        F.conv2d(slices, kernel[:, :, 0], padding=1),
+        F.group_norm(volume, 8),
+        F.group_norm(volume.to(memory_format=last), 8),
+        F.layer_norm(tokens, (8,)),
+        F.leaky_relu(volume, 0.01),
+        F.gelu(tokens),
+        F.linear(tokens, windows[0, :6]),
+        F.interpolate(slices, scale_factor=2, mode="bilinear", align_corners=False),
+        F.interpolate(slices, scale_factor=2, mode="nearest"),
+        F.interpolate(slices, (7, 9), mode="nearest-exact"),
+        F.interpolate(slices, (7, 9), mode="bilinear", align_corners=False, antialias=True),
         F.scaled_dot_product_attention(tokens, tokens, tokens),
+        torch.softmax(volume, 1),
+        torch.bmm(windows, windows.transpose(1, 2)),
+        torch.baddbmm(windows @ windows.mT, windows, windows.mT),
+        torch.lerp(slices.index_select(2, place), slices.index_select(2, place + 1), 0.25),
+        volume.transpose(1, 2).flip(-1).contiguous(),
     ]
 
 
@@ -137,6 +160,14 @@ def keep_freed_memory() -> None:
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_ARENA_MAX, 1)  # the arenas of other threads are too small for tensors without mmap
             mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def give_back_unused_memory() -> None:
+    """What torch keeps of the GPUs' memory for the next tensor, so that others, or larger tensors, can have it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def wait_for(device: torch.device) -> None:

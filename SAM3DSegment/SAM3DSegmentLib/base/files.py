@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
+import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from .errors import InputError
 
+ABANDONED_S = 3600  # a partial file that was not written to for so long is of a process that was killed
+_MOST_NAME_BYTES = 255
 _partial_files: set[Path] = set()  # that are being written
 
 
@@ -40,10 +43,11 @@ def check_new_file(path: Path, overwrite: bool = False, inputs: Iterable[Path] =
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path with the same ending beside `path`, renamed to it on success; otherwise nothing is left.
 
-    Raises InputError with the reason if it cannot be written. What a killed process left for `path` is removed first.
+    Raises InputError with the reason if it cannot be written. What a process that was killed more than an hour ago left
+    for `path` is removed first.
     """
-    _remove_orphans(path)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    _remove_abandoned(path)
+    partial = partial_path(path)
     _partial_files.add(partial)
     try:
         yield partial
@@ -56,6 +60,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         _partial_files.discard(partial)
+
+
+def partial_path(path: Path) -> Path:
+    """A hidden name beside `path`, with its ending, that no other process takes, be it on another computer."""
+    return path.with_name(f".{secrets.token_hex(8)}{_partial_ending(path)}")
+
+
+def _partial_ending(path: Path) -> str:
+    """By which the partial files of `path` are known; of a name that is too long, its end."""
+    ending = f".partial.{path.name}"
+    while len(os.fsencode(ending)) > _MOST_NAME_BYTES - 17:  # a point and 16 digits
+        ending = f".partial.{ending.removeprefix('.partial.')[1:]}"
+    return ending
 
 
 def remove_partial_files() -> None:
@@ -89,12 +106,12 @@ def last_line(error: Exception) -> str:
     return lines[-1].rstrip(".") if lines else type(error).__name__
 
 
-def _remove_orphans(path: Path) -> None:
-    import psutil
-
-    name = re.compile(rf"\.(\d+)\.partial\.{re.escape(path.name)}")
+def _remove_abandoned(path: Path) -> None:
+    """By their age: whether a process of another computer or container still lives cannot be asked."""
+    ending = _partial_ending(path)
     with contextlib.suppress(OSError):
         for other in path.parent.iterdir():
-            match = name.fullmatch(other.name)
-            if match and not psutil.pid_exists(int(match[1])):
-                other.unlink(missing_ok=True)
+            if other.name.endswith(ending) and other.name.startswith("."):
+                with contextlib.suppress(OSError):
+                    if time.time() - other.stat().st_mtime > ABANDONED_S:
+                        other.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .devices import is_out_of_memory
+from .devices import give_back_unused_memory, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,5 @@ class RetryInHalves:
                     raise
             # Outside the handler, where the error no longer holds the tensors of the failed attempt.
             self._most = half
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back_unused_memory()
             logger.warning("memory ran out; %s", self._consequence.format(count=self._most))

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..base import stop
 from ..base.devices import keep_freed_memory, resolve_device
 from ..base.errors import Sam3dError
 from ..base.files import last_line
@@ -24,6 +26,7 @@ from .measuring import BenchResult, Row, conditions
 SIDE = 512  # voxels of a slice of the synthetic volumes, in both directions
 SPACING_MM = (0.8, 0.8, 2.0)  # along i, j and k
 _PACKAGE = Path(__file__).parents[2]
+_UNSET = f"del os.environ[{stop.VARIABLE!r}]"  # or a command in there would watch again, what is no longer there
 _SAMPLE = _PACKAGE / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 
 
@@ -55,7 +58,7 @@ def bench_startup(rounds: int) -> BenchResult:
         with tempfile.TemporaryDirectory() as folder:
             ending = "\nimport json, sys, time; sys.stdout.write('\\n' + json.dumps(time.process_time()))"
             seconds = [
-                _child(f"FOLDER = {str(Path(folder, str(number)))!r}\nimport os; os.mkdir(FOLDER)\n{code}{ending}")
+                run_child(f"FOLDER = {str(Path(folder, str(number)))!r}\nimport os; os.mkdir(FOLDER)\n{code}{ending}")
                 for number in range(rounds)
             ]
         rows.append(Row(name, float(np.median(seconds)), note="processor seconds"))
@@ -89,12 +92,17 @@ def measure_volume(
     }
 
 
-def _volume_row(slices: int, device: str, precision: str, quality: str, thread_count: int | None) -> Row:
+def measuring_code(slices: int, device: str, precision: str, quality: str, thread_count: int | None) -> str:
+    """For `run_child`: `measure_volume` of these arguments."""
     arguments = f"{slices}, {device!r}, {precision!r}, {quality!r}, {thread_count}"
-    found = _child(
+    return (
         "import json, sys\nfrom SAM3DSegmentLib.bench.processes import measure_volume\n"
         f"sys.stdout.write('\\n' + json.dumps(measure_volume({arguments})))"
     )
+
+
+def _volume_row(slices: int, device: str, precision: str, quality: str, thread_count: int | None) -> Row:
+    found = run_child(measuring_code(slices, device, precision, quality, thread_count))
     input_mib = slices * SIDE * SIDE * np.dtype(np.int16).itemsize / 2**20
     note = (
         f"{found['processor']:.1f} s of the processor, {found['expected']:.1f} s expected, "
@@ -103,12 +111,27 @@ def _volume_row(slices: int, device: str, precision: str, quality: str, thread_c
     return Row(f"{slices} x {SIDE} x {SIDE}, {quality}", found["seconds"], peak_mib=found["peak_mib"], note=note)
 
 
-def _child(code: str) -> Any:
-    """Run Python code that writes one line of JSON last, with this package on its path."""
-    path = os.pathsep.join(filter(None, (str(_PACKAGE), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+def run_child(code: str, environment: Mapping[str, str] = os.environ) -> Any:
+    """Run Python code that writes one line of JSON last, with this package on its path; it ends when this process does.
+
+    environment: its variables besides the path.
+    """
+    path = os.pathsep.join(filter(None, (str(_PACKAGE), environment.get("PYTHONPATH"))))
+    watched = (
+        f"import os; from SAM3DSegmentLib.base.stop import stop_at_end_of_input as watch\nwatch()\n{_UNSET}\n{code}"
     )
+    never_ending, held_open = os.pipe()  # however this process ends, the system closes its end of the pipe
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", watched],
+            stdin=never_ending,
+            capture_output=True,
+            text=True,
+            env={**environment, "PYTHONPATH": path, stop.VARIABLE: "1"},
+        )
+    finally:
+        os.close(never_ending)
+        os.close(held_open)
     if done.returncode != 0:
         raise Sam3dError(f"the measured process failed: {last_line(RuntimeError(done.stderr))}.")
     return json.loads(done.stdout.splitlines()[-1])

@@ -35,6 +35,7 @@ _BENCHMARKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "quality": ("levels", "bench_quality", ("data", "config", "model", "device", "precision", "threads")),
     "reuse": ("networks", "bench_reuse", ("image_size", "slices", "device", "precision", "threads")),
     "startup": ("processes", "bench_startup", ("rounds",)),
+    "load": ("load", "bench_load", ("slices", "precision", "rounds")),
 }
 
 
@@ -61,15 +62,18 @@ def add(commands: Any) -> None:
     reuse = add_benchmark("reuse", "a volume with one decoder on SAM's encoder, then with another")
     reuse.add_argument("--slices", type=count, default=24, metavar="N", help="default: %(default)s")
     startup = add_benchmark("startup", "from the start of a process to a mask")
+    load = add_benchmark("load", "a volume alone, and beside programs that keep processors busy")
+    load.add_argument("--slices", type=count, default=20, metavar="N", help="default: %(default)s")
+    add_precision(load)
     for parser in (encoder, decoder, reuse):
         parser.add_argument("--image-size", type=count, default=512, metavar="S", help="default: %(default)s pixels")
-    for parser in (encoder, decoder, startup):
+    for parser in (encoder, decoder, startup, load):
         parser.add_argument("--rounds", type=count, default=3, metavar="N", help="default: %(default)s")
     for parser in (encoder, decoder, volume, quality, reuse):
         parser.add_argument("--device", default="auto", help="default: %(default)s")
         add_precision(parser)
         parser.add_argument("--threads", type=count, metavar="N", help="of the CPU; default: torch's choice")
-    for parser in (encoder, decoder, volume, quality, reuse, startup):
+    for parser in (encoder, decoder, volume, quality, reuse, startup, load):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     _add_fewshot(group)
 

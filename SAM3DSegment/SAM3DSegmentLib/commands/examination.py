@@ -139,7 +139,7 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
     from ..base.devices import (
         available_memory_bytes,
         cpu_has_bf16,
-        mps_computes_right,
+        fault_of,
         resolve_device,
         resolve_precision,
     )
@@ -149,13 +149,14 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
     precision = str(resolve_precision("auto", device)).removeprefix("torch.")
     names, found = ["auto", "cpu"], [("device", f"{device}, computing in {precision}")]
     found.append(("encoder", attention_method()))
-    for index in range(torch.cuda.device_count()):
-        names.append(f"cuda:{index}")
-        found.append((f"cuda:{index}", torch.cuda.get_device_name(index)))
+    gpus = {f"cuda:{index}": torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
     if torch.backends.mps.is_available():
-        right = mps_computes_right()
-        found.append(("mps", "Apple GPU" if right else "Apple GPU, not used: it gives wrong results with this torch"))
-        names += ["mps"] * right
+        gpus["mps"] = "Apple GPU"
+    for name, description in gpus.items():
+        fault = fault_of(torch.device(name))
+        found.append((name, f"{description}, not used: it {fault}" if fault else description))
+        if not fault:
+            names.append(name)
     found.append(
         ("CPU threads", f"{torch.get_num_threads()}, bf16 matrix products: {'yes' if cpu_has_bf16() else 'no'}")
     )

@@ -11,13 +11,13 @@ import colorsys
 import pickle
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..base.errors import ModelFileError
 from ..card import EMBEDDING_CHANNELS, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
 from ..decoder import Sam3dDecoder
 from ..model_file import Sam3dModel
+from ..sam.pickled import load_pickled
 from ..sam.weights import published
 
 ENCODER, IMAGE_SIZE, DEPTH = "sam_vit_b", 176, 64
@@ -103,7 +103,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelFileError(f"checkpoint {str(path)!r} is not a file; give the path of a .model file.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_pickled(path)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         raise ModelFileError(
             f"checkpoint {str(path)!r} cannot be read safely ({type(error).__name__}); it holds more than weights; "

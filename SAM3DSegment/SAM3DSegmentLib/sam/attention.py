@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -96,13 +97,14 @@ class Attention:
         )
 
     def _buffers(self, items: int, height: int, width: int) -> Buffers:
-        """Those of this shape, which all blocks use in turn."""
-        key = (items, height, width, self._size, self._dtype.itemsize)
-        if key not in self._frame.buffers:
-            self._frame.buffers[key] = Buffers(
-                items, (height, width), self._size, self._head_dim, self._folded, self._frame, self._dtype
-            )
-        return self._frame.buffers[key]
+        """Those for windows of this shape, which all blocks use in turn; of the largest batch, a part for others."""
+        key = (height, width, self._size, self._dtype.itemsize)
+        held = self._frame.buffers.pop(key, None)
+        if held is None or len(held.q) < items:
+            held = None  # let go before larger ones are made
+            held = Buffers(items, (height, width), self._size, self._head_dim, self._folded, self._frame, self._dtype)
+        self._frame.buffers[key] = held
+        return held.first(items)
 
 
 class Buffers:
@@ -131,6 +133,7 @@ class Buffers:
             place = torch.arange(keys, device=device)
             self.k[:, place, head_dim + place // size] = 1
             self.k[:, place, head_dim + size + place % size] = 1
+        self.out: Tensor | None = None
         if frame.method.kernel == "fused":  # such kernels want q, k and v of one width
             self.v = torch.zeros_like(self.k)
             return
@@ -142,6 +145,16 @@ class Buffers:
         self.logits = torch.empty(together, rows * width, keys, device=device, dtype=dtype)
         self.shares = torch.empty_like(self.logits)
 
+    def first(self, items: int) -> Buffers:
+        """The same memory, of so many items."""
+        if items == len(self.q):
+            return self
+        part = copy.copy(self)
+        part.q, part.k, part.v = self.q[:items], self.k[:items], self.v[:items]
+        if self.out is not None:
+            part.out = self.out[:items]
+        return part
+
     def fold(self, rows: Tensor, columns: Tensor) -> None:
         """Positions (items, height, width, size) into the queries, where the keys have their ones."""
         grid = self.q.unflatten(1, self._queries)
@@ -152,6 +165,7 @@ class Buffers:
 def _attend_in_chunks(buffers: Buffers, positions: tuple[Tensor, Tensor] | None) -> Tensor:
     """softmax(q k^T + positions) v, a chunk of the logits at a time."""
     q, k, v, out = buffers.q, buffers.k.transpose(1, 2), buffers.v, buffers.out
+    assert out is not None
     items, tokens, _ = q.shape
     most_items, most_queries, _ = buffers.logits.shape
     for item in range(0, items, most_items):

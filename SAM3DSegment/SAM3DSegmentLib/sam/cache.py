@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import require
+from ..base.files import ABANDONED_S, partial_path
 from ..base.folders import cache_folder
 from ..base.hashes import memory_path
 
@@ -30,8 +31,7 @@ LIMIT_VARIABLE = "SAM3DSEGMENT_CACHE_GB"
 MOST_BYTES = 50 * 10**9  # by default, however large the disk is
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
 _MEMORY = re.compile(re.escape(memory_path().name))
-_PARTIAL = re.compile(rf"\.\d+\.partial\.({_ENTRY.pattern}|{_MEMORY.pattern})")
-_ABANDONED_S = 3600  # an entry is written in well under a second
+_PARTIAL = re.compile(rf"\.[0-9a-f]+\.partial\.({_ENTRY.pattern}|{_MEMORY.pattern})")
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ class EmbeddingCache:
         path = self._path(key)
         try:
             array = safetensors.numpy.load(path.read_bytes())["embeddings"]
-            os.utime(path)  # the order of removal is that of last use
         except (OSError, KeyError, safetensors.SafetensorError):
             return None  # a damaged entry is replaced by the next `put`
+        with contextlib.suppress(OSError):  # a cache that may only be read
+            os.utime(path)  # the order of removal is that of last use
         return array
 
     def put(self, key: str, array: np.ndarray) -> None:
@@ -81,7 +82,7 @@ class EmbeddingCache:
         if len(content) > self.limit_bytes or not self._is_writable:
             return
         path = self._path(key)
-        partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+        partial = partial_path(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(content)
@@ -116,12 +117,12 @@ class EmbeddingCache:
                 self._taken -= entry.bytes
 
 
-def embedding_key(encoder_sha256: str, image_size: int, precision: str, content: bytes) -> str:
+def embedding_key(encoder_sha256: str, image_size: int, computation: str, content: bytes) -> str:
     """Name of an entry: the hash of all that the embedding of one slice depends on.
 
-    `content` are the bytes of the slice as the encoder gets it, `precision` the number format that it computes in.
+    `content` are the bytes of the slice, `computation` is how the encoder computes: its version and number format.
     """
-    digest = hashlib.sha256(f"{encoder_sha256} {image_size} {precision} ".encode())
+    digest = hashlib.sha256(f"{encoder_sha256} {image_size} {computation} ".encode())
     digest.update(content)
     return digest.hexdigest()
 
@@ -186,7 +187,7 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove what a killed process left half-written."""
     for item in _files(folder, _PARTIAL):
         with contextlib.suppress(OSError):
-            if time.time() - item.stat(follow_symlinks=False).st_mtime > _ABANDONED_S:
+            if time.time() - item.stat(follow_symlinks=False).st_mtime > ABANDONED_S:
                 os.unlink(item.path)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..network import SliceEncoder
 from .cache import EmbeddingCache, embedding_key
+from .packed_vit import COMPUTATION
 
 
 class CachedEncoder:
@@ -30,22 +31,25 @@ class CachedEncoder:
 
     def __call__(self, slices: Tensor) -> Tensor:
         """As `FrozenEncoder`; rounded to float16, so that it is one answer whether it was kept or not."""
-        known = [self.cache.get(key) for key in self.keys(slices)]
+        return self.embed(slices)[0]
+
+    def embed(self, slices: Tensor) -> tuple[Tensor, list[str]]:
+        """Embeddings, and under which keys of the cache they are."""
+        keys = self.keys(slices)
+        known = [self.cache.get(key) for key in keys]
         found = [None if array is None else torch.from_numpy(array) for array in known]
         missing = [index for index, embedding in enumerate(found) if embedding is None]
-        for index, embedding in zip(missing, self.compute(slices[missing]) if missing else ()):
-            found[index] = embedding
-        return torch.stack([e for e in found if e is not None]).to(self.device).float()
+        if missing:
+            for index, embedding in zip(missing, self._encoder(slices[missing]).half().cpu()):
+                self.cache.put(keys[index], np.ascontiguousarray(embedding.numpy()))
+                found[index] = embedding
+        return torch.stack([e for e in found if e is not None]).to(self.device).float(), keys
 
     def keys(self, slices: Tensor) -> list[str]:
-        """Under which each of the slices (B, 3, S, S) float32, SAM-normalised, is kept."""
-        config, precision = self.config, str(self.dtype)
-        contents = slices.detach().cpu().contiguous().numpy()
-        return [embedding_key(config.sha256, config.image_size, precision, part.tobytes()) for part in contents]
+        """Under which each of the slices (B, 3, S, S) float32, SAM-normalised, is kept.
 
-    def compute(self, slices: Tensor) -> Tensor:
-        """(B, 256, s, s) float16 on the CPU, computed and kept."""
-        embeddings = self._encoder(slices).half().cpu()
-        for key, embedding in zip(self.keys(slices), embeddings):
-            self.cache.put(key, np.ascontiguousarray(embedding.numpy()))
-        return embeddings
+        By the first of its channels: a slice is grey, so that the others follow from it.
+        """
+        config, computation = self.config, f"{COMPUTATION} {self.dtype}"
+        contents = slices[:, 0].detach().cpu().contiguous().numpy()
+        return [embedding_key(config.sha256, config.image_size, computation, part.tobytes()) for part in contents]

@@ -24,6 +24,8 @@ from ..card import PATCH_SIZE
 from .attention import Attention
 from .layers import AttentionMethod, Frame, Linear, Norm, Upstream
 
+# Part of the name under which an embedding is kept: to be raised with every change of what is computed beyond rounding.
+COMPUTATION = 1
 TOKENS_AT_ONCE = 2048  # on a CPU; more are no faster, fewer leave small images waiting for Python
 
 
@@ -49,7 +51,11 @@ class PackedVit:
     @torch.no_grad()
     def __call__(self, slices: Tensor) -> Tensor:
         at_once = max(1, TOKENS_AT_ONCE // self._side**2) if self._frame.device.type == "cpu" else len(slices)
-        return torch.cat([self._encode(part) for part in slices.split(at_once)])
+        try:
+            return torch.cat([self._encode(part) for part in slices.split(at_once)])
+        except RuntimeError:
+            self._frame.buffers.clear()  # memory may have run out: half the slices shall need half of it
+            raise
 
     def _encode(self, slices: Tensor) -> Tensor:
         batch, side = len(slices), self._side

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..base.errors import DependencyError, WeightsError
 from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, VitConfig
+from .pickled import load_pickled
 
 _PREFIX = "image_encoder."
 
@@ -67,7 +68,9 @@ def build_vit(config: VitConfig, image_size: int) -> nn.Module:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of SAM's image encoder in a checkpoint, under the encoder's own names. Raises WeightsError."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_pickled(path)
+    except WeightsError:
+        raise
     except Exception as error:  # bytes that are not a checkpoint can raise anything
         raise WeightsError(
             f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); download it again."
@@ -79,6 +82,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not encoder:
         raise WeightsError(f"checkpoint {str(path)!r} holds no {_PREFIX}* weights; it is not a SAM checkpoint.")
     return encoder
+
+
+def is_shaped_as(tensors: dict[str, Tensor], config: VitConfig, image_size: int) -> bool:
+    """Whether these are the tensors of such an encoder, position tables of any size. Allocates nothing."""
+    with torch.device("meta"):
+        wanted = build_vit(config, image_size).state_dict()
+    return tensors.keys() == wanted.keys() and all(
+        tensor.shape == wanted[key].shape
+        or (_is_position_table(key) and tensor.ndim == wanted[key].ndim and tensor.shape[-1] == wanted[key].shape[-1])
+        for key, tensor in tensors.items()
+    )
 
 
 def load_vit_state(vit: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
@@ -111,9 +125,13 @@ def _fit_positions(key: str, table: Tensor, shape: torch.Size) -> Tensor:
     if key == "pos_embed":
         resized = F.interpolate(table.permute(0, 3, 1, 2), shape[1:3], mode="bilinear", align_corners=False)
         return resized.permute(0, 2, 3, 1)
-    if key.endswith(("rel_pos_h", "rel_pos_w")):
+    if _is_position_table(key):
         return F.interpolate(table.T[None], shape[0], mode="linear", align_corners=False)[0].T
     return table
+
+
+def _is_position_table(key: str) -> bool:
+    return key.endswith(("pos_embed", "rel_pos_h", "rel_pos_w"))
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

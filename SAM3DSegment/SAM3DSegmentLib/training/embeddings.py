@@ -148,8 +148,7 @@ class ViewEncoder:
             keys: list[str] = []
             for part in grey.split(ENCODE_BATCH):
                 slices = _normalised(part, self._views.cases[case].fit)
-                self.encoder(slices)
-                keys += self.encoder.keys(slices)
+                keys += self.encoder.embed(slices)[1]
                 if len(keys) == len(grey):
                     self._views.store(case, copy, keys, grey, classes)
                 yield len(part)
