@@ -273,6 +273,21 @@ def test_the_panel_installs_for_training_what_pip_does():
     assert requirements(lines) == {name: wanted[name] for name in wanted if name not in ("tensorboard", "matplotlib")}
 
 
+def test_the_panel_asks_for_the_torch_that_pip_does():
+    tomllib = pytest.importorskip("tomllib")  # since Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    source = (MODULE / "SAM3DSegmentLib" / "bridge" / "dependencies.py").read_text(encoding="utf-8")
+    assert re.search(r'^TORCH = "(.*?)"', source, re.MULTILINE)[1] == requirements(project["dependencies"])["torch"]
+
+
+def test_the_doctor_names_the_button_as_the_panel_does(monkeypatch):
+    form = (MODULE / "Resources" / "UI" / "SAM3DSegment.ui").read_text(encoding="utf-8")
+    button = re.search(r'name="installButton">.*?name="text">\s*<string>(.*?)</string>', form, re.DOTALL)[1]
+    monkeypatch.setattr(examination, "_PACKAGES", {"surely_not_installed": "surely-not-installed>=1"})
+    [problem] = examination.examine().problems
+    assert f'click "{button}"' in problem
+
+
 def test_segment_anything_is_pinned_to_one_file():
     """Its package has no author in its metadata, so that the very file is meant; pip refuses any other."""
     lines = (MODULE / "Resources" / "requirements-hashed.txt").read_text(encoding="utf-8").splitlines()
