@@ -247,8 +247,8 @@ def test_the_repository_fits_into_the_index():
 
 
 def requirements(lines):
-    """Name -> what pip installs, without comments, hashes and the blanks that pip does not mind."""
-    stripped = (line.partition("#")[0].partition("--hash")[0].strip() for line in lines)
+    """Name -> what pip installs on any computer, without comments, hashes and the blanks that pip does not mind."""
+    stripped = (line.partition("#")[0].partition("--hash")[0].strip() for line in lines if ";" not in line)
     return {re.split("[=<>]", line)[0].lower(): line for line in stripped if line}
 
 
