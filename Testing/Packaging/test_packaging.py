@@ -118,6 +118,13 @@ def test_an_archive_for_macos_without_slicers_revision_is_refused():
     assert "About 3D Slicer" in result.stderr
 
 
+def test_an_archive_for_a_slicer_that_cannot_load_the_module_is_refused():
+    command = [sys.executable, ROOT / "Utilities" / "package.py", "--slicer-version", "5.8"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "5.10 or later" in result.stderr
+
+
 def test_the_description_in_the_archive_names_its_commit(extension):
     shared = (extension / "share" / "Slicer-5.13" / "SAM3DSegment.s4ext").read_text(encoding="utf-8")
     assert f"scmrevision {run('git', '-C', ROOT, 'rev-parse', 'HEAD')}" in shared
