@@ -1,10 +1,16 @@
 # `make demo` and `make test` are all that is needed on a fresh machine with Python 3.11, make and git.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+# A Python that is asked for, as in `make test PYTHON=python3.12`, has an environment of its own.
+VENV := .venv$(if $(filter command,$(origin PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-TEST := $(BIN)/python -m pytest -m "not slow"
+TEST = $(BIN)/python -m pytest -m "not slow"
+INSTALL = $(BIN)/python -m pip install --quiet
 LOG := $(VENV)/tests.log
 SOURCES := SAM3DSegment Testing Utilities
+
+# Of `make test-torch`: these are the oldest that are meant to work.
+TORCH ?= 2.2.2
+NUMPY ?= 1.26.4
 
 # Of the Slicer that `make package` packs for; the revision is in Help > About 3D Slicer and matters on macOS only.
 SLICER_VERSION ?= 5.12
@@ -13,15 +19,15 @@ SLICER_REVISION ?= 0
 SLICER_OS ?=
 SLICER_ARCH ?=
 
-.PHONY: venv demo test test-slow test-gpu fuzz package selftest screenshots libraries lint format clean
+.PHONY: venv demo test test-slow test-gpu test-torch test-fresh fuzz package selftest screenshots libraries lint format clean
 .DEFAULT_GOAL := demo
 
 venv: $(VENV)/.done
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,demo,test]"
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --constraint constraints.txt --editable ".[train,demo,test]"
 	touch $@
 
 demo: venv
@@ -43,6 +49,27 @@ test-slow: venv libraries
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu -rs Testing/Python
+
+# The library with another torch and numpy, in an environment of its own. The newest MONAI asks for a newer torch than the
+# oldest here, but what is used of it runs with that one too.
+test-torch: BIN := .venv-torch-$(TORCH)/bin
+test-torch:
+	$(PYTHON) -m venv .venv-torch-$(TORCH)
+	sed -E '/^(monai|numpy|torch|torchvision)==/d' constraints.txt > .venv-torch-$(TORCH)/constraints.txt
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --constraint .venv-torch-$(TORCH)/constraints.txt \
+	  torch==$(TORCH) numpy==$(NUMPY) --editable ".[train,test]"
+	$(INSTALL) --constraint constraints.txt --no-deps monai
+	OMP_NUM_THREADS=1 $(TEST) Testing/Python
+
+# What is packed, with what a fresh Slicer has: its Python is 3.12, without torch.
+test-fresh: BIN := .venv-fresh/bin
+test-fresh: libraries
+	$(PYTHON) -m venv .venv-fresh
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --constraint constraints.txt numpy packaging pydicom requests scipy SimpleITK \
+	  cmake PySide6-Essentials pytest slicer-core
+	PYTHONPATH=SAM3DSegment $(TEST) Testing/Packaging
 
 # The archive for Slicer's Extensions Manager, "Install from file", in dist/.
 package: venv

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = "SAM3DSegment"
 STUB = ROOT / "Testing" / "Packaging" / "slicer_stub"
 SYSTEMS = {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}  # Slicer's names
+OLDEST = (5, 10)  # Slicer 5.8 has Python 3.9
 ARCHITECTURES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64"}
 
 
@@ -39,6 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     if not re.fullmatch(r"\d+\.\d+", options.slicer_version):
         parser.error(f"Slicer version {options.slicer_version!r} is not of the form 5.12")
+    if tuple(map(int, options.slicer_version.split("."))) < OLDEST:
+        parser.error(f"Slicer {options.slicer_version} cannot load the module; pack for 5.10 or later")
     if options.os == "macosx" and options.slicer_revision == "0":
         parser.error("on macOS the folders carry Slicer's revision; give the number of Help > About 3D Slicer")
     print(make_archive(options.slicer_version, options.slicer_revision, options.os, options.arch, options.output))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import subprocess
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from packaging.requirements import Requirement
 
 import host
 import qt
+import slicer_util
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment" / "SAM3DSegment.py"
@@ -39,7 +44,7 @@ def without_torch(dependencies, monkeypatch, tmp_path):
 
     It is called otherwise here, so that the real one stays: the host can hide packages, but not break them.
     """
-    monkeypatch.setattr(dependencies, "TORCH", "halftorch")
+    monkeypatch.setattr(dependencies, "TORCH", "halftorch>=2.2")
     monkeypatch.syspath_prepend(tmp_path)
 
     def half_installed():
@@ -47,6 +52,22 @@ def without_torch(dependencies, monkeypatch, tmp_path):
         (tmp_path / "halftorch-2.4.0.dist-info" / "METADATA").write_text("Name: halftorch\nVersion: 2.4.0\n")
 
     return half_installed
+
+
+@pytest.fixture(autouse=True)
+def findings(use_program, tmp_path):
+    """The program that is asked, after an installation, whether all works: findings("a problem").
+
+    The real one imports torch, which takes seconds.
+    """
+    file = tmp_path / "findings"
+    use_program(f"import sys; sys.stdout.write(open({str(file)!r}).read())")
+
+    def say(*problems):
+        file.write_text(f'{{"process_id": 0}}\n{json.dumps({"problems": problems})}\n')
+
+    say()
+    return say
 
 
 def the_one_error():
@@ -70,12 +91,12 @@ def test_a_version_that_is_too_old_is_missing(dependencies, monkeypatch):
 
 def test_files_without_metadata_and_metadata_without_files_are_missing(dependencies, without_torch, tmp_path):
     (tmp_path / "halftorch").mkdir()
-    assert "halftorch" in dependencies.missingPackages()
+    assert "halftorch>=2.2" in dependencies.missingPackages()
     (tmp_path / "halftorch").rmdir()
     without_torch()
-    assert "halftorch" in dependencies.missingPackages()
+    assert "halftorch>=2.2" in dependencies.missingPackages()
     (tmp_path / "halftorch.py").write_text("")
-    assert "halftorch" not in dependencies.missingPackages()
+    assert "halftorch>=2.2" not in dependencies.missingPackages()
 
 
 def test_nothing_is_installed_unless_the_user_agrees(widget):
@@ -93,11 +114,11 @@ def test_what_the_user_agrees_to_is_installed_and_the_panel_knows(widget):
     with host.hide_packages("torch", "safetensors"):
         widget.ui.setupSection.collapsed = True
         widget.ui.setupSection.collapsed = False
-        assert "torch, safetensors" in widget.ui.packagesLabel.text
+        assert "torch>=2.2, safetensors" in widget.ui.packagesLabel.text
         widget.ui.installButton.click()
         assert widget.ui.packagesLabel.text == "All packages are installed."
         assert not widget.ui.installButton.enabled
-    assert host.torchInstalls == [["torch", "torchvision"]]
+    assert host.torchInstalls == [["torch>=2.2", "torchvision"]]
     [[installed]] = host.pipInstalls
     assert Requirement(installed).name == "safetensors"
     assert not [message for message in host.messages if message.kind == "error"]
@@ -153,6 +174,98 @@ def test_an_unexpected_error_of_an_installation_is_told_too(widget):
         assert_the_panel_works(widget)
 
 
+# What is there
+
+
+@pytest.fixture
+def old_torch(dependencies, monkeypatch, tmp_path):
+    """PyTorch 1.13.1, installed a year ago for another extension."""
+    monkeypatch.setattr(dependencies, "TORCH", "oldtorch>=2.2")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "oldtorch.py").write_text("")
+    metadata = tmp_path / "oldtorch-1.13.1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Name: oldtorch\nVersion: 1.13.1\n")
+    return metadata
+
+
+def test_a_torch_that_is_too_old_is_replaced_if_the_user_agrees(widget, old_torch):
+    host.add_pytorch_extension()
+    widget.panel.enter()
+    assert widget.ui.packagesLabel.text == "Missing: oldtorch>=2.2."
+    assert widget.ui.installButton.enabled
+    widget.ui.installButton.click()
+    [question] = [message for message in host.messages if message.kind == "question"]
+    assert "torch 1.13.1 will be replaced" in question.text
+    assert host.torchInstalls == [["torch>=2.2", "torchvision"]]
+
+
+@pytest.mark.parametrize("version", ["Version: nightly\n", ""])
+def test_a_torch_of_an_unreadable_version_is_missing(dependencies, old_torch, version):
+    old_torch.write_text(f"Name: oldtorch\n{version}")
+    assert "oldtorch>=2.2" in dependencies.missingPackages()
+
+
+def test_what_is_there_already_is_kept(widget):
+    """pip is told the versions of what other extensions compute with, torch among them."""
+    with host.hide_packages("safetensors"):
+        widget.panel.enter()
+        widget.ui.installButton.click()
+    [constraints] = host.pipConstraints
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "scipy", "SimpleITK")
+    }
+    assert constraints.splitlines() == [f"{name}=={version}" for name, version in versions.items()]
+    assert not list(Path(slicer.app.temporaryPath).glob("SAM3DSegment-*"))
+
+
+@pytest.mark.parametrize("error", [None, subprocess.CalledProcessError(1, "pip install")])
+def test_slicers_newer_pip_is_told_the_same_and_tells_no_failure_itself(widget, monkeypatch, error):
+    packaging = types.SimpleNamespace(pip_install=slicer_util.pipInstallOfPackaging)
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    with host.hide_packages("segment-anything", "tqdm"):
+        widget.panel.enter()
+        host.answerNext("pip", None)
+        host.answerNext("pip", error)
+        widget.ui.installButton.click()
+    assert [bool(constraints) for constraints in host.pipConstraints] == [False, True]
+    if error:
+        assert "could not be installed" in the_one_error()
+    else:
+        assert not [message for message in host.messages if message.kind == "error"]
+
+
+# What was installed is tried
+
+
+def test_what_does_not_work_after_the_installation_is_told(widget, findings):
+    findings("torch 2.2.2 cannot work with numpy 2.4.6; run this.")
+    with host.hide_packages("safetensors"):
+        widget.panel.enter()
+        widget.ui.installButton.click()
+        assert the_one_error() == "torch 2.2.2 cannot work with numpy 2.4.6; run this."
+        assert widget.ui.packagesLabel.text == "All packages are installed."
+
+
+@pytest.mark.slow
+def test_the_command_line_tries_what_was_installed(widget, monkeypatch):
+    from SAM3DSegmentLib.bridge import worker
+
+    monkeypatch.setattr(worker, "pythonExecutable", lambda: "PythonSlicer")
+    with host.hide_packages("safetensors", "psutil"):
+        widget.panel.enter()
+        widget.ui.installButton.click()
+        assert not [message for message in host.messages if message.kind == "error"]
+
+
+def test_a_trial_that_fails_is_told(widget, use_program):
+    use_program("import sys; sys.exit('ERROR: no space left')")
+    with host.hide_packages("safetensors"):
+        widget.ui.segmentButton.click()
+        assert the_one_error() == "no space left"
+        assert widget.ui.segmentButton.text == "Segment"
+
+
 def test_what_is_left_of_torch_is_removed_first_and_what_stays_missing_is_told(widget, without_torch):
     host.add_pytorch_extension()
     without_torch()
@@ -160,7 +273,7 @@ def test_what_is_left_of_torch_is_removed_first_and_what_stays_missing_is_told(w
         widget.panel.enter()
         widget.ui.installButton.click()
     uninstalled, installed = host.torchInstalls
-    assert (uninstalled, installed) == ([], ["torch", "torchvision"])
+    assert (uninstalled, installed) == ([], ["torch>=2.2", "torchvision"])
     assert "still missing" in the_one_error()
     assert "restart Slicer" in the_one_error()
 

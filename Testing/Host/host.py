@@ -41,6 +41,7 @@ from reports import (  # noqa: F401 - part of the host's interface
     answerNext,
     messages,
     openedUrls,
+    pipConstraints,
     pipInstalls,
     sampleDataSources,
     selectedModules,

@@ -30,6 +30,7 @@ messages: list[Message] = []
 selectedModules: list[str] = []  # of slicer.util.selectModule
 openedUrls: list[str] = []  # of QDesktopServices.openUrl
 pipInstalls: list[Any] = []  # requirements given to pip_install, pip_ensure
+pipConstraints: list[str] = []  # the content of the constraints file of each of these, "" without one
 torchInstalls: list[list[str]] = []  # requirements of PyTorchUtilsLogic.installTorch; [] for uninstallTorch
 sampleDataSources: list[dict[str, Any]] = []  # of SampleDataLogic.registerCustomSampleDataSource
 _answers: dict[str, deque] = {}
@@ -37,8 +38,9 @@ _answers: dict[str, deque] = {}
 
 def clear() -> None:
     """Forget everything, also answers that were never asked for."""
-    for record in (errors, messages, selectedModules, openedUrls, pipInstalls, torchInstalls, sampleDataSources):
+    for record in (errors, messages, selectedModules, openedUrls, pipInstalls, pipConstraints, torchInstalls):
         record.clear()
+    sampleDataSources.clear()
     _answers.clear()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,27 @@ def _selectModule(module) -> None:
     reports.selectedModules.append(name)
 
 
-def _names(requirements: str | list[str]) -> set[str]:
-    """The distributions that pip would be asked for."""
+def _withoutConstraints(requirements: str | list[str]) -> tuple[list[str], str]:
+    """pip's arguments, and the content of the file of constraints among them."""
     words = requirements.split() if isinstance(requirements, str) else list(requirements)
+    for option in ("-c", "--constraint"):
+        if option in words:
+            at = words.index(option)
+            constraints = Path(words[at + 1]).read_text(encoding="utf-8")
+            return words[:at] + words[at + 2 :], constraints
+    return words, ""
+
+
+def _names(words: list[str]) -> set[str]:
+    """The distributions that pip would be asked for."""
     if "-r" in words:
         at = words.index("-r")
         lines = Path(words[at + 1]).read_text(encoding="utf-8").splitlines()
-        words[at : at + 2] = [line for line in lines if not line.startswith("#")]
+        words = words[:at] + [line for line in lines if not line.startswith("#")] + words[at + 2 :]
     return {re.split(r"[\s\[<>=!~;@]", word, maxsplit=1)[0] for word in words if not word.startswith("-")}
 
 
-def pretendToInstall(kind: str, requirements: Any) -> None:
+def pretendToInstall(kind: str, requirements: list[str]) -> None:
     """What an installation does: events are processed while it runs; then it fails, or the packages are there.
 
     An exception that is queued as the answer for `kind` is raised.
@@ -63,7 +74,15 @@ def pretendToInstall(kind: str, requirements: Any) -> None:
     slicer.app.hiding.show(_names(requirements))
 
 
-def _pipInstall(
+def _pipInstall(requirements: str | list[str]) -> None:
+    """slicer.util's up to Slicer 5.10, which knows nothing else."""
+    words, constraints = _withoutConstraints(requirements)
+    reports.pipInstalls.append(words)
+    reports.pipConstraints.append(constraints)
+    pretendToInstall("pip", words)
+
+
+def pipInstallOfPackaging(
     requirements: str | list[str],
     constraints: Any = None,
     no_deps_requirements: Any = None,
@@ -71,11 +90,18 @@ def _pipInstall(
     blocking: bool = True,
     show_progress: bool = True,
     requester: str | None = None,
+    parent: Any = None,
     logCallback: Callable | None = None,
     completedCallback: Callable | None = None,
 ) -> None:
-    reports.pipInstalls.append(requirements)
-    pretendToInstall("pip", requirements)
+    """slicer.packaging's, since Slicer 5.12: its dialog of progress tells of a failure before that is raised."""
+    words, _ = _withoutConstraints(requirements)
+    try:
+        _pipInstall(requirements if constraints is None else [*words, "-c", str(constraints)])
+    except subprocess.CalledProcessError:
+        if show_progress:
+            slicer.util.errorDisplay("Package installation failed.")
+        raise
 
 
 def withoutUser() -> None:
@@ -84,4 +110,4 @@ def withoutUser() -> None:
     slicer.util.selectModule = _selectModule
     slicer.util.pip_install = _pipInstall
     if hasattr(slicer, "packaging"):
-        slicer.packaging.pip_install = _pipInstall
+        slicer.packaging.pip_install = pipInstallOfPackaging

@@ -118,6 +118,13 @@ def test_an_archive_for_macos_without_slicers_revision_is_refused():
     assert "About 3D Slicer" in result.stderr
 
 
+def test_an_archive_for_a_slicer_that_cannot_load_the_module_is_refused():
+    command = [sys.executable, ROOT / "Utilities" / "package.py", "--slicer-version", "5.8"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "5.10 or later" in result.stderr
+
+
 def test_the_description_in_the_archive_names_its_commit(extension):
     shared = (extension / "share" / "Slicer-5.13" / "SAM3DSegment.s4ext").read_text(encoding="utf-8")
     assert f"scmrevision {run('git', '-C', ROOT, 'rev-parse', 'HEAD')}" in shared
@@ -247,8 +254,8 @@ def test_the_repository_fits_into_the_index():
 
 
 def requirements(lines):
-    """Name -> what pip installs, without comments, hashes and the blanks that pip does not mind."""
-    stripped = (line.partition("#")[0].partition("--hash")[0].strip() for line in lines)
+    """Name -> what pip installs on any computer, without comments, hashes and the blanks that pip does not mind."""
+    stripped = (line.partition("#")[0].partition("--hash")[0].strip() for line in lines if ";" not in line)
     return {re.split("[=<>]", line)[0].lower(): line for line in stripped if line}
 
 
@@ -271,6 +278,21 @@ def test_the_panel_installs_for_training_what_pip_does():
     lines = (MODULE / "Resources" / "requirements-training.txt").read_text(encoding="utf-8").splitlines()
     wanted = requirements(extras["train"])
     assert requirements(lines) == {name: wanted[name] for name in wanted if name not in ("tensorboard", "matplotlib")}
+
+
+def test_the_panel_asks_for_the_torch_that_pip_does():
+    tomllib = pytest.importorskip("tomllib")  # since Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    source = (MODULE / "SAM3DSegmentLib" / "bridge" / "dependencies.py").read_text(encoding="utf-8")
+    assert re.search(r'^TORCH = "(.*?)"', source, re.MULTILINE)[1] == requirements(project["dependencies"])["torch"]
+
+
+def test_the_doctor_names_the_button_as_the_panel_does(monkeypatch):
+    form = (MODULE / "Resources" / "UI" / "SAM3DSegment.ui").read_text(encoding="utf-8")
+    button = re.search(r'name="installButton">.*?name="text">\s*<string>(.*?)</string>', form, re.DOTALL)[1]
+    monkeypatch.setattr(examination, "_PACKAGES", {"surely_not_installed": "surely-not-installed>=1"})
+    [problem] = examination.examine().problems
+    assert f'click "{button}"' in problem
 
 
 def test_segment_anything_is_pinned_to_one_file():

@@ -17,6 +17,7 @@ from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.sam.vit import build_vit
 
 CPU = torch.device("cpu")
+ON_A_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
 def counted_gflop(run):
@@ -84,9 +85,12 @@ def test_bench_encoder(run_cli, tmp_path):
     assert "untrained" in result["conditions"]["weights"]
 
 
-@pytest.mark.slow
-def test_bench_volume(run_cli, tmp_path):
-    (row,) = run_bench(run_cli, tmp_path, "volume", "--slices", 3)["rows"]
+@pytest.mark.parametrize(
+    ("device", "slices"),
+    [pytest.param("cpu", 3, marks=pytest.mark.slow), pytest.param("cuda", 100, marks=ON_A_GPU)],
+)
+def test_bench_volume(run_cli, tmp_path, device, slices):
+    (row,) = run_bench(run_cli, tmp_path, "volume", "--slices", slices, "--device", device)["rows"]
     assert row["peak_mib"] > 100
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from conftest import MODULE
 from SAM3DSegmentLib.base import devices
-from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.base.errors import DependencyError, InputError
 from SAM3DSegmentLib.base.halving import RetryInHalves
 from SAM3DSegmentLib.commands.examination import examine
 
@@ -281,6 +281,20 @@ def test_freed_memory_is_kept_up_to_a_gibibyte():
     small, large = map(int, in_child(code).split())
     assert small > 250
     assert large < 250
+
+
+def test_a_torch_that_cannot_work_with_this_numpy_is_told_in_one_line(monkeypatch):
+    """torch 2.2, the last one for Macs with an Intel processor, was made for numpy 1."""
+
+    def refuse(array):
+        raise RuntimeError("Numpy is not available")
+
+    assert devices.resolve_device("auto").type in ("cpu", "cuda", "mps")
+    monkeypatch.setattr(torch, "from_numpy", refuse)
+    with pytest.raises(DependencyError, match='run `pip install "numpy<2"`') as error:
+        devices.resolve_device("auto")
+    assert f"numpy {np.__version__}" in str(error.value)
+    assert examine().problems == [str(error.value)]
 
 
 @pytest.mark.gpu

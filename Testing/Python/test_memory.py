@@ -71,7 +71,7 @@ class Small:
         self.network = network
 
     def encode(self, grey, mirror):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
 @dataclasses.dataclass
@@ -120,7 +120,7 @@ def test_a_detail_part_is_not_tried_on_windows_that_spare_no_memory(bundled_mode
 
     def run_out(grey, mirror):
         tried.append(len(grey))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     segmenter.network.detail = run_out
     with pytest.raises(OutOfMemoryError, match="even in small parts"):

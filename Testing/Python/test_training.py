@@ -18,7 +18,7 @@ import safetensors.torch
 import SimpleITK as sitk
 import torch
 
-from conftest import HIPPOCAMPUS, MODULE
+from conftest import HIPPOCAMPUS, MODULE, MRI
 from SAM3DSegmentLib.base.errors import Cancelled, InputError, TrainingError, WeightsError
 from SAM3DSegmentLib.base.jsonable import from_json, to_json
 from SAM3DSegmentLib.base.progress import SILENT, Silent
@@ -206,6 +206,30 @@ def cancel_after(calls):
     """True from the call with this number on."""
     count = iter(range(10**6))
     return lambda: next(count) >= calls
+
+
+@pytest.mark.parametrize(
+    ("device", "minutes", "least_dice"),
+    [
+        pytest.param("cpu", 0.05, 0, marks=pytest.mark.slow),  # the same in short, so that it is known to work
+        pytest.param(
+            *("cuda", 1, 0.5),
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")],
+        ),
+    ],
+)
+def test_a_training_on_a_device_by_the_clock(run_cli, tmp_path, device, minutes, least_dice):
+    model, mask, settings = tmp_path / "m.sam3d", tmp_path / "mask.nii.gz", tmp_path / "settings.json"
+    settings.write_text('{"validation_cases": 1}')
+    source = ("--encoder", "hippocampus-mri", "--config", settings, "--minutes", minutes, "--device", device)
+    done = run_cli("train", "--data", HIPPOCAMPUS, "-o", model, *source)
+    assert done.returncode == 0, done.stderr
+    summary = load_model(model).card.training
+    assert summary.steps > 0
+    assert min(summary.dice.values()) >= least_dice
+    done = run_cli("segment", MRI, "-o", mask, "--model", model, "--device", device)
+    assert done.returncode == 0, done.stderr
+    assert mask.is_file()
 
 
 @pytest.mark.parametrize("calls", [4, 9, 14])

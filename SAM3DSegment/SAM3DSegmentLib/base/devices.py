@@ -10,11 +10,12 @@ import logging
 import platform
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import InputError
+from .errors import DependencyError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
     "auto" takes the first of CUDA, MPS and CPU.
     """
+    check_numpy()
     if name == "auto":
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         for gpu in (torch.device(kind) for kind, is_there in there.items() if is_there):
@@ -51,6 +53,20 @@ def resolve_device(name: str = "auto") -> torch.device:
     if fault:
         raise InputError(f"device {name!r} {fault}; update torch, or use cpu.")
     return device
+
+
+def check_numpy() -> None:
+    """Raises DependencyError where torch cannot take numpy's arrays: up to torch 2.2 those of numpy 2.
+
+    2.2.2 is the last torch for Macs with an Intel processor.
+    """
+    try:
+        torch.from_numpy(np.zeros(1))
+    except RuntimeError as error:
+        raise DependencyError(
+            f'torch {torch.__version__} cannot work with numpy {np.__version__}; run `pip install "numpy<2"`, in '
+            'Slicer `slicer.util.pip_install("numpy<2")` in the Python console, and restart it.'
+        ) from error
 
 
 @functools.cache

@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from slicer.i18n import tr as _
 
 import qt
 
 from ..base import stop
+from ..base.errors import InputError
 from .problems import explain
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,18 @@ def progressReader(onProgress: OnProgress, onEvent: Callable[[dict[str, Any]], N
             logger.exception("a report of the computing process could not be shown: %s", line)
 
     return read
+
+
+def lastObject(lines: list[str]) -> dict[str, Any]:
+    """The last line that is a JSON object; libraries may print lines of their own after it."""
+    for line in reversed(lines):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    raise InputError(_("the check gave no findings; see the application log."))
 
 
 def removeFolder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..base.errors import DependencyError
 from ..base.folders import models_folder, weights_folder
 from ..model_store import list_models
 from ..sam.cache import cache_info
@@ -68,8 +69,11 @@ def examine(model: str | None = None) -> Examination:
     for module, requirement in _TRAINING_PACKAGES.items():
         findings.append((module, _package(module, requirement)[0] + " (needed for training and evaluation only)"))
     if not problems:
-        result.devices, lines = _devices()
-        findings += lines
+        try:
+            result.devices, lines = _devices()
+            findings += lines
+        except DependencyError as error:
+            problems.append(str(error))
     free = shutil.disk_usage(_existing_parent()).free
     findings.append(("free disk", f"{free / 2**30:.1f} GiB"))
     if free < 2**30:
@@ -106,7 +110,7 @@ def _seconds_per_slice(model: str) -> float:
 def _package(module: str, requirement: str) -> tuple[str, str]:
     """Finding, and what to do if it does not work. A half-installed package has a version, so it is imported too."""
     name = requirement.replace("=", ">").partition(">")[0]
-    install = f'run `pip install "{requirement}"`, or in Slicer click "Install packages" in the section Setup.'
+    install = f'run `pip install "{requirement}"`, or in Slicer click "Install missing packages" in the section Setup.'
     if importlib.util.find_spec(module) is None:
         return "is not installed", f"{name} is not installed; {install}"
     try:

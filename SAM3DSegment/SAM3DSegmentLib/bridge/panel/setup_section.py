@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,13 @@ from slicer.i18n import tr as _
 
 import qt
 
-from ...base.errors import InputError
 from ...base.folders import models_folder
 from ...sam.cache import cache_info, clear_cache
 from ...sam.weights import CHECKPOINTS
 from ..dependencies import Installer, missingPackages
 from ..preferences import samCheckpoint, samWeights, setSamCheckpoint
 from ..problems import explain
-from ..worker import progressReader
+from ..worker import lastObject, progressReader
 from .command_box import CommandBox
 from .protocols import Parameters, Ui
 
@@ -99,7 +97,7 @@ class SetupSection:
             ["doctor", "--json", *(["--model", model] if model else [])],
             _("Checking; this takes a few seconds..."),
             lines.append,
-            lambda: self._showExamination(_lastObject(lines)),
+            lambda: self._showExamination(lastObject(lines)),
         )
 
     def _showExamination(self, examination: dict[str, Any]) -> None:
@@ -217,18 +215,6 @@ class SetupSection:
 
     def _stop(self) -> None:
         self._box.cancel(_("Stopping..."))
-
-
-def _lastObject(lines: list[str]) -> dict[str, Any]:
-    """The last line that is a JSON object; libraries may print lines of their own after it."""
-    for line in reversed(lines):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            return value
-    raise InputError(_("the check gave no findings; see the application log."))
 
 
 def _openFolder(folder: Path) -> None:
