@@ -6,7 +6,10 @@ import struct
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 SHAPE = (6, 10, 12)  # K, J, I
@@ -182,10 +185,29 @@ def multiframe(folder, positions, slopes=None, array=None, with_positions=True):
     return folder
 
 
-def report(path):
-    """A DICOM file that is no image: a structured report."""
-    data = _dicom(path, "1.2.840.10008.5.1.4.1.1.88.11", generate_uid(), "1.2.826.0.1.3680043.2.1125.6")
+def state(data, name, text):
+    """Set a tag to a text as it stands, even where numbers belong, which pydicom itself refuses to set."""
+    value = text.encode() + b" " * (len(text) % 2)
+    tag = Tag(name)
+    data[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+
+
+def no_image(path, sop_class="1.2.840.10008.5.1.4.1.1.88.11", array=None):
+    """A DICOM file that is no image: by default a structured report; with an array one that has voxels all the same."""
+    data = _dicom(path, sop_class, generate_uid(), "1.2.826.0.1.3680043.2.1125.6")
+    if array is not None:
+        _pixels(data, array)
+        data.NumberOfFrames = len(array)
     data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def without_preamble(path):
+    """The same file as a bare data set, as old archives keep it."""
+    data = pydicom.dcmread(path)
+    data.preamble = None
+    del data.file_meta
+    pydicom.dcmwrite(path, data, implicit_vr=True, little_endian=True, overwrite=True)
     return path
 
 

@@ -185,7 +185,24 @@ def without_the_end_of_its_gzip(d):
 
 FILES = [
     case("missing", lambda d: d / "a.nii.gz", "a.nii.gz' does not exist; check the path"),
-    case("dangling link", dangling, "a.nrrd' does not exist"),
+    case("dangling link", dangling, "a.nrrd' is a link to '.*gone.nrrd', which does not exist; fetch that file"),
+    *[
+        case(f"{what} as {name}", text(name, content), said)
+        for what, content, said in (
+            (
+                "LFS pointer",
+                b"version https://git-lfs.github.com/spec/v1\n",
+                "is a Git LFS pointer instead of the file",
+            ),
+            ("annex pointer", b"/annex/objects/SHA256E-s1--2.nii\n", "is a git-annex pointer instead of the file"),
+            (
+                "web page",
+                b'<?xml version="1.0"?>\n<HTML lang="en">',
+                "is a web page instead of the file; download it again",
+            ),
+        )
+        for name in ("a.nii.gz", "a.nrrd", "a.mhd")
+    ],
     case("empty nii.gz", text("a.nii.gz", b""), "a.nii.gz' is empty; copy or export it again"),
     case("empty nrrd", text("a.nrrd", b""), "a.nrrd' is empty"),
     case("empty mha", text("a.mha", b""), "a.mha' is empty"),
@@ -387,15 +404,79 @@ def with_a_volume_beside(d):
     return d / "s"
 
 
-def reports_only(d):
-    (d / "s").mkdir()
-    make.report(d / "s" / "r.dcm")
+def no_image(sop_class, array=None):
+    def write(d):
+        (d / "s").mkdir()
+        make.no_image(d / "s" / "r.dcm", sop_class, array)
+        return d / "s"
+
+    return write
+
+
+def stating(k, name, text, **more):
+    """Slices of which one, or all for k None, state a text in a tag."""
+    return slices(lambda number, data: make.state(data, name, text) if k in (number, None) else None, **more)
+
+
+def dangle(path):
+    path.unlink()
+    path.symlink_to("../.git/annex/objects/slice")
+
+
+def lose_its_mark(path):
+    path.write_bytes(path.read_bytes().replace(b"DICM", bytes(4), 1))
+
+
+SPOILT = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut to 100 bytes": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "web page": lambda path: path.write_bytes(b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"),
+    "LFS pointer": lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"),
+    "dangling link": dangle,
+    "no mark": lose_its_mark,
+    "meta information at its start": lambda path: path.write_bytes(path.read_bytes()[132:]),
+}
+SAID = {
+    "empty": "is empty; copy or export it again",
+    "web page": "is a web page instead of the file; download it again",
+    "LFS pointer": "is a Git LFS pointer instead of the file; run git lfs pull",
+    "dangling link": "is a link to '../.git/annex/objects/slice', which does not exist; fetch that file",
+}
+
+
+def spoilt(what, number, names="slice{:03d}.dcm"):
+    """A series of which the first or the last slice is no longer one."""
+
+    def write(d):
+        make.dicom(d / "s", names=names)
+        SPOILT[what](sorted((d / "s").iterdir())[number])
+        return d / "s"
+
+    return write
+
+
+def all_spoilt(d):
+    for path in make.dicom(d / "s").iterdir():
+        SPOILT["LFS pointer"](path)
     return d / "s"
 
 
 def pictures(d):
     (d / "s").mkdir()
     shutil.copy(pydicom.data.get_testdata_file("SC_rgb_rle.dcm"), d / "s" / "a.dcm")
+    return d / "s"
+
+
+def more_frames(d):
+    """Six frames, of which the header describes one: "6?" is a number to GDCM and none to pydicom."""
+    path = next(make.multiframe(d / "s", [7 + 2 * k for k in range(6)]).iterdir())
+    data = pydicom.dcmread(path)
+    shared, frames = data.SharedFunctionalGroupsSequence[0], data.PerFrameFunctionalGroupsSequence
+    for part in (frames[0].PlanePositionSequence, shared.PlaneOrientationSequence, shared.PixelMeasuresSequence):
+        data.update(part[0])
+    del data.PerFrameFunctionalGroupsSequence
+    make.state(data, "NumberOfFrames", "6?")
+    data.save_as(path)
     return d / "s"
 
 
@@ -420,11 +501,38 @@ DICOM = [
     case("one slice without thickness", slices(only(0, SliceThickness=None), array=voxels()[:1]),
          r"has one slice without a valid thickness \(DICOM tag 0018,0050"),
     case("slices of two sizes", slices(only(2, Rows=6, Columns=20)), r"mixes slices of the sizes \[\(6, 20\)"),
-    case("slice cut in its header", cut_slice(0.2), r"slice006.dcm' is (cut short|not a complete DICOM file)"),
+    *[case(f"slice cut to {share}", cut_slice(share), r"slice006.dcm' is (cut short|not a (complete )?DICOM file)")
+      for share in (0.1, 0.144, 0.2, 0.22, 0.37, 0.38, 0.45, 0.6)],
     case("slice cut in its pixels", cut_slice(0.95), r"slice006.dcm' cannot be read .*it may be cut short"),
     case("folder of series folders", nested, r"no DICOM series; .*\(its subfolders scan1 are not searched\)"),
     case("volume beside", with_a_volume_beside, r"holds a DICOM series and volume files \(other.nii.gz\); give one"),
-    case("reports only", reports_only, "holds no volume file and no DICOM series"),
+    *[case(f"{what} as slice {number}", spoilt(what, number, names),
+           SAID.get(what, "is not a DICOM file, or it is damaged; export the series again") + ".*named like a slice")
+      for what in SPOILT for number, names in ((0, "slice{:03d}.dcm"), (-1, "IM{:04d}"))],
+    case("all slices are pointers", all_spoilt, "no DICOM series: slice001.dcm is a Git LFS pointer"),
+    case("report only", no_image("1.2.840.10008.5.1.4.1.1.88.11"),
+         r"holds DICOM files, but no image: r.dcm \(Basic Text SR Storage\); give the folder of the images"),
+    case("contours only", no_image("1.2.840.10008.5.1.4.1.1.481.3"), r"no image: r.dcm \(RT Structure Set Storage"),
+    case("presentation only", no_image("1.2.840.10008.5.1.4.1.1.11.1"), r"no image: r.dcm \(Grayscale Softcopy Pre"),
+    case("unknown kind only", no_image("1.2.3.4"), r"no image: r.dcm \(1.2.3.4\)"),
+    case("segmentation only", no_image("1.2.840.10008.5.1.4.1.1.66.4", voxels()), r"no image: r.dcm \(Segmentation S"),
+    case("dose only", no_image("1.2.840.10008.5.1.4.1.1.481.2", voxels()), r"no image: r.dcm \(RT Dose Storage\)"),
+    case("spectra only", no_image("1.2.840.10008.5.1.4.1.1.4.2", voxels()), r"no image: r.dcm \(MR Spectroscopy St"),
+    case("mosaic", slices(only(None, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), array=voxels()[:1]),
+         "slice001.dcm' is a Siemens mosaic, .* convert it with dcm2niix"),
+    *[case(f"one slice of thickness {text}", stating(0, "SliceThickness", text, array=voxels()[:1]),
+           "has one slice without a valid thickness") for text in ("2,0", "2\\3", "xx", "ANONYMIZED", "inf", "-2", "")],
+    case("position of words", stating(2, "ImagePositionPatient", "a\\b\\c"),
+         r"slice004.dcm' has no valid position \(DICOM tag 0020,0032, ImagePositionPatient: .*'a', 'b', 'c'"),
+    case("infinite position", stating(2, "ImagePositionPatient", "5\\-6\\inf"), "has no valid position"),
+    case("position of two numbers", stating(2, "ImagePositionPatient", "5\\-6"), "has no valid position"),
+    case("pixel spacing with commas", stating(2, "PixelSpacing", "1,5\\1,0"), r"no valid pixel spacing .*'1,5"),
+    case("distance 0", stating(2, "SpacingBetweenSlices", "0"), "cannot be read .*Refusing to change spacing"),
+    case("orientation of words", stating(2, "ImageOrientationPatient", "REMOVED"), "no valid orientation .*'REMOVED'"),
+    case("slope 0", stating(2, "RescaleSlope", "0"), r"has no valid scale \(DICOM tag 0028,1053, RescaleSlope: '0'\)"),
+    case("slope of words", stating(2, "RescaleSlope", "one"), "has no valid scale .*'one'"),
+    case("intercept infinite", stating(2, "RescaleIntercept", "inf"), "has no valid scale .*RescaleIntercept: 'inf'"),
+    case("more frames than the header says", more_frames, "describes 1 frames, but holds 6; export it again"),
     case("colour slices", pictures, "is a colour image"),
     case("frames without places", lambda d: make.multiframe(d / "s", [0, 2, 4], with_positions=False),
          "frames.dcm' has no valid position"),
@@ -469,6 +577,12 @@ def in_any_order(d):
     return d / "s"
 
 
+def bare(d):
+    for path in make.dicom(d / "s").iterdir():
+        make.without_preamble(path)
+    return d / "s"
+
+
 def equal_slopes(d):
     return make.multiframe(d / "s", [7 + 2 * k for k in range(6)], [2] * 6, array=voxels())
 
@@ -489,7 +603,7 @@ def twice(d):
 
 
 def with_company(d):
-    make.report(make.dicom(d / "s") / "report.dcm")
+    make.no_image(make.dicom(d / "s") / "report.dcm")
     (d / "s" / "notes.txt").write_text("hello")
     (d / "s" / "._slice001.dcm").write_bytes(b"\0\x05\x16\x07")
     shutil.copy(pydicom.data.get_testdata_file("DICOMDIR"), d / "s" / "DICOMDIR")
@@ -552,6 +666,22 @@ RIGHT = [
     right("slices of many slopes", slices(slope_of_its_own), VARYING),
     right("files without ending", slices(names="IM{:04d}")),
     right("slices there twice", twice),
+    right("slices without preamble", bare),
+    right("one slice of thickness 2", slices(array=voxels()[:1]), voxels()[:1]),
+    *[
+        right(f"{name} {text or 'empty'}", stating(None, name, text))
+        for name, texts in (
+            ("SliceThickness", ("2,0", "2\\3", "xx", "ANONYMIZED", "inf", "", "0")),
+            ("SpacingBetweenSlices", ("", "-2")),
+            ("SamplesPerPixel", ("",)),
+            ("NumberOfFrames", ("ONE", "1\\2", "")),
+            ("Modality", ("MR\\CT",)),
+            ("ImageType", ("",)),
+            ("SOPInstanceUID", ("?",)),
+            ("RescaleSlope", ("",)),
+        )
+        for text in texts
+    ],
     right("other files beside", with_company),
     right("RLE", in_syntax("1.2.840.10008.1.2.5")),
     right("the chosen series", two_series, voxels()[:4], GRID, "--series", "1.2.826.0.1.3680043.2.1125.9"),
@@ -852,6 +982,10 @@ def all_nan(path):
     return make.nrrd(path, np.full(make.SHAPE, np.nan, np.float32))
 
 
+def dangling_file(path):
+    path.symlink_to("../.git/annex/objects/b")
+
+
 def cut_file(path):
     return make.cut(make.write(path))
 
@@ -867,9 +1001,10 @@ def claims_too_much(path):
         (nan_origin, "b.mha", "b.mha'.*which is not a finite position"),
         (all_nan, "b.nrrd", "none of the 720 voxels"),
         (cut_file, "b.nii", "b.nii' is cut short"),
+        (dangling_file, "b.nrrd", "b.nrrd' is a link to '../.git/annex/objects/b', which does not exist; fetch"),
         (claims_too_much, "b.nrrd", "b.nrrd' is cut short"),
     ],
-    ids=["GeometryError", "NaN origin", "all NaN", "cut", "huge"],
+    ids=["GeometryError", "NaN origin", "all NaN", "cut", "dangling", "huge"],
 )
 def test_one_bad_volume_does_not_end_a_folder(d, command, harm, name, message):
     in_folder(d, a_nrrd=make.write, c_nii_gz=make.nifti)

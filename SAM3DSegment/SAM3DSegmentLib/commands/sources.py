@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..base.errors import InputError
 from ..base.files import check_new_file
-from ..formats.content import holds_dicom
+from ..formats.content import check_exists, holds_dicom
 from ..formats.header import ImageHeader
 from ..formats.images import read_header
 from ..formats.label_maps import check_label_output
@@ -94,8 +94,7 @@ def find_targets(
 def _sources_of(path: Path) -> list[Source]:
     """The volumes that an input stands for, at least one: those of a folder without its segmentations, else itself."""
     if not path.is_dir():
-        if not path.exists():
-            raise InputError(f"{str(path)!r} does not exist; check the path.")
+        check_exists(path)
         file = VolumeFile(path)
         if file.is_segmentation:
             raise InputError(f"{str(path)!r} is a segmentation; give the image that it was drawn on.")
