@@ -82,7 +82,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
             continue
         key, colon, value = line.partition(":")
         if value.startswith("="):
-            pairs[key] = value[1:]
+            pairs[key] = re.sub(r"\\(n|\\)", lambda quoted: "\n" if quoted[1] == "n" else "\\", value[1:])
         elif colon:
             fields[_OTHER_NAMES.get(key.strip().lower(), key.strip().lower())] = value.strip()
     return fields, pairs, start
