@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 SHAPE = (6, 10, 12)  # K, J, I
 SPACING = (1.0, 1.5, 2.0)  # of i, j, k
 ORIGIN = (5.0, -6.0, 7.0)
-_MET = {"u1": "MET_UCHAR", "i2": "MET_SHORT", "f4": "MET_FLOAT"}
+_MET = {"u1": "MET_UCHAR", "i2": "MET_SHORT", "i4": "MET_INT", "f4": "MET_FLOAT"}
 _NRRD = {"u1": "uint8", "i2": "int16", "f4": "float", "i8": "int64", "u8": "uint64", "f8": "double", "i1": "int8"}
 
 

@@ -744,6 +744,25 @@ def test_the_scale_of_the_values_does_not_matter(d, command, scale):
     assert np.ptp(masks[0][1]) > 0
 
 
+@pytest.mark.parametrize(("dtype", "added"), [(np.int64, 2**40), (np.uint32, 2**31)])
+def test_a_great_number_added_to_all_values_does_not_matter(d, command, dtype, added):
+    masks = []
+    for number in (0, added):
+        make.write(d / "a.nii.gz", make.image(voxels(dtype) + dtype(number)))
+        code, _, err = command("segment", "a.nii.gz", "-o", "o.nrrd", "--confidence", "c.nrrd", "--overwrite")
+        assert code == 0, err
+        masks.append([sitk.GetArrayFromImage(sitk.ReadImage(name)) for name in ("o.nrrd", "c.nrrd")])
+    np.testing.assert_array_equal(*masks)
+
+
+def test_padding_is_said_on_the_command_line(d, command):
+    array = voxels(np.int32)
+    array[:, :, 0] = -(2**31)
+    code, _, err = command("segment", make.mha(d / "a.mha", array), "-o", "o.nrrd")
+    assert code == 0, err
+    assert "WARNING: 8.3 % of the voxels are -2.14748e+09, far below all others" in err
+
+
 def test_spacing_much_finer_than_a_millimetre_keeps_the_aspect(d, command):
     array = voxels(shape=(6, 64, 32))
     masks = []
