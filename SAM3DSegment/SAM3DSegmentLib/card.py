@@ -193,8 +193,8 @@ class WindowRule:
     def __post_init__(self) -> None:
         require(
             1 <= self.depth <= LARGEST_DEPTH and 0 <= self.overlap < self.depth,
-            f"window depth {self.depth} with overlap {self.overlap} is impossible; overlap must be below depth, and that "
-            f"at most {LARGEST_DEPTH}.",
+            f"window depth {self.depth} with overlap {self.overlap} is impossible; overlap must be below depth, and "
+            f"depth at most {LARGEST_DEPTH}.",
         )
 
 

@@ -159,13 +159,13 @@ def dicom(folder, array=None, series="1.2.826.0.1.3680043.2.1125.1", names="slic
     return folder
 
 
-def multiframe(folder, positions, slopes=None, array=None, with_positions=True):
+def multiframe(folder, positions, slopes=None, array=None, with_positions=True, count=None):
     """An enhanced MR file: frames at `positions` (mm along the axis of slices), in the order of the file."""
     folder.mkdir(exist_ok=True)
     array = voxels(shape=(len(positions), *SHAPE[1:])) if array is None else array
     data = _dicom(folder, "1.2.840.10008.5.1.4.1.1.4.1", generate_uid(), "1.2.826.0.1.3680043.2.1125.4")
     _pixels(data, array)
-    data.NumberOfFrames = len(array)
+    data.NumberOfFrames = count or len(array)
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     measures.PixelSpacing, measures.SliceThickness = [1.5, 1.0], 2.0

@@ -28,6 +28,7 @@ from SAM3DSegmentLib.commands import sources
 from SAM3DSegmentLib.commands.batch import Request, segment_files
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.formats import volumes
+from SAM3DSegmentLib.formats.images import read_header
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import Sam3dModel, save_model
@@ -328,6 +329,10 @@ VOLUMES = [
          "has spacings 1 0 1"),
     case("spacings NaN nrrd", nrrd(space_directions=None, space=None, space_origin=None, spacings="1 nan 1"),
          "has spacings 1 nan 1"),
+    case("an axis without direction nrrd", nrrd(space_directions="(1,0,0) none (0,0,2)"),
+         "does not state the size of its voxels .no direction of an axis"),
+    case("spacing 1e20 nii", nifti((80, "<f", 1e20)), r"has pixdim 1e\+20 1.5 2, which is not a voxel size"),
+    case("spacing 1e-42 nii", nifti((80, "<f", 1e-42)), "has pixdim 1.00053e-42 1.5 2, which is not a voxel size"),
     case("two spacings nrrd", nrrd(space_directions="(1,0,0) (0,1,0)"), "has 2 spacings for 3 dimensions"),
     case("two spacings mha", mha(ElementSpacing="1 2"), "has 2 numbers in ElementSpacing instead of 3"),
     case("short matrix mha", mha(TransformMatrix="1 0 0 0 1 0"), "has 6 numbers in TransformMatrix instead of 9"),
@@ -532,7 +537,11 @@ DICOM = [
     case("slope 0", stating(2, "RescaleSlope", "0"), r"has no valid scale \(DICOM tag 0028,1053, RescaleSlope: '0'\)"),
     case("slope of words", stating(2, "RescaleSlope", "one"), "has no valid scale .*'one'"),
     case("intercept infinite", stating(2, "RescaleIntercept", "inf"), "has no valid scale .*RescaleIntercept: 'inf'"),
-    case("more frames than the header says", more_frames, "describes 1 frames, but holds 6; export it again"),
+    case("huge slices", slices(only(2, Rows=60000, Columns=60000)), "is cut short: its header .* 60000 x 60000 pixels"),
+    case("huge count", lambda d: make.multiframe(d / "s", [0, 2, 4], count=2**30), "but has a different number|is cut"),
+    case("rows of words", stating(2, "Rows", "1,0"), r"has no valid size \(DICOM tag 0028,0010, Rows"),
+    case("more frames than the header says", more_frames,
+         r"describes frames, rows and columns \(1, 10, 12\), but holds \(6, 10, 12\); export"),
     case("colour slices", pictures, "is a colour image"),
     case("frames without places", lambda d: make.multiframe(d / "s", [0, 2, 4], with_positions=False),
          "frames.dcm' has no valid position"),
@@ -701,6 +710,41 @@ def test_what_looks_odd_is_read_as_it_is_meant(d, command, make_input, array, gr
     np.testing.assert_array_equal(volume.array_kji, array)
     np.testing.assert_allclose(volume.ijk_to_ras, grid, atol=1e-4)
     assert {**contents(d), d / "o.nrrd": None} == {**before, d / "o.nrrd": None}
+
+
+SFORM = (280, "<12f", -1, 0, 0, 9, 0, -1.5, 0, 9, 0, 0, 2, 9)
+QFORM_2, BOTH_2 = (252, "<2h", 2, 1), (252, "<2h", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "used"),
+    [
+        ([(252, "<2h", 1, 2), SFORM], "qform"),
+        ([BOTH_2, SFORM], "qform"),
+        ([QFORM_2, SFORM], "sform"),
+        ([(252, "<2h", 1, 1), SFORM], "sform"),
+        ([QFORM_2, (268, "<3f", 1, 2, 3)], "sform"),
+        ([QFORM_2, (256, "<3f", 0, 0, 0)], "sform"),
+        ([(252, "<2h", 0, 1), SFORM], ""),
+        ([(252, "<2h", 1, 0), SFORM], ""),
+        ([], ""),
+        ([(76, "<f", 1)], ""),
+    ],
+)
+def test_matrices_of_nifti_that_differ_are_said(d, caplog, changes, used):
+    path = make.nifti(d / "a.nii", *changes)
+    np.testing.assert_allclose(read_volume(path).ijk_to_ras, ijk_to_ras_of(sitk.ReadImage(str(path))), atol=1e-4)
+    assert caplog.text.count("a qform and an sform that differ") == bool(used)
+    assert f"the {used} is used" in caplog.text or not used
+
+
+def test_qform_is_itks_own(d):
+    """Any rotation and either hand."""
+    for turn in ((0.3, -0.2, 0.9), (3.1, 0, 0.2), (0, 0, np.pi)):
+        for hand in (1, -1):
+            direction = np.reshape(sitk.Euler3DTransform((0, 0, 0), *turn).GetMatrix(), (3, 3)) * (1, 1, hand)
+            header = read_header(make.write(d / "a.nii", make.image(direction=direction)))
+            np.testing.assert_allclose(header.qform, ijk_to_ras_of(sitk.ReadImage(str(d / "a.nii"))), atol=1e-4)
 
 
 @pytest.mark.parametrize("syntax", ["jp2klossless", "jpeg_ls_lossless", "RLE", "bigendian", "implicit"])

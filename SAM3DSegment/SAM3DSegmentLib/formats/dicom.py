@@ -22,7 +22,7 @@ from ..base.files import last_line
 from ..geometry import matrix_from_lps
 from .content import is_dicom, missing_content, visible_files
 from .dicom_frames import TAGS, Frame, frames_of
-from .dicom_tags import tag_class, tag_text
+from .dicom_tags import kinds_of_object, tag_text
 from .images import without_itk_warnings
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,7 @@ def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray
     frames, matrix = _stack(_without_copies(frames, folder), folder)
     counts = Counter(frame.path for frame in frames)
     with without_itk_warnings():
-        pixels = {path: _read_pixels(path, count) for path, count in counts.items()}
-    if len(sizes := {part.shape[1:] for part in pixels.values()}) > 1:
-        raise InputError(f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep one stack only.")
+        pixels = {path: _read_pixels(path, (count, *frames[0].size)) for path, count in counts.items()}
     # Where slices differ in type, because each has its own slope, the widest type is taken.
     return np.stack([pixels[frame.path][frame.number] for frame in frames]), matrix
 
@@ -65,15 +63,14 @@ def _images(folder: Path) -> Series:
     others: list[str] = []  # what they are: reports, contours, segmentations
     for path in filter(is_dicom, files):
         header = _read_header(path)
-        uid = tag_class(header)
-        kind = uid.name  # an unknown one is its own name
+        kinds = kinds_of_object(header)
         series = tag_text(header, "SeriesInstanceUID")
-        if "Rows" in header and _may_be_image(kind):
+        if "Rows" in header and all(map(_may_be_image, kinds)):
             found.setdefault(series, []).append((path, header))
-        elif "Image Storage" in kind or (kind == uid and not series):
+        elif any("Image Storage" in kind for kind in kinds) or not (series or any("Storage" in kind for kind in kinds)):
             raise InputError(f"{str(path)!r} is cut short; export the series again.")
         else:
-            others.append(f"{path.name} ({kind or 'of an unknown kind'})")
+            others.append(f"{path.name} ({kinds[0] if kinds else 'of an unknown kind'})")
     if others and not found:
         raise InputError(
             f"folder {str(folder)!r} holds DICOM files, but no image: {_some(others)}; give the folder of the images."
@@ -162,6 +159,8 @@ def _without_copies(frames: list[Frame], folder: Path) -> list[Frame]:
 
 def _stack(frames: list[Frame], folder: Path) -> tuple[list[Frame], np.ndarray]:
     """The frames in the order of their positions, and ijk_to_ras. Raises InputError unless they are a regular stack."""
+    if len(sizes := {frame.size for frame in frames}) > 1:
+        raise InputError(f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep one stack only.")
     orientations = np.array([frame.orientation for frame in frames])
     if np.ptp(orientations, axis=0).max() > TOLERANCE:
         raise InputError(f"folder {str(folder)!r} mixes slices of several orientations; keep one stack only.")
@@ -207,8 +206,8 @@ def _distance(positions: np.ndarray, normal: np.ndarray, first: Frame, folder: P
     return float(gaps.mean())
 
 
-def _read_pixels(path: Path, count: int) -> np.ndarray:
-    """(frames, rows, columns) of one file, whose header describes `count` frames."""
+def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """(frames, rows, columns) of one file, whose header describes this shape."""
     try:
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
@@ -218,6 +217,8 @@ def _read_pixels(path: Path, count: int) -> np.ndarray:
         ) from error
     if pixels.ndim != 3:
         raise InputError(f"{str(path)!r} is not a stack of scalar slices; export the series again.")
-    if len(pixels) != count:
-        raise InputError(f"{str(path)!r} describes {count} frames, but holds {len(pixels)}; export it again.")
+    if pixels.shape != shape:
+        raise InputError(
+            f"{str(path)!r} describes frames, rows and columns {shape}, but holds {pixels.shape}; export it again."
+        )
     return pixels

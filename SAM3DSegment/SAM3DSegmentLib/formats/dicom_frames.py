@@ -14,10 +14,11 @@ from .dicom_tags import quoted, tag_as_stated, tag_items, tag_number, tag_number
 # None of them describes the patient.
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows",
-    "Columns", "NumberOfFrames", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+_RAW = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}  # transfer syntaxes without compression
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Frame:
 
     path: Path
     number: int  # in its file
+    size: tuple[int, int]  # rows, columns
     position: np.ndarray
     orientation: np.ndarray
     pixel_spacing: np.ndarray  # between rows, between columns
@@ -43,6 +45,7 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
     if (tag_number(header, "SamplesPerPixel") or 1) != 1:
         raise InputError(f"{str(path)!r} is a colour image; give a series of scalar slices.")
     count = int(tag_number(header, "NumberOfFrames") or 1)  # a wrong one is noticed when the pixels are read
+    size = _size(path, header, count)
     per_frame = tag_items(header, "PerFrameFunctionalGroupsSequence")
     if not per_frame:
         if count > 1:
@@ -51,7 +54,7 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
                 "Slicer saves."
             )
         _check_slope(path, header)
-        return [_frame(path, 0, [header], header)]
+        return [_frame(path, 0, size, [header], header)]
     shared = (tag_items(header, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
     if len(per_frame) != count:
         raise InputError(
@@ -59,9 +62,28 @@ def frames_of(path: Path, header: Dataset) -> list[Frame]:
         )
     _check_one_slope(path, [*per_frame, shared])
     return [
-        _frame(path, number, [part for group in (groups, shared) for part in _parts(group)], header)
+        _frame(path, number, size, [part for group in (groups, shared) for part in _parts(group)], header)
         for number, groups in enumerate(per_frame)
     ]
+
+
+def _size(path: Path, header: Dataset, count: int) -> tuple[int, int]:
+    """Rows and columns. Raises InputError if the file cannot hold `count` frames of that size, before they are read."""
+    found = []
+    for name in ("Rows", "Columns", "BitsAllocated"):
+        number = tag_number(header, name)
+        if number is None or not 1 <= number < 2**16:
+            raise InputError(f"{str(path)!r} has no valid size ({quoted(header, name)}); export the series again.")
+        found.append(int(number))
+    rows, columns, bits = found
+    beginning = getattr(header, "file_meta", Dataset())
+    is_raw = tag_text(beginning, "TransferSyntaxUID") in _RAW
+    if is_raw and rows * columns * count * bits > 8 * path.stat().st_size:
+        raise InputError(
+            f"{str(path)!r} is cut short: its header declares {count} frames of {columns} x {rows} pixels; copy or "
+            "export it again."
+        )
+    return rows, columns
 
 
 def _parts(group: Dataset) -> list[Dataset]:
@@ -93,7 +115,7 @@ def _check_one_slope(path: Path, groups: list[Dataset]) -> None:
         )
 
 
-def _frame(path: Path, number: int, sources: list[Dataset], header: Dataset) -> Frame:
+def _frame(path: Path, number: int, size: tuple[int, int], sources: list[Dataset], header: Dataset) -> Frame:
     """A frame from the data sets that may describe it, the most specific one first."""
 
     def numbers(name: str, count: int, what: str) -> np.ndarray:
@@ -113,6 +135,7 @@ def _frame(path: Path, number: int, sources: list[Dataset], header: Dataset) -> 
     return Frame(
         path,
         number,
+        size,
         numbers("ImagePositionPatient", 3, "position"),
         numbers("ImageOrientationPatient", 6, "orientation"),
         spacing,

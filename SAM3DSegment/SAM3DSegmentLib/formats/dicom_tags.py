@@ -49,10 +49,14 @@ def tag_items(data: Dataset, name: str) -> list[Dataset]:
     return list(value) if isinstance(value, Sequence) else []
 
 
-def tag_class(data: Dataset) -> UID:
-    """What kind of object a file holds, by its beginning, which old files lack, or by its own tag."""
+def kinds_of_object(data: Dataset) -> list[str]:
+    """What a file holds, by its own tag and by that of the file's beginning, which old files lack.
+
+    A class that DICOM does not know is named by its number.
+    """
     beginning = getattr(data, "file_meta", Dataset())
-    return UID(tag_text(beginning, "MediaStorageSOPClassUID") or tag_text(data, "SOPClassUID"))
+    stated = (tag_text(data, "SOPClassUID"), tag_text(beginning, "MediaStorageSOPClassUID"))
+    return [UID(uid).name for uid in stated if uid]
 
 
 def tag_as_stated(data: Dataset, name: str) -> str:

@@ -51,6 +51,9 @@ def read_header(path: Path) -> ImageHeader:
     components = 1
     if not spatial[0] and dimension == 4:
         components, *sizes = sizes
+        spatial = spatial[1:]
+    if not all(spatial[:3]):
+        raise missing_spacing(path, "direction of an axis")
     shape = volume_shape(path, sizes)
     encoding = needed_field(path, fields, "encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
