@@ -1106,12 +1106,14 @@ def test_what_is_no_image_in_a_folder_is_left_out_and_said(d, command):
     make.named_segments(d / "in" / "drawn.nrrd", voxels(np.uint8), {1: "x"})
     (d / "in" / "._a.nii.gz").write_bytes(b"\0\x05\x16\x07")
     (d / "in" / "more").mkdir()
+    (d / "in" / "series").symlink_to("../gone")
     make.write(d / "in" / "more" / "z.nrrd")
     code, _, err = command("segment", "in", "-o", "out")
     assert code == 0, err
     assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "b.seg.nrrd"]
     assert "left out of in, because they are segmentations: a.seg.nrrd, drawn.nrrd." in err
     assert "subfolders of in are not searched: more." in err
+    assert "links of in to what does not exist are left out: series." in err
 
 
 def test_results_beside_the_images_are_not_segmented_in_the_next_run(d, command):
@@ -1219,6 +1221,12 @@ def missing_layer(d):
     path.write_bytes(path.read_bytes().replace(b"_Layer:=0", b"_Layer:=7"))
 
 
+def dangling_prediction(d):
+    good_pair(d)
+    pair(d, "b", None, labels(1))
+    (d / "p" / "b.nrrd").symlink_to("../gone/b.nrrd")
+
+
 EVALUATE = [
     case("no folder", lambda d: None, "folder 'p' does not exist"),
     case("no common name", lambda d: (pair(d, "a", labels(1), None), pair(d, "b", None, labels(1))),
@@ -1259,6 +1267,7 @@ FAILING_PAIRS = [
     case("names that differ", conflicting_names, "names the label 1 'Posterior', but another file names it 'anterior'"),
     case("broken fields of segments", broken_segments, "b.nrrd' has invalid segment fields .*save it again"),
     case("a layer that is not there", missing_layer, "b.nrrd' refers to a layer that it does not have"),
+    case("link to nothing", dangling_prediction, "p/b.nrrd' is a link to '../gone/b.nrrd', which does not exist"),
     case("missing prediction", pairs(None, labels(1)),
          "1 references have no prediction and are left out of the means: b"),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -198,6 +199,26 @@ def test_a_folder_for_each_case(tmp_path):
     write(tmp_path / "patient3" / "t1.nrrd", labels_array())
     assert names(tmp_path) == ["patient1", "patient2"]
     assert find_dataset(tmp_path).notices == ("patient3 has 1 images and 0 label maps, not one of each.",)
+
+
+def test_links_to_nothing_are_named(tmp_path):
+    for name in ("a", "b", "c"):
+        write_pair(tmp_path / name / "t1.nrrd", tmp_path / name / "t1_label.nrrd")
+    (tmp_path / "d").symlink_to("../.dvc/cache/d")
+    dataset = find_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == ["a", "b", "c"]
+    assert dataset.notices == (
+        "d is a link to '../.dvc/cache/d', which does not exist; fetch that file, or copy it here.",
+    )
+    for name, file in (("a", "t1.nrrd"), ("b", "t1_label.nrrd")):
+        (tmp_path / name / file).unlink()
+        (tmp_path / name / file).symlink_to("../../.git/annex/x")
+    problems = [case.problem for case in examine(find_dataset(tmp_path), AB, resample=False)]
+    assert [bool(re.search(r"(t1|label)\.nrrd' is a link to '.*/annex/x'", text)) for text in problems] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_two_files_of_one_case_are_refused_naming_both(decathlon):

@@ -60,8 +60,9 @@ def _images(folder: Path) -> Series:
     """The headers of all images in the folder. Raises InputError if a file seems to be what is left of a slice."""
     files = visible_files(folder)
     found: Series = {}
-    others: list[str] = []  # what they are: reports, contours, segmentations
-    for path in filter(is_dicom, files):
+    others = []  # what they are: reports, contours, segmentations
+    dicom = [path for path in files if is_dicom(path)]
+    for path in dicom:
         header = _read_header(path)
         kinds = kinds_of_object(header)
         series = tag_text(header, "SeriesInstanceUID")
@@ -76,7 +77,7 @@ def _images(folder: Path) -> Series:
             f"folder {str(folder)!r} holds DICOM files, but no image: {_some(others)}; give the folder of the images."
         )
     if found:
-        _check_others([path for path in files if not is_dicom(path)], [path for s in found.values() for path, _ in s])
+        _check_others(sorted({*files} - {*dicom}), [path for s in found.values() for path, _ in s])
     return found
 
 

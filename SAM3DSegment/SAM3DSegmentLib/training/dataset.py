@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, require
+from ..formats.content import is_dangling, missing_content, visible_files
 from ..formats.segments import BACKGROUND, name_key
 from ..formats.volumes import VolumeFile, list_volume_files
 
@@ -165,7 +166,8 @@ def _first_in(known: Collection[str], names: list[str]) -> str:
 
 def _pair_in_subfolders(folder: Path) -> Pairs:
     """case/any.nrrd with case/any.seg.nrrd or case/any_label.nrrd: one image and one label map in each folder."""
-    cases, notices = [], []
+    cases = []
+    notices = [f"{path.name} {missing_content(path)}" for path in visible_files(folder) if is_dangling(path)]
     for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = list_volume_files(inner)
         label_maps = [file.path for file in files if _is_label_map(file)]
