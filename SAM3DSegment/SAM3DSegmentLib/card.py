@@ -5,6 +5,7 @@ Values are checked when an object is made, so a bad one fails before any work is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from .base.errors import require
@@ -12,6 +13,7 @@ from .base.errors import require
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
 # With one cell in each direction, the decoder's norms would see a single value in a volume of one slice.
 LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
+LARGEST_DEPTH = 4096  # slices that a decoder sees at once
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
 
@@ -164,6 +166,10 @@ class IntensityRule:
             f"intensity kind {self.kind!r} is unknown; use 'window', 'percentiles' or 'zscore'.",
         )
         require(
+            math.isfinite(self.low) and math.isfinite(self.high),
+            f"intensity range [{self.low}, {self.high}] is not finite; give two numbers.",
+        )
+        require(
             self.low < self.high,
             f"intensity range [{self.low}, {self.high}] is empty; the first number must be smaller.",
         )
@@ -186,8 +192,9 @@ class WindowRule:
 
     def __post_init__(self) -> None:
         require(
-            self.depth >= 1 and 0 <= self.overlap < self.depth,
-            f"window depth {self.depth} with overlap {self.overlap} is impossible; overlap must be below depth.",
+            1 <= self.depth <= LARGEST_DEPTH and 0 <= self.overlap < self.depth,
+            f"window depth {self.depth} with overlap {self.overlap} is impossible; overlap must be below depth, and "
+            f"depth at most {LARGEST_DEPTH}.",
         )
 
 

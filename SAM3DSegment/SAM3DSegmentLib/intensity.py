@@ -21,17 +21,26 @@ SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
 SAM_PIXEL_STD = (58.395, 57.12, 57.375)
 
 
+SAMPLE = 1e6  # voxels, among which padding is looked for
+PADDING = 0.005  # share of the voxels that are one value
+FAR = 3  # times the range of the other values
+LEVELS = 2**16  # steps of float32 that a volume's range should have
+
+
 @dataclass(frozen=True)
 class GreyScale:
-    """The linear map of one volume: `low` becomes 0, `high` becomes 255, what lies outside is clipped."""
+    """The linear map of one volume: `low` becomes 0, `high` becomes 255, what lies outside is clipped.
+
+    base: taken off each value before, in the volume's own type, where float32 could not tell the values apart.
+    """
 
     low: float
     high: float
+    base: float = 0
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Values of any scalar type -> float32 in 0..255; NaN and -Inf become 0, +Inf becomes 255."""
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
+        values = _as_float32(values, self.base)
         values = np.nan_to_num(values, nan=self.low, posinf=self.high, neginf=self.low)
         return (np.clip(values, self.low, self.high) - self.low) * (255.0 / (self.high - self.low))
 
@@ -48,26 +57,43 @@ def measure_grey_scale(array: np.ndarray, rule: IntensityRule) -> GreyScale:
         logger.warning(
             "%d of %d voxels are NaN or Inf; they are taken as black or white.", array.size - count, array.size
         )
+    base = _base(array)
     if rule.kind == "window":
-        low, high = rule.low, rule.high
+        low, high = rule.low - base, rule.high - base
     elif rule.kind == "percentiles":
-        low, high = percentiles(array, (rule.low, rule.high))
+        low, high = _spread_percentiles(array, rule, base)
     else:
-        mean = sum(values.sum(dtype=np.float64) for values in _finite(array)) / count
-        squares = sum(np.square(values - mean, dtype=np.float64).sum() for values in _finite(array))
+        mean = sum(values.sum(dtype=np.float64) for values in _finite(array, base)) / count
+        squares = sum(np.square(values - mean, dtype=np.float64).sum() for values in _finite(array, base))
         deviation = float(np.sqrt(squares / count))
         low, high = mean + rule.low * deviation, mean + rule.high * deviation
-    return GreyScale(float(low), float(high if high > low else low + 1.0))
+    if rule.kind != "window":
+        _warn_of_padding(array, base)
+    return GreyScale(float(low), float(high if high > low else low + 1.0), base)
 
 
-def percentiles(array: np.ndarray, wanted: Sequence[float]) -> list[float]:
-    """As `np.percentile` of the finite voxels as float32, without a copy of the volume.
+def _spread_percentiles(array: np.ndarray, rule: IntensityRule, base: float) -> list[float]:
+    """The rule's percentiles; where they are one value, as in a volume that is empty but for some voxels, its range."""
+    found = percentiles(array, (rule.low, rule.high), base)
+    if found[0] < found[1]:
+        return found
+    low, high = percentiles(array, (0, 100), base)
+    if low < high:
+        logger.warning(
+            "the percentiles %g and %g of the voxels are both %g; the contrast is that of all values, %g to %g.",
+            rule.low, rule.high, found[0] + base, low + base, high + base,
+        )  # fmt: skip
+    return [low, high]
+
+
+def percentiles(array: np.ndarray, wanted: Sequence[float], base: float = 0) -> list[float]:
+    """As `np.percentile` of the finite voxels less `base` as float32, without a copy of the volume.
 
     The bits of a float32, turned so that they sort as the numbers do, are counted in two passes: the upper 16 bits
     find the bin of 65536 that holds a rank, the lower 16 its value.
     """
     upper = np.zeros(2**16, np.int64)
-    for values in _finite(array):
+    for values in _finite(array, base):
         upper += np.bincount(_sortable(values) >> 16, minlength=2**16)
     last = int(upper.sum()) - 1
     places = [share / 100 * last for share in wanted]
@@ -75,7 +101,7 @@ def percentiles(array: np.ndarray, wanted: Sequence[float]) -> list[float]:
     starts = np.cumsum(upper) - upper
     bins = {rank: int(np.searchsorted(starts, rank, side="right")) - 1 for rank in ranks}
     lower = {number: np.zeros(2**16, np.int64) for number in bins.values()}
-    for values in _finite(array):
+    for values in _finite(array, base):
         bits = _sortable(values)
         for number, counts in lower.items():
             counts += np.bincount(bits[bits >> 16 == number] & 0xFFFF, minlength=2**16)
@@ -88,13 +114,52 @@ def percentiles(array: np.ndarray, wanted: Sequence[float]) -> list[float]:
     ]
 
 
-def _finite(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The finite voxels of each slice as float32, in which a number too large for it is infinite too."""
+def _base(array: np.ndarray) -> float:
+    """The least value, if the others are so near to it that float32 would make many of them one; else 0."""
+    if np.can_cast(array.dtype, np.float32):
+        return 0
+    whole = array.dtype.kind in "iu"
+    parts = (part if whole else part[np.isfinite(_as_float32(part))] for part in array)
+    ends = [(part.min().item(), part.max().item()) for part in parts if part.size]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    largest = max(abs(low), abs(high))
+    if whole and largest <= 2**24:  # float32 holds such numbers exactly
+        return 0
+    return low if 0 < high - low < LEVELS * float(np.spacing(np.float32(largest))) else 0
+
+
+def _warn_of_padding(array: np.ndarray, base: float) -> None:
+    """A value that fills what was not measured, far from all others, takes the contrast that the image needs."""
+    step = max(1, round((array.size / SAMPLE) ** (1 / 3)))
+    sample = np.concatenate(list(_finite(array[::step, ::step, ::step], base)))
+    if not sample.size:
+        return
+    low, high = np.percentile(sample, (0.5, 99.5), method="nearest")
+    for value, other, side, near_end in ((low, high, "below", 5), (high, low, "above", 95)):
+        rest = sample[sample != value]
+        share = 1 - rest.size / sample.size
+        if share < PADDING or not rest.size:
+            continue
+        near = np.percentile(rest, near_end)
+        if abs(near - value) > FAR * abs(other - near) > 0:
+            logger.warning(
+                "%.2g %% of the voxels are %g, far %s all others: the contrast is that of this padding; set it to the "
+                "value of air, for example with 3D Slicer's Threshold Scalar Volume.",
+                100 * share, value + base, side,
+            )  # fmt: skip
+
+
+def _finite(array: np.ndarray, base: float = 0) -> Iterator[np.ndarray]:
+    """The finite voxels of each slice less `base` as float32, in which a number too large for it is infinite too."""
     for values in array:
-        with np.errstate(over="ignore"):
-            flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
+        flat = np.ascontiguousarray(_as_float32(values, base)).ravel()
         finite = np.isfinite(flat)
         yield flat if finite.all() else flat[finite]
+
+
+def _as_float32(values: np.ndarray, base: float = 0) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return (values - values.dtype.type(base) if base else values).astype(np.float32, copy=False)
 
 
 def _sortable(values: np.ndarray) -> np.ndarray:

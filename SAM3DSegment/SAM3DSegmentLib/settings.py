@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .base.errors import InputError, require
 from .card import (
     EMBEDDING_CHANNELS,
+    LARGEST_DEPTH,
     DecoderConfig,
     IntensityRule,
     Label,
@@ -102,22 +103,20 @@ class TrainingConfig:
         return bool(self.detail) and self.batch_size > 1
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("augmented_copies", 0),
-            ("batch_size", 1),
-            ("training_depth", 1),
-            ("warmup_steps", 0),
-            ("epochs", 0),
-            ("validations", 1),
-            ("patience", 0),
-            ("validation_cases", 0),
-            ("test_cases", 0),
-            ("folds", 1),
-            ("seed", 0),
+        for name, least, most in (
+            ("augmented_copies", 0, 1000),
+            ("batch_size", 1, 1024),
+            ("training_depth", 1, LARGEST_DEPTH),
+            ("warmup_steps", 0, 10**9),
+            ("epochs", 0, 10**9),
+            ("validations", 1, 10**4),
+            ("patience", 0, 10**4),
+            ("validation_cases", 0, 10**6),
+            ("test_cases", 0, 10**6),
+            ("folds", 1, 1000),
+            ("seed", 0, 2**31 - 1),
         ):
-            value = getattr(self, name)
-            require(value >= least, f"{name} {value} must be at least {least}.")
-        require(self.seed < 2**31, f"seed {self.seed} is too large; use less than {2**31}.")
+            _require_between(name, getattr(self, name), least, most)
         _require_between("foreground_share", self.foreground_share, 0, 1)
         _require_between("island_share", self.island_share, 0, 1)
         _require_between("weight_decay", self.weight_decay, 0, 1)

@@ -79,3 +79,20 @@ def test_slicer_reads_names_colours_codes_voxels_and_geometry(scene, tmp_path):
 
         found = world_positions(*segment_array(node, segment_id))
         assert found == world_positions(labels == label.value, source.ijk_to_ras)
+
+
+def test_slicer_reads_codes_with_its_own_separators_in_them_at_their_places(scene, tmp_path):
+    source = oblique_source(tmp_path)
+    label = Label(1, "Left ~ right | both", (1, 2, 3), type=Terminology("SCT", "1", "Left ~ right | both^"))
+    write_labels(tmp_path / "x.seg.nrrd", np.ones(source.array_kji.shape, np.uint8), source, (label,))
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(str(tmp_path / "x.seg.nrrd"))
+    assert storage.ReadData(node) == 1
+    segment = node.GetSegmentation().GetNthSegment(0)
+    assert segment.GetName() == label.name
+    entry = vtk.reference("")
+    assert segment.GetTag("TerminologyEntry", entry)
+    parts = str(entry).split("~")
+    assert len(parts) == 7
+    assert parts[2] == "SCT^1^Left - right / both "

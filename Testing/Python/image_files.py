@@ -6,13 +6,16 @@ import struct
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 SHAPE = (6, 10, 12)  # K, J, I
 SPACING = (1.0, 1.5, 2.0)  # of i, j, k
 ORIGIN = (5.0, -6.0, 7.0)
-_MET = {"u1": "MET_UCHAR", "i2": "MET_SHORT", "f4": "MET_FLOAT"}
+_MET = {"u1": "MET_UCHAR", "i2": "MET_SHORT", "i4": "MET_INT", "f4": "MET_FLOAT"}
 _NRRD = {"u1": "uint8", "i2": "int16", "f4": "float", "i8": "int64", "u8": "uint64", "f8": "double", "i1": "int8"}
 
 
@@ -156,13 +159,13 @@ def dicom(folder, array=None, series="1.2.826.0.1.3680043.2.1125.1", names="slic
     return folder
 
 
-def multiframe(folder, positions, slopes=None, array=None, with_positions=True):
+def multiframe(folder, positions, slopes=None, array=None, with_positions=True, count=None):
     """An enhanced MR file: frames at `positions` (mm along the axis of slices), in the order of the file."""
     folder.mkdir(exist_ok=True)
     array = voxels(shape=(len(positions), *SHAPE[1:])) if array is None else array
     data = _dicom(folder, "1.2.840.10008.5.1.4.1.1.4.1", generate_uid(), "1.2.826.0.1.3680043.2.1125.4")
     _pixels(data, array)
-    data.NumberOfFrames = len(array)
+    data.NumberOfFrames = count or len(array)
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
     orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     measures.PixelSpacing, measures.SliceThickness = [1.5, 1.0], 2.0
@@ -182,10 +185,29 @@ def multiframe(folder, positions, slopes=None, array=None, with_positions=True):
     return folder
 
 
-def report(path):
-    """A DICOM file that is no image: a structured report."""
-    data = _dicom(path, "1.2.840.10008.5.1.4.1.1.88.11", generate_uid(), "1.2.826.0.1.3680043.2.1125.6")
+def state(data, name, text):
+    """Set a tag to a text as it stands, even where numbers belong, which pydicom itself refuses to set."""
+    value = text.encode() + b" " * (len(text) % 2)
+    tag = Tag(name)
+    data[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+
+
+def no_image(path, sop_class="1.2.840.10008.5.1.4.1.1.88.11", array=None):
+    """A DICOM file that is no image: by default a structured report; with an array one that has voxels all the same."""
+    data = _dicom(path, sop_class, generate_uid(), "1.2.826.0.1.3680043.2.1125.6")
+    if array is not None:
+        _pixels(data, array)
+        data.NumberOfFrames = len(array)
     data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def without_preamble(path):
+    """The same file as a bare data set, as old archives keep it."""
+    data = pydicom.dcmread(path)
+    data.preamble = None
+    del data.file_meta
+    pydicom.dcmwrite(path, data, implicit_vr=True, little_endian=True, overwrite=True)
     return path
 
 

@@ -28,6 +28,7 @@ from SAM3DSegmentLib.commands import sources
 from SAM3DSegmentLib.commands.batch import Request, segment_files
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.formats import volumes
+from SAM3DSegmentLib.formats.images import read_header
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import Sam3dModel, save_model
@@ -185,7 +186,24 @@ def without_the_end_of_its_gzip(d):
 
 FILES = [
     case("missing", lambda d: d / "a.nii.gz", "a.nii.gz' does not exist; check the path"),
-    case("dangling link", dangling, "a.nrrd' does not exist"),
+    case("dangling link", dangling, "a.nrrd' is a link to '.*gone.nrrd', which does not exist; fetch that file"),
+    *[
+        case(f"{what} as {name}", text(name, content), said)
+        for what, content, said in (
+            (
+                "LFS pointer",
+                b"version https://git-lfs.github.com/spec/v1\n",
+                "is a Git LFS pointer instead of the file",
+            ),
+            ("annex pointer", b"/annex/objects/SHA256E-s1--2.nii\n", "is a git-annex pointer instead of the file"),
+            (
+                "web page",
+                b'<?xml version="1.0"?>\n<HTML lang="en">',
+                "is a web page instead of the file; download it again",
+            ),
+        )
+        for name in ("a.nii.gz", "a.nrrd", "a.mhd")
+    ],
     case("empty nii.gz", text("a.nii.gz", b""), "a.nii.gz' is empty; copy or export it again"),
     case("empty nrrd", text("a.nrrd", b""), "a.nrrd' is empty"),
     case("empty mha", text("a.mha", b""), "a.mha' is empty"),
@@ -311,6 +329,10 @@ VOLUMES = [
          "has spacings 1 0 1"),
     case("spacings NaN nrrd", nrrd(space_directions=None, space=None, space_origin=None, spacings="1 nan 1"),
          "has spacings 1 nan 1"),
+    case("an axis without direction nrrd", nrrd(space_directions="(1,0,0) none (0,0,2)"),
+         "does not state the size of its voxels .no direction of an axis"),
+    case("spacing 1e20 nii", nifti((80, "<f", 1e20)), r"has pixdim 1e\+20 1.5 2, which is not a voxel size"),
+    case("spacing 1e-42 nii", nifti((80, "<f", 1e-42)), "has pixdim 1.00053e-42 1.5 2, which is not a voxel size"),
     case("two spacings nrrd", nrrd(space_directions="(1,0,0) (0,1,0)"), "has 2 spacings for 3 dimensions"),
     case("two spacings mha", mha(ElementSpacing="1 2"), "has 2 numbers in ElementSpacing instead of 3"),
     case("short matrix mha", mha(TransformMatrix="1 0 0 0 1 0"), "has 6 numbers in TransformMatrix instead of 9"),
@@ -387,15 +409,79 @@ def with_a_volume_beside(d):
     return d / "s"
 
 
-def reports_only(d):
-    (d / "s").mkdir()
-    make.report(d / "s" / "r.dcm")
+def no_image(sop_class, array=None):
+    def write(d):
+        (d / "s").mkdir()
+        make.no_image(d / "s" / "r.dcm", sop_class, array)
+        return d / "s"
+
+    return write
+
+
+def stating(k, name, text, **more):
+    """Slices of which one, or all for k None, state a text in a tag."""
+    return slices(lambda number, data: make.state(data, name, text) if k in (number, None) else None, **more)
+
+
+def dangle(path):
+    path.unlink()
+    path.symlink_to("../.git/annex/objects/slice")
+
+
+def lose_its_mark(path):
+    path.write_bytes(path.read_bytes().replace(b"DICM", bytes(4), 1))
+
+
+SPOILT = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut to 100 bytes": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "web page": lambda path: path.write_bytes(b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"),
+    "LFS pointer": lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"),
+    "dangling link": dangle,
+    "no mark": lose_its_mark,
+    "meta information at its start": lambda path: path.write_bytes(path.read_bytes()[132:]),
+}
+SAID = {
+    "empty": "is empty; copy or export it again",
+    "web page": "is a web page instead of the file; download it again",
+    "LFS pointer": "is a Git LFS pointer instead of the file; run git lfs pull",
+    "dangling link": "is a link to '../.git/annex/objects/slice', which does not exist; fetch that file",
+}
+
+
+def spoilt(what, number, names="slice{:03d}.dcm"):
+    """A series of which the first or the last slice is no longer one."""
+
+    def write(d):
+        make.dicom(d / "s", names=names)
+        SPOILT[what](sorted((d / "s").iterdir())[number])
+        return d / "s"
+
+    return write
+
+
+def all_spoilt(d):
+    for path in make.dicom(d / "s").iterdir():
+        SPOILT["LFS pointer"](path)
     return d / "s"
 
 
 def pictures(d):
     (d / "s").mkdir()
     shutil.copy(pydicom.data.get_testdata_file("SC_rgb_rle.dcm"), d / "s" / "a.dcm")
+    return d / "s"
+
+
+def more_frames(d):
+    """Six frames, of which the header describes one: "6?" is a number to GDCM and none to pydicom."""
+    path = next(make.multiframe(d / "s", [7 + 2 * k for k in range(6)]).iterdir())
+    data = pydicom.dcmread(path)
+    shared, frames = data.SharedFunctionalGroupsSequence[0], data.PerFrameFunctionalGroupsSequence
+    for part in (frames[0].PlanePositionSequence, shared.PlaneOrientationSequence, shared.PixelMeasuresSequence):
+        data.update(part[0])
+    del data.PerFrameFunctionalGroupsSequence
+    make.state(data, "NumberOfFrames", "6?")
+    data.save_as(path)
     return d / "s"
 
 
@@ -420,11 +506,42 @@ DICOM = [
     case("one slice without thickness", slices(only(0, SliceThickness=None), array=voxels()[:1]),
          r"has one slice without a valid thickness \(DICOM tag 0018,0050"),
     case("slices of two sizes", slices(only(2, Rows=6, Columns=20)), r"mixes slices of the sizes \[\(6, 20\)"),
-    case("slice cut in its header", cut_slice(0.2), r"slice006.dcm' is (cut short|not a complete DICOM file)"),
+    *[case(f"slice cut to {share}", cut_slice(share), r"slice006.dcm' is (cut short|not a (complete )?DICOM file)")
+      for share in (0.1, 0.144, 0.2, 0.22, 0.37, 0.38, 0.45, 0.6)],
     case("slice cut in its pixels", cut_slice(0.95), r"slice006.dcm' cannot be read .*it may be cut short"),
     case("folder of series folders", nested, r"no DICOM series; .*\(its subfolders scan1 are not searched\)"),
     case("volume beside", with_a_volume_beside, r"holds a DICOM series and volume files \(other.nii.gz\); give one"),
-    case("reports only", reports_only, "holds no volume file and no DICOM series"),
+    *[case(f"{what} as slice {number}", spoilt(what, number, names),
+           SAID.get(what, "is not a DICOM file, or it is damaged; export the series again") + ".*named like a slice")
+      for what in SPOILT for number, names in ((0, "slice{:03d}.dcm"), (-1, "IM{:04d}"))],
+    case("all slices are pointers", all_spoilt, "no DICOM series: slice001.dcm is a Git LFS pointer"),
+    case("report only", no_image("1.2.840.10008.5.1.4.1.1.88.11"),
+         r"holds DICOM files, but no image: r.dcm \(Basic Text SR Storage\); give the folder of the images"),
+    case("contours only", no_image("1.2.840.10008.5.1.4.1.1.481.3"), r"no image: r.dcm \(RT Structure Set Storage"),
+    case("presentation only", no_image("1.2.840.10008.5.1.4.1.1.11.1"), r"no image: r.dcm \(Grayscale Softcopy Pre"),
+    case("unknown kind only", no_image("1.2.3.4"), r"no image: r.dcm \(1.2.3.4\)"),
+    case("segmentation only", no_image("1.2.840.10008.5.1.4.1.1.66.4", voxels()), r"no image: r.dcm \(Segmentation S"),
+    case("dose only", no_image("1.2.840.10008.5.1.4.1.1.481.2", voxels()), r"no image: r.dcm \(RT Dose Storage\)"),
+    case("spectra only", no_image("1.2.840.10008.5.1.4.1.1.4.2", voxels()), r"no image: r.dcm \(MR Spectroscopy St"),
+    case("mosaic", slices(only(None, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), array=voxels()[:1]),
+         "slice001.dcm' is a Siemens mosaic, .* convert it with dcm2niix"),
+    *[case(f"one slice of thickness {text}", stating(0, "SliceThickness", text, array=voxels()[:1]),
+           "has one slice without a valid thickness") for text in ("2,0", "2\\3", "xx", "ANONYMIZED", "inf", "-2", "")],
+    case("position of words", stating(2, "ImagePositionPatient", "a\\b\\c"),
+         r"slice004.dcm' has no valid position \(DICOM tag 0020,0032, ImagePositionPatient: .*'a', 'b', 'c'"),
+    case("infinite position", stating(2, "ImagePositionPatient", "5\\-6\\inf"), "has no valid position"),
+    case("position of two numbers", stating(2, "ImagePositionPatient", "5\\-6"), "has no valid position"),
+    case("pixel spacing with commas", stating(2, "PixelSpacing", "1,5\\1,0"), r"no valid pixel spacing .*'1,5"),
+    case("distance 0", stating(2, "SpacingBetweenSlices", "0"), "cannot be read .*Refusing to change spacing"),
+    case("orientation of words", stating(2, "ImageOrientationPatient", "REMOVED"), "no valid orientation .*'REMOVED'"),
+    case("slope 0", stating(2, "RescaleSlope", "0"), r"has no valid scale \(DICOM tag 0028,1053, RescaleSlope: '0'\)"),
+    case("slope of words", stating(2, "RescaleSlope", "one"), "has no valid scale .*'one'"),
+    case("intercept infinite", stating(2, "RescaleIntercept", "inf"), "has no valid scale .*RescaleIntercept: 'inf'"),
+    case("huge slices", slices(only(2, Rows=60000, Columns=60000)), "is cut short: its header .* 60000 x 60000 pixels"),
+    case("huge count", lambda d: make.multiframe(d / "s", [0, 2, 4], count=2**30), "but has a different number|is cut"),
+    case("rows of words", stating(2, "Rows", "1,0"), r"has no valid size \(DICOM tag 0028,0010, Rows"),
+    case("more frames than the header says", more_frames,
+         r"describes frames, rows and columns \(1, 10, 12\), but holds \(6, 10, 12\); export"),
     case("colour slices", pictures, "is a colour image"),
     case("frames without places", lambda d: make.multiframe(d / "s", [0, 2, 4], with_positions=False),
          "frames.dcm' has no valid position"),
@@ -469,6 +586,12 @@ def in_any_order(d):
     return d / "s"
 
 
+def bare(d):
+    for path in make.dicom(d / "s").iterdir():
+        make.without_preamble(path)
+    return d / "s"
+
+
 def equal_slopes(d):
     return make.multiframe(d / "s", [7 + 2 * k for k in range(6)], [2] * 6, array=voxels())
 
@@ -489,7 +612,7 @@ def twice(d):
 
 
 def with_company(d):
-    make.report(make.dicom(d / "s") / "report.dcm")
+    make.no_image(make.dicom(d / "s") / "report.dcm")
     (d / "s" / "notes.txt").write_text("hello")
     (d / "s" / "._slice001.dcm").write_bytes(b"\0\x05\x16\x07")
     shutil.copy(pydicom.data.get_testdata_file("DICOMDIR"), d / "s" / "DICOMDIR")
@@ -552,6 +675,22 @@ RIGHT = [
     right("slices of many slopes", slices(slope_of_its_own), VARYING),
     right("files without ending", slices(names="IM{:04d}")),
     right("slices there twice", twice),
+    right("slices without preamble", bare),
+    right("one slice of thickness 2", slices(array=voxels()[:1]), voxels()[:1]),
+    *[
+        right(f"{name} {text or 'empty'}", stating(None, name, text))
+        for name, texts in (
+            ("SliceThickness", ("2,0", "2\\3", "xx", "ANONYMIZED", "inf", "", "0")),
+            ("SpacingBetweenSlices", ("", "-2")),
+            ("SamplesPerPixel", ("",)),
+            ("NumberOfFrames", ("ONE", "1\\2", "")),
+            ("Modality", ("MR\\CT",)),
+            ("ImageType", ("",)),
+            ("SOPInstanceUID", ("?",)),
+            ("RescaleSlope", ("",)),
+        )
+        for text in texts
+    ],
     right("other files beside", with_company),
     right("RLE", in_syntax("1.2.840.10008.1.2.5")),
     right("the chosen series", two_series, voxels()[:4], GRID, "--series", "1.2.826.0.1.3680043.2.1125.9"),
@@ -571,6 +710,41 @@ def test_what_looks_odd_is_read_as_it_is_meant(d, command, make_input, array, gr
     np.testing.assert_array_equal(volume.array_kji, array)
     np.testing.assert_allclose(volume.ijk_to_ras, grid, atol=1e-4)
     assert {**contents(d), d / "o.nrrd": None} == {**before, d / "o.nrrd": None}
+
+
+SFORM = (280, "<12f", -1, 0, 0, 9, 0, -1.5, 0, 9, 0, 0, 2, 9)
+QFORM_2, BOTH_2 = (252, "<2h", 2, 1), (252, "<2h", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "used"),
+    [
+        ([(252, "<2h", 1, 2), SFORM], "qform"),
+        ([BOTH_2, SFORM], "qform"),
+        ([QFORM_2, SFORM], "sform"),
+        ([(252, "<2h", 1, 1), SFORM], "sform"),
+        ([QFORM_2, (268, "<3f", 1, 2, 3)], "sform"),
+        ([QFORM_2, (256, "<3f", 0, 0, 0)], "sform"),
+        ([(252, "<2h", 0, 1), SFORM], ""),
+        ([(252, "<2h", 1, 0), SFORM], ""),
+        ([], ""),
+        ([(76, "<f", 1)], ""),
+    ],
+)
+def test_matrices_of_nifti_that_differ_are_said(d, caplog, changes, used):
+    path = make.nifti(d / "a.nii", *changes)
+    np.testing.assert_allclose(read_volume(path).ijk_to_ras, ijk_to_ras_of(sitk.ReadImage(str(path))), atol=1e-4)
+    assert caplog.text.count("a qform and an sform that differ") == bool(used)
+    assert f"the {used} is used" in caplog.text or not used
+
+
+def test_qform_is_itks_own(d):
+    """Any rotation and either hand."""
+    for turn in ((0.3, -0.2, 0.9), (3.1, 0, 0.2), (0, 0, np.pi)):
+        for hand in (1, -1):
+            direction = np.reshape(sitk.Euler3DTransform((0, 0, 0), *turn).GetMatrix(), (3, 3)) * (1, 1, hand)
+            header = read_header(make.write(d / "a.nii", make.image(direction=direction)))
+            np.testing.assert_allclose(header.qform, ijk_to_ras_of(sitk.ReadImage(str(d / "a.nii"))), atol=1e-4)
 
 
 @pytest.mark.parametrize("syntax", ["jp2klossless", "jpeg_ls_lossless", "RLE", "bigendian", "implicit"])
@@ -612,6 +786,25 @@ def test_the_scale_of_the_values_does_not_matter(d, command, scale):
         masks.append([sitk.GetArrayFromImage(sitk.ReadImage(name)).astype(int) for name in ("o.nrrd", "c.nrrd")])
     np.testing.assert_allclose(*masks, atol=1)
     assert np.ptp(masks[0][1]) > 0
+
+
+@pytest.mark.parametrize(("dtype", "added"), [(np.int64, 2**40), (np.uint32, 2**31)])
+def test_a_great_number_added_to_all_values_does_not_matter(d, command, dtype, added):
+    masks = []
+    for number in (0, added):
+        make.write(d / "a.nii.gz", make.image(voxels(dtype) + dtype(number)))
+        code, _, err = command("segment", "a.nii.gz", "-o", "o.nrrd", "--confidence", "c.nrrd", "--overwrite")
+        assert code == 0, err
+        masks.append([sitk.GetArrayFromImage(sitk.ReadImage(name)) for name in ("o.nrrd", "c.nrrd")])
+    np.testing.assert_array_equal(*masks)
+
+
+def test_padding_is_said_on_the_command_line(d, command):
+    array = voxels(np.int32)
+    array[:, :, 0] = -(2**31)
+    code, _, err = command("segment", make.mha(d / "a.mha", array), "-o", "o.nrrd")
+    assert code == 0, err
+    assert "WARNING: 8.3 % of the voxels are -2.14748e+09, far below all others" in err
 
 
 def test_spacing_much_finer_than_a_millimetre_keeps_the_aspect(d, command):
@@ -852,6 +1045,10 @@ def all_nan(path):
     return make.nrrd(path, np.full(make.SHAPE, np.nan, np.float32))
 
 
+def dangling_file(path):
+    path.symlink_to("../.git/annex/objects/b")
+
+
 def cut_file(path):
     return make.cut(make.write(path))
 
@@ -867,9 +1064,10 @@ def claims_too_much(path):
         (nan_origin, "b.mha", "b.mha'.*which is not a finite position"),
         (all_nan, "b.nrrd", "none of the 720 voxels"),
         (cut_file, "b.nii", "b.nii' is cut short"),
+        (dangling_file, "b.nrrd", "b.nrrd' is a link to '../.git/annex/objects/b', which does not exist; fetch"),
         (claims_too_much, "b.nrrd", "b.nrrd' is cut short"),
     ],
-    ids=["GeometryError", "NaN origin", "all NaN", "cut", "huge"],
+    ids=["GeometryError", "NaN origin", "all NaN", "cut", "dangling", "huge"],
 )
 def test_one_bad_volume_does_not_end_a_folder(d, command, harm, name, message):
     in_folder(d, a_nrrd=make.write, c_nii_gz=make.nifti)
@@ -908,12 +1106,14 @@ def test_what_is_no_image_in_a_folder_is_left_out_and_said(d, command):
     make.named_segments(d / "in" / "drawn.nrrd", voxels(np.uint8), {1: "x"})
     (d / "in" / "._a.nii.gz").write_bytes(b"\0\x05\x16\x07")
     (d / "in" / "more").mkdir()
+    (d / "in" / "series").symlink_to("../gone")
     make.write(d / "in" / "more" / "z.nrrd")
     code, _, err = command("segment", "in", "-o", "out")
     assert code == 0, err
     assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "b.seg.nrrd"]
     assert "left out of in, because they are segmentations: a.seg.nrrd, drawn.nrrd." in err
     assert "subfolders of in are not searched: more." in err
+    assert "links of in to what does not exist are left out: series." in err
 
 
 def test_results_beside_the_images_are_not_segmented_in_the_next_run(d, command):
@@ -1021,6 +1221,12 @@ def missing_layer(d):
     path.write_bytes(path.read_bytes().replace(b"_Layer:=0", b"_Layer:=7"))
 
 
+def dangling_prediction(d):
+    good_pair(d)
+    pair(d, "b", None, labels(1))
+    (d / "p" / "b.nrrd").symlink_to("../gone/b.nrrd")
+
+
 EVALUATE = [
     case("no folder", lambda d: None, "folder 'p' does not exist"),
     case("no common name", lambda d: (pair(d, "a", labels(1), None), pair(d, "b", None, labels(1))),
@@ -1061,6 +1267,7 @@ FAILING_PAIRS = [
     case("names that differ", conflicting_names, "names the label 1 'Posterior', but another file names it 'anterior'"),
     case("broken fields of segments", broken_segments, "b.nrrd' has invalid segment fields .*save it again"),
     case("a layer that is not there", missing_layer, "b.nrrd' refers to a layer that it does not have"),
+    case("link to nothing", dangling_prediction, "p/b.nrrd' is a link to '../gone/b.nrrd', which does not exist"),
     case("missing prediction", pairs(None, labels(1)),
          "1 references have no prediction and are left out of the means: b"),
 ]  # fmt: skip

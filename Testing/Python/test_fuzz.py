@@ -5,6 +5,7 @@ FUZZ_MINUTES (30) in all.
 """
 
 import gzip
+import io
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ import time
 import warnings
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 import image_files as make
 from SAM3DSegmentLib.base.errors import Sam3dError
 from SAM3DSegmentLib.card import ModelCard
+from SAM3DSegmentLib.formats.dicom_frames import TAGS
 from SAM3DSegmentLib.formats.label_maps import read_label_map
 from SAM3DSegmentLib.formats.volumes import VolumeFile, read_volume
 from SAM3DSegmentLib.geometry import spacing_and_directions
@@ -34,7 +37,22 @@ EXAMPLES = 60
 SECONDS_EACH = 5  # no file may take longer
 INFLATION = 1032  # times that a compressed file can become larger
 SHAPE = (3, 5, 4)
-KINDS = ("a.nii", "a.nii.gz", "a.nrrd", "z.nrrd", "a.nhdr", "a.mha", "z.mha", "a.mhd", "s.seg.nrrd", "m.sam3d")
+KINDS = (
+    "a.nii",
+    "a.nii.gz",
+    "a.nrrd",
+    "z.nrrd",
+    "a.nhdr",
+    "a.mha",
+    "z.mha",
+    "a.mhd",
+    "s.seg.nrrd",
+    "m.sam3d",
+    "dicom",
+    "frames",
+)
+
+SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 NUMBERS = st.one_of(
     st.sampled_from([0, 1, -1, 2, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**40]),
@@ -141,7 +159,25 @@ def changes_of_a_card(draw, content):
     return len(encoded).to_bytes(8, "little") + encoded + rest
 
 
+@st.composite
+def changes_of_tags(draw, content):
+    """Words as the values of DICOM tags, and sometimes other bytes as well."""
+    data = pydicom.dcmread(io.BytesIO(content))
+    places = [data, *(item for name in SEQUENCES if name in data for item in data[name].value)]
+    places += [item for place in places[1:] for element in place for item in element.value]
+    for _ in range(draw(st.integers(1, 4))):
+        words = draw(st.lists(WORDS | st.sampled_from(["2,0", "ANONYMIZED", "ONE"]), max_size=4))
+        make.state(draw(st.sampled_from(places)), draw(st.sampled_from(TAGS)), "\\".join(words)[:1000])
+    file = io.BytesIO()
+    data.save_as(file)
+    changed = file.getvalue()
+    return changed if draw(st.booleans()) else draw(changes_of_bytes(changed))
+
+
 def right_file(folder, kind):
+    if kind in ("dicom", "frames"):
+        make.dicom(folder / kind) if kind == "dicom" else make.multiframe(folder / kind, [0, 2, 4])
+        return sorted((folder / kind).iterdir())[-1]
     path = folder / kind
     array = make.voxels(shape=SHAPE)
     if kind == "m.sam3d":
@@ -154,6 +190,8 @@ def right_file(folder, kind):
 
 
 def files(content, kind):
+    if kind in ("dicom", "frames"):
+        return st.one_of(changes_of_bytes(content), changes_of_tags(content))
     if kind == "m.sam3d":
         return st.one_of(changes_of_bytes(content), changes_of_a_card(content))
     if ".nii" in kind:
@@ -191,6 +229,19 @@ def check_volume(path):
     return True
 
 
+def check_series(path):
+    """A volume of all its slices, or one line that says why not. True if it was read."""
+    volume, refusal = outcome(read_volume, path.parent)
+    if refusal is not None:
+        assert "\n" not in refusal
+        assert path.parent.name in refusal
+        return False
+    assert volume.array_kji.shape[0] == (6 if path.parent.name == "dicom" else 3)
+    spacing, _ = spacing_and_directions(volume.ijk_to_ras)
+    assert (spacing > 0).all()
+    return True
+
+
 def check_model(path):
     """A model and its card, or one line that says why not. True if it was read."""
     card, refusal = outcome(read_card, path)
@@ -204,7 +255,7 @@ def check_model(path):
 def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, caplog, kind):
     caplog.set_level(logging.ERROR, "SAM3DSegmentLib")  # warnings would fill the log of `make fuzz`
     path = right_file(tmp_path, kind)
-    check = check_model if kind == "m.sam3d" else check_volume
+    check = {"m.sam3d": check_model, "dicom": check_series, "frames": check_series}.get(kind, check_volume)
     check(path)
     gzipped = kind.endswith(".nii.gz")
     content = path.read_bytes()

@@ -75,6 +75,81 @@ def test_a_volume_without_a_number_is_refused_and_a_constant_one_is_black():
         assert measure_grey_scale(constant, IntensityRule(kind, low, high)).apply(constant).max() == 0
 
 
+def noise(top=1000, shape=(8, 20, 30)):
+    return np.random.default_rng(3).integers(0, top, shape)
+
+
+@pytest.mark.parametrize(("dtype", "base"), [
+    (np.int64, 2**40), (np.int64, -(2**50)), (np.uint64, 2**63), (np.uint32, 2**31), (np.int32, -(2**30)),
+    (np.float64, 2.0**40),
+])  # fmt: skip
+@pytest.mark.parametrize("rule", [IntensityRule(), IntensityRule("zscore", -2, 3)])
+def test_a_great_number_added_to_all_values_changes_nothing(dtype, base, rule):
+    """Read as float32, they would be some few values, or one."""
+    plain = noise().astype(dtype)
+    plain[0, 0, 0] = 0
+    moved = plain + dtype(base)
+    np.testing.assert_array_equal(
+        measure_grey_scale(moved, rule).apply(moved), measure_grey_scale(plain, rule).apply(plain)
+    )
+
+
+def test_a_window_lies_where_it_lay_beneath_a_great_number():
+    moved = noise().astype(np.int64) + 2**40
+    scale = measure_grey_scale(moved, IntensityRule("window", 2**40 + 100, 2**40 + 355))
+    np.testing.assert_array_equal(scale.apply(moved), np.clip(noise(), 100, 355) - 100)
+
+
+@pytest.mark.parametrize(
+    "array", [noise().astype(np.int32) - 500, noise() * 2**52, noise() / 7, np.full((2, 3, 4), 2**40)]
+)
+def test_values_that_float32_can_tell_apart_are_left_as_they_are(array):
+    assert measure_grey_scale(array, IntensityRule()).base == 0
+
+
+def sparse(value):
+    """A volume of which 0.2 % are not 0."""
+    array = np.zeros((10, 20, 30), type(value))
+    array[4:6, 4:7, 4:6] = np.arange(12).reshape(2, 3, 2) * value / 11
+    return array
+
+
+@pytest.mark.parametrize("value", [1.0, 1000.0, 1000])
+def test_percentiles_that_coincide_give_way_to_the_whole_range(caplog, value):
+    scale = measure_grey_scale(sparse(value), IntensityRule())
+    assert (scale.low, scale.high) == (0, value)
+    assert "percentiles 0.5 and 99.5 of the voxels are both 0; the contrast is that of all values, 0 to" in caplog.text
+
+
+def test_a_constant_volume_is_no_matter_of_percentiles(caplog):
+    measure_grey_scale(np.full((4, 5, 6), 7, np.int16), IntensityRule())
+    assert caplog.text == ""
+
+
+def padded(value, dtype=np.int32, share=10):
+    array = (noise() - 500).astype(dtype)
+    array.ravel()[::share] = value
+    return array
+
+
+@pytest.mark.parametrize("rule", [IntensityRule(), IntensityRule("zscore", -2, 3)])
+@pytest.mark.parametrize(("value", "side"), [(-32768, "below"), (-(2**31), "below"), (2**31 - 1, "above")])
+def test_padding_far_from_all_values_is_said(caplog, value, side, rule):
+    measure_grey_scale(padded(value), rule)
+    assert f"10 % of the voxels are {np.float32(value):g}, far {side} all others" in caplog.text
+
+
+@pytest.mark.parametrize("array", [
+    padded(-1024), padded(0), np.where(noise() < 500, 0, noise()), noise(2), noise(3), padded(-32768, share=1000),
+    padded(2000), np.maximum(noise(), 900),
+])  # fmt: skip
+def test_air_and_what_was_cut_away_is_no_padding(caplog, array):
+    measure_grey_scale(array, IntensityRule())
+    assert "far" not in caplog.text
+    measure_grey_scale(padded(-32768), IntensityRule("window", -500, 500))
+    assert "far" not in caplog.text
+
+
 def test_normalisation_is_sams_own():
     from segment_anything.modeling import ImageEncoderViT, Sam
 
@@ -84,6 +159,10 @@ def test_normalisation_is_sams_own():
 
 
 def test_bad_rules_are_quoted():
+    for low, high in ((-np.inf, np.inf), (-np.inf, 5), (0, np.nan)):
+        for kind in ("window", "zscore"):
+            with pytest.raises(InputError, match=rf"\[{low}, {high}\] is not finite"):
+                IntensityRule(kind, low, high)
     for arguments, value in ((("gamma",), "gamma"), (("window", 10, 5), "[10, 5]"), (("percentiles", 1, 101), "101")):
         with pytest.raises(InputError) as error:
             IntensityRule(*arguments)

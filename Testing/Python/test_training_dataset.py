@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -120,6 +121,16 @@ def test_an_image_of_several_channels_is_refused(tmp_path):
         ("[1]", "is not a JSON object"),
         ('{"labels": {"whole": [1, 2], "core": 2}}', "labels that cannot be read"),
         ('{"labels": 3}', "labels that cannot be read"),
+        (
+            '{"labels": {"background": 0, "A": 1, "ignore": 3}}',
+            "gives 3 the name 'ignore', but voxels cannot be ignored",
+        ),
+        ('{"labels": {"1": "A", "2": "Ignore"}}', "gives 2 the name 'Ignore', but voxels cannot be ignored"),
+        ('{"labels": {"A": 0, "B": 1, "background": 2}}', "names 0 'A', but the background is 0; renumber the labels"),
+        ('{"labels": {"1": "A", "2": "Background"}}', "names 2 'Background', but the background is 0"),
+        ('{"labels": {"A": 1, "B": 1}}', "labels that cannot be read .'A' and 'B' are both 1"),
+        ('{"labels": {"1": "A", "01": "B"}}', "'A' and 'B' are both 1"),
+        ('{"labels": {"1": "A", "2": "a "}}', "gives 'a ' the values 1 and 2; keep one of them"),
     ],
 )
 def test_a_description_that_cannot_be_read_is_named(decathlon, text, message):
@@ -138,6 +149,49 @@ def test_pairs_in_one_folder_are_cases(tmp_path, ending):
     assert find_dataset(tmp_path).notices == ()
 
 
+def test_a_value_0_of_another_name_is_said(decathlon):
+    (decathlon / "dataset.json").write_text('{"labels": {"0": "air", "1": "A", "2": "B"}}')
+    assert label_names(decathlon) == [(1, "A"), (2, "B")]
+    assert find_dataset(decathlon).notices == ("dataset.json names the value 0 'air'; it is taken as the background.",)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("a_image.nrrd", "a_label.nrrd"),
+        ("a-img.nii.gz", "a-seg.nii.gz"),
+        ("a.Image.nrrd", "a_mask.nrrd"),
+        ("a_volume.nrrd", "a_segmentation.nrrd"),
+    ],
+)
+def test_images_that_are_called_so_are_paired(tmp_path, image, label):
+    for folder in (tmp_path / "pairs", tmp_path / "folders"):
+        for name in ("a", "b"):
+            parts = ("imagesTr", "labelsTr") if folder.name == "folders" else ("", "")
+            write_pair(folder / parts[0] / image.replace("a", name, 1), folder / parts[1] / label.replace("a", name, 1))
+        assert names(folder) == ["a", "b"]
+        assert find_dataset(folder).notices == ()
+
+
+def test_an_image_beside_the_one_that_is_called_so_is_not_mixed_up_with_it(tmp_path):
+    for name in ("a", "a_image", "b_image", "c_0001"):
+        write_pair(tmp_path / f"{name}.nrrd", tmp_path / f"{name}_label.nrrd")
+    assert names(tmp_path) == ["a", "a_image", "b_image", "c_0001"]
+    (tmp_path / "a_image_label.nrrd").unlink()
+    with pytest.raises(InputError, match=r"a\.nrrd' and .*a_image\.nrrd' both belong to the case 'a'"):
+        find_dataset(tmp_path)
+
+
+def test_a_new_case_replaces_its_own_files_only(tmp_path):
+    for name in ("a_image", "a_0001"):
+        write_pair(tmp_path / f"{name}.nrrd", tmp_path / f"{name}_label.nrrd")
+    write_pair(tmp_path / "b_image.nrrd", tmp_path / "b_label.nrrd")
+    assert files_of_case(new_case_files(tmp_path, "a")) == []
+    assert [path.name for path in files_of_case(new_case_files(tmp_path, "b"))] == ["b_image.nrrd", "b_label.nrrd"]
+    (tmp_path / "a_image_label.nrrd").unlink()
+    assert [path.name for path in files_of_case(new_case_files(tmp_path, "a"))] == ["a_image.nrrd"]
+
+
 def test_a_folder_for_each_case(tmp_path):
     for name in ("patient1", "patient2"):
         write_pair(tmp_path / name / "t1.nrrd", tmp_path / name / "Segmentation-label.nrrd")
@@ -145,6 +199,26 @@ def test_a_folder_for_each_case(tmp_path):
     write(tmp_path / "patient3" / "t1.nrrd", labels_array())
     assert names(tmp_path) == ["patient1", "patient2"]
     assert find_dataset(tmp_path).notices == ("patient3 has 1 images and 0 label maps, not one of each.",)
+
+
+def test_links_to_nothing_are_named(tmp_path):
+    for name in ("a", "b", "c"):
+        write_pair(tmp_path / name / "t1.nrrd", tmp_path / name / "t1_label.nrrd")
+    (tmp_path / "d").symlink_to("../.dvc/cache/d")
+    dataset = find_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == ["a", "b", "c"]
+    assert dataset.notices == (
+        "d is a link to '../.dvc/cache/d', which does not exist; fetch that file, or copy it here.",
+    )
+    for name, file in (("a", "t1.nrrd"), ("b", "t1_label.nrrd")):
+        (tmp_path / name / file).unlink()
+        (tmp_path / name / file).symlink_to("../../.git/annex/x")
+    problems = [case.problem for case in examine(find_dataset(tmp_path), AB, resample=False)]
+    assert [bool(re.search(r"(t1|label)\.nrrd' is a link to '.*/annex/x'", text)) for text in problems] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_two_files_of_one_case_are_refused_naming_both(decathlon):
@@ -326,7 +400,7 @@ def test_a_new_case_is_written_where_it_will_be_found(tmp_path, kind):
     assert files_of_case(files) == sorted([files.image, files.label_map])
     assert [case.name for case in find_dataset(tmp_path).cases] == ["Patient 1.b", "old"]
     same = files_of_case(new_case_files(tmp_path, "old"))
-    assert same == (old[1:] if kind == "folders" else sorted(old))
+    assert same == sorted(old)
 
 
 def test_an_empty_folder_gets_pairs(tmp_path):

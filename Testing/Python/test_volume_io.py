@@ -11,6 +11,7 @@ from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.formats.label_maps import read_label_map, write_labels
 from SAM3DSegmentLib.formats.volumes import read_volume, volume_name
+from SAM3DSegmentLib.training.classes import own_labels
 
 LABELS = (
     Label(1, "Anterior", (230, 159, 0), type=Terminology("SCT", "72107004", "Hippocampus")),
@@ -227,6 +228,76 @@ def test_a_segment_without_a_voxel_is_not_present(tmp_path):
     label_map = read_label_map(tmp_path / "a.seg.nrrd")
     assert [segment.name for segment in label_map.segments] == ["Drawn", "Empty"]
     assert [segment.name for segment in label_map.present()] == ["Drawn"]
+
+
+def changed_segments(path, *changes):
+    """A segmentation of two segments with changes (old, new) in its header."""
+    make.named_segments(path, (make.voxels() > 300).astype(np.uint8), {1: "Left", 2: "Right"})
+    content = path.read_bytes()
+    for old, new in changes:
+        assert old in content
+        content = content.replace(old, new, 1)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((b"Binary labelmap", b"Fractional labelmap"), "stores its segments as 'Fractional labelmap'; make 'Binary"),
+        (
+            (b"Segmentation_MasterRepresentation:=Binary", b"Segmentation_SourceRepresentation:=Fractional"),
+            "'Fractional labelmap'; make 'Binary labelmap' the source representation",
+        ),
+        ((b"LabelValue:=1", b"LabelValue:=0"), "gives the segment 'Left' the value 0, which is the background"),
+        ((b"Segment0_Layer", b"Segment0_Color:=inf 0 0\nSegment0_Layer"), "invalid segment fields"),
+        ((b"Segment0_Layer", b"Segment0_Color:=nan 0 0\nSegment0_Layer"), "invalid segment fields"),
+        ((b"Segment0_Layer", b"Segment0_Color:=1e300 0 0\nSegment0_Layer"), "colour .* is not three numbers in 0..255"),
+        ((b"Segment0_Layer", b"Segment0_Color:=1 0\nSegment0_Layer"), "invalid segment fields"),
+        ((b"LabelValue:=1", b"LabelValue:=" + b"1" * 5000), "invalid segment fields"),
+        ((b"Segment0_ID", b"Segment" + b"1" * 5000 + b"_ID"), "invalid segment fields|layer that it does not have"),
+    ],
+)
+def test_segments_that_cannot_be_read_are_refused_by_name(tmp_path, change, message):
+    path = changed_segments(tmp_path / "a.seg.nrrd", change)
+    with pytest.raises(InputError, match=message) as error:
+        own_labels(read_label_map(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_segment_called_background_may_have_the_value_0(tmp_path):
+    path = changed_segments(tmp_path / "a.seg.nrrd", (b"Name:=Right", b"Name:=Background"), (b"Value:=2", b"Value:=0"))
+    assert [label.name for label in own_labels(read_label_map(path))] == ["Left"]
+
+
+def test_separators_and_line_breaks_in_names_and_codes_shift_nothing(tmp_path):
+    source = read_volume(MRI)
+    codes = Terminology("99~x", "1^2|3", "Left ~ right | both")
+    label = Label(1, "Left\nlobe \\n ~^|", (1, 2, 3), category=codes, type=codes, modifier=codes)
+    write_labels(tmp_path / "a.seg.nrrd", np.ones(source.array_kji.shape, np.uint8), source, (label,))
+    (segment,) = read_label_map(tmp_path / "a.seg.nrrd").segments
+    assert segment.name == "Left lobe \\n ~^|"
+    assert (segment.color, segment.value) == ((1, 2, 3), 1)
+    assert segment.category == segment.type == segment.modifier
+    assert segment.type == Terminology("99-x", "1 2/3", "Left - right / both")
+
+
+@pytest.mark.parametrize("scale", [2 / 32767, 1.0000001, 1 / 3])
+def test_whole_numbers_up_to_a_scale_are_rounded(tmp_path, scale):
+    labels = (make.voxels() > 300).astype(np.uint8) + (make.voxels() > 350)
+    stored = np.rint(labels / scale)
+    make.nifti(tmp_path / "a.nii", (112, "<2f", scale, 0), array=stored.astype(np.int16))
+    make.nrrd(tmp_path / "a.nrrd", (stored * scale).astype(np.float32))
+    for name in ("a.nii", "a.nrrd"):
+        np.testing.assert_array_equal(read_label_map(tmp_path / name).layers[0], labels)
+
+
+@pytest.mark.parametrize("value", [0.998, 1.002, -0.01, np.nan, np.inf])
+def test_what_is_no_whole_number_is_refused_and_quoted(tmp_path, value):
+    array = np.ones((3, 4, 5), np.float32)
+    array[1, 1, 1] = value
+    with pytest.raises(InputError, match=f"has values such as {value:g}; give a label map of whole numbers"):
+        read_label_map(make.nrrd(tmp_path / "a.nrrd", array))
 
 
 class CountedStream:

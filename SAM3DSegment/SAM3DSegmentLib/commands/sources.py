@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..base.errors import InputError
 from ..base.files import check_new_file
-from ..formats.content import holds_dicom
+from ..formats.content import check_exists, holds_dicom, image_suffix, is_dangling, visible_files
 from ..formats.header import ImageHeader
 from ..formats.images import read_header
 from ..formats.label_maps import check_label_output
@@ -94,8 +94,7 @@ def find_targets(
 def _sources_of(path: Path) -> list[Source]:
     """The volumes that an input stands for, at least one: those of a folder without its segmentations, else itself."""
     if not path.is_dir():
-        if not path.exists():
-            raise InputError(f"{str(path)!r} does not exist; check the path.")
+        check_exists(path)
         file = VolumeFile(path)
         if file.is_segmentation:
             raise InputError(f"{str(path)!r} is a segmentation; give the image that it was drawn on.")
@@ -112,6 +111,9 @@ def _sources_of(path: Path) -> list[Source]:
             "one of the files, or move the slices into a folder of their own."
         )
     folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    dangling = [entry for entry in visible_files(path) if is_dangling(entry) and image_suffix(entry) is None]
+    if volumes and dangling:
+        logger.warning("links of %s to what does not exist are left out: %s.", path, _names(dangling))
     if volumes and folders:
         logger.warning("subfolders of %s are not searched: %s.", path, _names(folders))
     if volumes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,13 @@ FORMAT_OF_SUFFIX = {
     ".mhd": METAIMAGE,
 }
 VOLUME_SUFFIXES = tuple(FORMAT_OF_SUFFIX)
+# What stands in a file instead of its content: how it begins, what it is, and the remedy.
+_STAND_INS = (
+    (rb"\Z", "is empty; copy or export it again."),
+    (rb"version https://git-lfs", "is a Git LFS pointer instead of the file; run git lfs pull."),
+    (rb"/annex/objects/", "is a git-annex pointer instead of the file; run git annex get."),
+    (rb"\s*(<\?xml[^>]*>\s*)?<(!doctype )?html", "is a web page instead of the file; download it again."),
+)
 
 
 def image_suffix(path: Path) -> str | None:
@@ -27,7 +35,7 @@ def image_suffix(path: Path) -> str | None:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file has the mark of DICOM, whatever its name."""
+    """Whether the file begins as DICOM does, whatever its name: with the mark, or at once with its first tags."""
     try:
         with open(path, "rb") as file:
             head = file.read(132)
@@ -36,9 +44,19 @@ def is_dicom(path: Path) -> bool:
     return _format_of(head) == DICOM
 
 
+def is_dangling(path: Path) -> bool:
+    """Whether it is a link whose target is missing."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
 def visible_files(folder: Path) -> list[Path]:
-    """Files directly in `folder`, sorted by name, without hidden ones such as macOS's `._x.nii.gz`."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """Files directly in `folder`, sorted by name, without hidden ones such as macOS's `._x.nii.gz`.
+
+    Links whose targets are missing are among them, so that whoever reads them says so.
+    """
+    return sorted(
+        path for path in folder.iterdir() if (path.is_file() or is_dangling(path)) and not path.name.startswith(".")
+    )
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -46,13 +64,33 @@ def holds_dicom(folder: Path) -> bool:
     return any(is_dicom(path) for path in visible_files(folder))
 
 
+def missing_content(path: Path) -> str | None:
+    """Why a file does not hold what its name promises, with the remedy; None if something else is in it."""
+    if is_dangling(path):
+        return f"is a link to {os.readlink(path)!r}, which does not exist; fetch that file, or copy it here."
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error}); check the file."
+    return next((what for begin, what in _STAND_INS if re.match(begin, head, re.IGNORECASE)), None)
+
+
+def check_exists(path: Path) -> None:
+    """Raises InputError if there is nothing at `path`, or a link to nothing."""
+    if is_dangling(path):
+        raise InputError(f"{str(path)!r} {missing_content(path)}")
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{str(path)!r} does not exist; check the path.")
+
+
 def check_content(path: Path, suffix: str) -> None:
-    """Raises InputError if a file is of another format than its `suffix` says, OSError if it cannot be read."""
+    """Raises InputError if a file is of another format than its `suffix` says, or cannot be read."""
+    if what := missing_content(path):
+        raise InputError(f"{str(path)!r} {what}")
     expected = FORMAT_OF_SUFFIX[suffix]
     with open(path, "rb") as file:
         head = file.read(PIECE)
-    if not head:
-        raise InputError(f"{str(path)!r} is empty; copy or export it again.")
     content = _format_of(head)
     compressed = content == GZIP
     if compressed:
@@ -82,4 +120,8 @@ def _format_of(head: bytes) -> str | None:
         return NIFTI
     if re.match(rb"\s*(ObjectType|NDims|Comment)\s*=", head):
         return METAIMAGE
+    # A data set of DICOM without preamble and mark, as old archives keep it: its first tag is of group 8, in implicit
+    # or explicit VR, and short. GDCM reads such files, too.
+    if re.match(rb"\x08\0[\0-\x20]\0([A-Z]{2}|.[\0\x01]\0\0)", head, re.DOTALL):
+        return DICOM
     return None

@@ -7,46 +7,31 @@ ignores the positions of the frames in a multi-frame file; the mask would then l
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from ..base.errors import InputError
 from ..base.files import last_line
 from ..geometry import matrix_from_lps
-from .content import is_dicom, visible_files
+from .content import is_dicom, missing_content, visible_files
+from .dicom_frames import TAGS, Frame, frames_of
+from .dicom_tags import kinds_of_object, tag_text
 from .images import without_itk_warnings
 
 logger = logging.getLogger(__name__)
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # it also logs each of its warnings
 
 TOLERANCE = 0.05  # of the distance between slices, and of unit direction vectors
-# None of them describes the patient.
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SpacingBetweenSlices", "SliceThickness", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-]  # fmt: skip
+_ENDINGS = {".dcm", ".dicom", ".ima"}
 
-
-@dataclass(frozen=True)
-class _Frame:
-    """A slice: position of its first voxel (LPS, mm), directions of rows and columns, and spacing along them in mm."""
-
-    path: Path
-    number: int  # in its file
-    position: np.ndarray
-    orientation: np.ndarray
-    pixel_spacing: np.ndarray  # between rows, between columns
-    thickness: float | None  # in mm, the distance to the next slice according to the header
-    uid: str
+Series = dict[str, list[tuple[Path, Dataset]]]  # headers of files, by series
 
 
 def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -56,37 +41,78 @@ def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values that are not used here or are checked here
-        headers = _choose(_series(folder), folder, series_uid)
-        frames = [frame for path, header in headers for frame in _frames(path, header)]
+        headers = _choose(_images(folder), folder, series_uid)
+        frames = [frame for path, header in headers for frame in frames_of(path, header)]
     if 1 < len(headers) < len(frames):
         raise InputError(
             f"folder {str(folder)!r} holds a series of {len(headers)} files with several frames each; "
             "put one of them into a folder of its own."
         )
     frames, matrix = _stack(_without_copies(frames, folder), folder)
+    counts = Counter(frame.path for frame in frames)
     with without_itk_warnings():
-        pixels = {path: _read_pixels(path) for path in dict.fromkeys(frame.path for frame in frames)}
-    if len(sizes := {part.shape[1:] for part in pixels.values()}) > 1:
-        raise InputError(f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep one stack only.")
+        pixels = {path: _read_pixels(path, (count, *frames[0].size)) for path, count in counts.items()}
     # Where slices differ in type, because each has its own slope, the widest type is taken.
     return np.stack([pixels[frame.path][frame.number] for frame in frames]), matrix
 
 
-def _series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
-    """The headers of all images in the folder, by series; other files (reports, contours, DICOMDIR) are skipped."""
-    found: dict[str, list[tuple[Path, Dataset]]] = {}
-    for path in filter(is_dicom, visible_files(folder)):
+def _images(folder: Path) -> Series:
+    """The headers of all images in the folder. Raises InputError if a file seems to be what is left of a slice."""
+    files = visible_files(folder)
+    found: Series = {}
+    others = []  # what they are: reports, contours, segmentations
+    dicom = [path for path in files if is_dicom(path)]
+    for path in dicom:
         header = _read_header(path)
-        if "Rows" in header:
-            found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
-        elif _is_image_class(header):
+        kinds = kinds_of_object(header)
+        series = tag_text(header, "SeriesInstanceUID")
+        if "Rows" in header and all(map(_may_be_image, kinds)):
+            found.setdefault(series, []).append((path, header))
+        elif any("Image Storage" in kind for kind in kinds) or not (series or any("Storage" in kind for kind in kinds)):
             raise InputError(f"{str(path)!r} is cut short; export the series again.")
+        else:
+            others.append(f"{path.name} ({kinds[0] if kinds else 'of an unknown kind'})")
+    if others and not found:
+        raise InputError(
+            f"folder {str(folder)!r} holds DICOM files, but no image: {_some(others)}; give the folder of the images."
+        )
+    if found:
+        _check_others(sorted({*files} - {*dicom}), [path for s in found.values() for path, _ in s])
     return found
+
+
+def _may_be_image(kind: str) -> bool:
+    """By the name of its class; unknown and private ones may be."""
+    return "Image Storage" in kind or kind == "Enhanced US Volume Storage" or not kind.endswith("Storage")
+
+
+def _check_others(others: list[Path], slices: list[Path]) -> None:
+    """Raises InputError for a file that is named like a slice, but is none: a volume without it would be a part."""
+    endings = _ENDINGS | {path.suffix.lower() for path in slices if not path.suffix[1:].isdigit()} - {""}
+    patterns = {_pattern(path) for path in slices}
+    left_out = []
+    for path in others:
+        what = missing_content(path)
+        if path.suffix.lower() in endings or _pattern(path) in patterns:
+            what = what or "is not a DICOM file, or it is damaged; export the series again."
+            raise InputError(f"{str(path)!r} {what} It is named like a slice; remove it only if it is none.")
+        left_out.append(path.name + (f" ({what.partition(';')[0]})" if what else ""))
+    if left_out:
+        logger.warning("left out of %s, because they are not DICOM: %s.", slices[0].parent, _some(left_out))
+
+
+def _pattern(path: Path) -> str:
+    """The same for the names of a series' files, which differ in numbers only."""
+    return re.sub(r"\d+", "#", path.name.lower())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _read_header(path: Path) -> Dataset:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read ({last_line(error)}); check the file.") from error
     except Exception as error:  # pydicom raises what its parts raise
@@ -95,13 +121,10 @@ def _read_header(path: Path) -> Dataset:
         ) from error
 
 
-def _is_image_class(header: Dataset) -> bool:
-    """Whether a file should hold an image by its class, or is cut off before its class."""
-    uid = UID(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or "")
-    return "Image Storage" in uid.name or (len(header) == 0 and uid.name == uid)  # an unknown class has no name
-
-
 def nothing_found(folder: Path) -> InputError:
+    files = [f"{path.name} {what}" for path in visible_files(folder) if (what := missing_content(path))]
+    if files:
+        return InputError(f"folder {str(folder)!r} holds no volume file and no DICOM series: {files[0]}")
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     return InputError(
         f"folder {str(folder)!r} holds no volume file and no DICOM series; give the folder that the files are in"
@@ -109,9 +132,7 @@ def nothing_found(folder: Path) -> InputError:
     )
 
 
-def _choose(
-    series: dict[str, list[tuple[Path, Dataset]]], folder: Path, series_uid: str | None
-) -> list[tuple[Path, Dataset]]:
+def _choose(series: Series, folder: Path, series_uid: str | None) -> list[tuple[Path, Dataset]]:
     if not series:
         raise nothing_found(folder)
     if series_uid is None and len(series) == 1:
@@ -119,8 +140,8 @@ def _choose(
     if series_uid in series:
         return series[series_uid]
     listed = "; ".join(
-        f"{uid} ({headers[0][1].get('Modality', '?')}, {headers[0][1].get('SeriesDescription') or 'no description'}, "
-        f"{len(headers)} slices)"
+        f"{uid} ({tag_text(headers[0][1], 'Modality') or '?'}, "
+        f"{tag_text(headers[0][1], 'SeriesDescription') or 'no description'}, {len(headers)} slices)"
         for uid, headers in series.items()
     )
     asked = "" if series_uid is None else f" and none is {series_uid!r}"
@@ -129,90 +150,7 @@ def _choose(
     )
 
 
-def _frames(path: Path, header: Dataset) -> list[_Frame]:
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise InputError(f"{str(path)!r} is a colour image; give a series of scalar slices.")
-    per_frame = header.get("PerFrameFunctionalGroupsSequence")
-    if not per_frame:
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            raise InputError(
-                f"{str(path)!r} has several frames without positions; load it in 3D Slicer and give the volume that "
-                "Slicer saves."
-            )
-        return [_frame(path, 0, [header], header)]
-    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    if len(per_frame) != int(header.get("NumberOfFrames") or 1):
-        raise InputError(
-            f"{str(path)!r} describes {len(per_frame)} frames but has a different number; export it again."
-        )
-    _check_one_slope(path, per_frame)
-    return [
-        _frame(path, number, [part for group in (groups, shared) for part in _parts(group)], header)
-        for number, groups in enumerate(per_frame)
-    ]
-
-
-def _parts(group: Dataset) -> list[Dataset]:
-    """The data sets within a functional group of a multi-frame file."""
-    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    return [group[name].value[0] for name in names if group.get(name)]
-
-
-def _check_one_slope(path: Path, per_frame: Any) -> None:
-    """SimpleITK scales all frames by the first one's slope and intercept."""
-    slopes = {
-        (float(part.get("RescaleSlope", 1)), float(part.get("RescaleIntercept", 0)))
-        for groups in per_frame
-        for part in groups.get("PixelValueTransformationSequence", [])
-    }
-    if len(slopes) > 1:
-        raise InputError(
-            f"{str(path)!r} has frames with {len(slopes)} different slopes (DICOM tag 0028,1053); convert it to single "
-            "slices, for example with dcm2niix or the scanner's export."
-        )
-
-
-def _frame(path: Path, number: int, sources: list[Dataset], header: Dataset) -> _Frame:
-    """A frame from the data sets that may describe it, the most specific one first."""
-
-    def numbers(name: str, count: int, what: str) -> np.ndarray:
-        value = next((source.get(name) for source in sources if source.get(name) is not None), None)
-        tag = str(pydicom.tag.Tag(name)).strip("()")
-        try:
-            found = np.atleast_1d(np.asarray(value, dtype=np.float64))
-        except (TypeError, ValueError):
-            found = np.array([np.nan])
-        if found.shape != (count,) or not np.isfinite(found).all():
-            raise InputError(
-                f"{str(path)!r} has no valid {what} (DICOM tag {tag}, {name}); export the series again from the "
-                "scanner or PACS."
-            )
-        return found
-
-    spacing = numbers("PixelSpacing", 2, "pixel spacing")
-    if (spacing <= 0).any():
-        raise InputError(f"{str(path)!r} has PixelSpacing {spacing.tolist()}; export the series again.")
-    thickness = next(
-        (
-            float(value)
-            for name in ("SpacingBetweenSlices", "SliceThickness")
-            for source in sources
-            if (value := source.get(name)) is not None and float(value) > 0
-        ),
-        None,
-    )
-    return _Frame(
-        path,
-        number,
-        numbers("ImagePositionPatient", 3, "position"),
-        numbers("ImageOrientationPatient", 6, "orientation"),
-        spacing,
-        thickness,
-        str(header.get("SOPInstanceUID", path.name)),
-    )
-
-
-def _without_copies(frames: list[_Frame], folder: Path) -> list[_Frame]:
+def _without_copies(frames: list[Frame], folder: Path) -> list[Frame]:
     """Each frame once: a folder may hold a file under two names."""
     kept = {(frame.uid, frame.number, tuple(frame.position)): frame for frame in frames}
     if len(kept) < len(frames):
@@ -220,8 +158,10 @@ def _without_copies(frames: list[_Frame], folder: Path) -> list[_Frame]:
     return list(kept.values())
 
 
-def _stack(frames: list[_Frame], folder: Path) -> tuple[list[_Frame], np.ndarray]:
+def _stack(frames: list[Frame], folder: Path) -> tuple[list[Frame], np.ndarray]:
     """The frames in the order of their positions, and ijk_to_ras. Raises InputError unless they are a regular stack."""
+    if len(sizes := {frame.size for frame in frames}) > 1:
+        raise InputError(f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep one stack only.")
     orientations = np.array([frame.orientation for frame in frames])
     if np.ptp(orientations, axis=0).max() > TOLERANCE:
         raise InputError(f"folder {str(folder)!r} mixes slices of several orientations; keep one stack only.")
@@ -242,7 +182,7 @@ def _stack(frames: list[_Frame], folder: Path) -> tuple[list[_Frame], np.ndarray
     return frames, matrix_from_lps(frames[0].position, spacing, np.column_stack([row, column, normal]))
 
 
-def _distance(positions: np.ndarray, normal: np.ndarray, first: _Frame, folder: Path) -> float:
+def _distance(positions: np.ndarray, normal: np.ndarray, first: Frame, folder: Path) -> float:
     """Distance between slices in mm. Raises InputError unless it is the same for all."""
     if len(positions) == 1:
         if first.thickness is None:
@@ -267,8 +207,8 @@ def _distance(positions: np.ndarray, normal: np.ndarray, first: _Frame, folder: 
     return float(gaps.mean())
 
 
-def _read_pixels(path: Path) -> np.ndarray:
-    """(frames, rows, columns) of one file."""
+def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """(frames, rows, columns) of one file, whose header describes this shape."""
     try:
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
@@ -278,4 +218,8 @@ def _read_pixels(path: Path) -> np.ndarray:
         ) from error
     if pixels.ndim != 3:
         raise InputError(f"{str(path)!r} is not a stack of scalar slices; export the series again.")
+    if pixels.shape != shape:
+        raise InputError(
+            f"{str(path)!r} describes frames, rows and columns {shape}, but holds {pixels.shape}; export it again."
+        )
     return pixels

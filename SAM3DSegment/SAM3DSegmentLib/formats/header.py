@@ -19,6 +19,7 @@ from ..base.errors import InputError
 from .inflation import LARGEST_RATIO
 
 _TEXT_LIMIT = 1 << 24  # bytes of a text header; a segmentation of a thousand segments has one of a million
+SPACINGS = 1e-9, 1e9  # limits, in any unit
 _MM = {"": 1.0, "?": 1.0, "mm": 1.0, "millimeter": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "cm": 10.0, "m": 1e3}
 
 
@@ -30,7 +31,7 @@ class ImageHeader:
     the voxels from byte `start` on; if `deflated`, in a gzip or zlib stream, whose first `skip` bytes are not voxels.
     value = stored * slope + intercept. to_mm: factor that converts spacing and origin to mm.
     ijk_to_ras: for MetaImage, because SimpleITK crashes on damaged headers; None where SimpleITK gives it.
-    sform: the matrix that a NIfTI header states beside, or instead of (`has_qform`), the one that SimpleITK takes.
+    qform, sform: the matrices that a NIfTI header states, of which SimpleITK takes one.
     fields: NRRD's own key/value pairs.
     """
 
@@ -45,8 +46,8 @@ class ImageHeader:
     intercept: float = 0.0
     to_mm: float = 1.0
     ijk_to_ras: np.ndarray | None = None
+    qform: np.ndarray | None = None
     sform: np.ndarray | None = None
-    has_qform: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     is_segmentation: bool = False
 
@@ -86,7 +87,7 @@ def volume_shape(path: Path, sizes: list[int]) -> tuple[int, int, int]:
 
 
 def check_spacing(path: Path, name: str, spacing: list[float]) -> None:
-    if not all(math.isfinite(value) and value > 0 for value in spacing):
+    if not all(SPACINGS[0] <= value <= SPACINGS[1] for value in spacing):
         raise InputError(
             f"{str(path)!r} has {name} {' '.join(f'{value:g}' for value in spacing)}, which is not a voxel size; "
             "set the spacing in mm, for example in 3D Slicer's Volumes module."

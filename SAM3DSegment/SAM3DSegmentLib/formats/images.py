@@ -54,13 +54,19 @@ def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:
     if header.to_mm != 1:
         logger.info("%s gives lengths in a unit other than mm; they are converted.", path)
         matrix[:3] *= header.to_mm
-    if header.sform is not None and not is_same_grid(header.shape, matrix, header.shape, header.sform):
-        if not header.has_qform:
-            raise InputError(
-                f"{str(path)!r} has sheared or rescaled axes (sform), which 3D Slicer does not read from NIfTI; "
-                "resample it, or save it as .nrrd."
-            )
-        logger.warning("%s has an sform that differs from its qform; the qform is used, as in 3D Slicer.", path)
+    differing = {
+        name
+        for name, stated in (("qform", header.qform), ("sform", header.sform))
+        if stated is not None and not is_same_grid(header.shape, matrix, header.shape, stated)
+    }
+    if "sform" in differing and header.qform is None:
+        raise InputError(
+            f"{str(path)!r} has sheared or rescaled axes (sform), which 3D Slicer does not read from NIfTI; "
+            "resample it, or save it as .nrrd."
+        )
+    if differing:
+        used = "qform" if "sform" in differing else "sform"
+        logger.warning("%s has a qform and an sform that differ; the %s is used, as in 3D Slicer.", path, used)
     return matrix
 
 

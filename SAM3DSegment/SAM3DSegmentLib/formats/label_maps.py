@@ -19,6 +19,8 @@ from .images import read_header, read_image
 from .segments import Segment, read_segments, segmentation_fields
 from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
 
+ROUNDING = 1e-3  # how far a label may lie from a whole number
+
 
 @dataclass(frozen=True)
 class LabelMap:
@@ -80,11 +82,15 @@ def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, label
 
 
 def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
-    """uint8 of the same values."""
+    """uint8 of the same values, rounded: a scale in a header seldom gives whole numbers to the last digit."""
     if np.issubdtype(values.dtype, np.floating):
-        broken = values[~np.isfinite(values) | (values != np.floor(values))]
-        if broken.size:
-            raise InputError(f"{str(path)!r} has values such as {broken[0]:.4g}; give a label map of whole numbers.")
+        strange = ~np.isfinite(values)
+        if not strange.any():
+            strange = np.abs(values - np.rint(values)) > ROUNDING
+        if strange.any():
+            example = values[strange][0]
+            raise InputError(f"{str(path)!r} has values such as {example:.6g}; give a label map of whole numbers.")
+        values = np.rint(values)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 255:
         raise InputError(f"label map {str(path)!r} has values from {low} to {high}, outside 0..255; renumber them.")

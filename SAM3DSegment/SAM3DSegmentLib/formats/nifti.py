@@ -54,10 +54,9 @@ def read_header(path: Path) -> ImageHeader:
     if not _LENGTH <= offset < 1 << 40:
         raise InputError(f"{str(path)!r} has vox_offset {offset:g}, which is not in the file; copy it again.")
     has_qform, has_sform = (code > 0 for code in get("codes"))
-    if has_qform:
-        check_finite(path, "qform", get("qform"))
-    to_mm = {1: 1e3, 3: 1e-3}.get(get("units")[0] & 7, 1.0)
-    sform = _sform(path, get("sform"), to_mm) if has_sform else None
+    to_mm = {1: 1e3, 3: 1e-3}.get(get("units")[0] & 7, 1.0)  # SimpleITK converts units itself
+    qform = _in_mm(path, "qform", _qform(get("pixdim"), get("qform")), to_mm) if has_qform else None
+    sform = _in_mm(path, "sform", np.reshape(get("sform"), (3, 4)), to_mm) if has_sform else None
     slope, intercept = _scaling(path, *get("scale"))
     return checked(
         path,
@@ -71,18 +70,34 @@ def read_header(path: Path) -> ImageHeader:
             slope=slope,
             intercept=intercept,
             sform=sform,
-            has_qform=has_qform,
+            qform=qform,
             is_segmentation=get("intent")[0] == _LABEL_INTENT,
         ),
     )
 
 
-def _sform(path: Path, rows: tuple[float, ...], to_mm: float) -> np.ndarray:
-    """ijk_to_ras (4, 4) in mm, of which the header has the first three rows. (SimpleITK converts units itself.)"""
-    sform = np.vstack([np.reshape(rows, (3, 4)), (0, 0, 0, 1)])
-    check_finite(path, "sform", sform)
-    sform[:3] *= to_mm
-    return sform
+def _qform(pixdim: tuple[float, ...], numbers: tuple[float, ...]) -> np.ndarray:
+    """Three rows of ijk_to_ras from a quaternion and an offset: "method 2" of nifti1.h."""
+    vector, offset = np.array(numbers[:3]), np.array(numbers[3:])
+    square = 1 - vector @ vector
+    if square < 1e-7:
+        vector, square = vector / np.linalg.norm(vector), 0.0
+    a, (b, c, d) = math.sqrt(square), vector
+    turn = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    spacing = np.array(pixdim[1:4]) * (1, 1, -1 if pixdim[0] < 0 else 1)
+    return np.column_stack([turn * spacing, offset])
+
+
+def _in_mm(path: Path, name: str, rows: np.ndarray, to_mm: float) -> np.ndarray:
+    """ijk_to_ras (4, 4) in mm, of which the header has the first three rows."""
+    check_finite(path, name, rows)
+    return np.vstack([rows * to_mm, (0, 0, 0, 1)])
 
 
 def _scaling(path: Path, slope: float, intercept: float) -> tuple[float, float]:

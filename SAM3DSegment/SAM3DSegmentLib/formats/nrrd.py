@@ -51,6 +51,9 @@ def read_header(path: Path) -> ImageHeader:
     components = 1
     if not spatial[0] and dimension == 4:
         components, *sizes = sizes
+        spatial = spatial[1:]
+    if not all(spatial[:3]):
+        raise missing_spacing(path, "direction of an axis")
     shape = volume_shape(path, sizes)
     encoding = needed_field(path, fields, "encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
@@ -82,7 +85,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
             continue
         key, colon, value = line.partition(":")
         if value.startswith("="):
-            pairs[key] = value[1:]
+            pairs[key] = re.sub(r"\\(n|\\)", lambda quoted: "\n" if quoted[1] == "n" else "\\", value[1:])
         elif colon:
             fields[_OTHER_NAMES.get(key.strip().lower(), key.strip().lower())] = value.strip()
     return fields, pairs, start

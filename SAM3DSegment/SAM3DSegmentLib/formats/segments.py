@@ -13,6 +13,8 @@ from ..base.errors import InputError
 from ..card import Label, Terminology
 
 BACKGROUND = "background"
+BINARY = "Binary labelmap"
+_SEPARATORS = str.maketrans("~^|", "- /")  # of the serialised form, in which Slicer has no way to quote them
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def name_key(name: str) -> str:
 def segmentation_fields(shape_kji: tuple[int, ...], labels: tuple[Label, ...]) -> dict[str, str]:
     """The fields by which Slicer reads a label map of this shape as a segmentation."""
     metadata = {
-        "Segmentation_MasterRepresentation": "Binary labelmap",
-        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": BINARY,
+        "Segmentation_ContainedRepresentationNames": f"{BINARY}|",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     depth, height, width = shape_kji
@@ -63,7 +65,9 @@ def terminology_entry(label: Label) -> str:
     """A label's codes in the serialised form of Slicer's Terminologies module."""
 
     def triple(concept: Terminology | None) -> str:
-        return f"{concept.scheme}^{concept.code}^{concept.meaning}" if concept else "^^"
+        if concept is None:
+            return "^^"
+        return "^".join(part.translate(_SEPARATORS) for part in (concept.scheme, concept.code, concept.meaning))
 
     codes = "~".join((triple(label.category), triple(label.type), triple(label.modifier)))
     return f"Segmentation category and type - DICOM master list~{codes}~Anatomic codes - DICOM master list~^^~^^"
@@ -71,25 +75,38 @@ def terminology_entry(label: Label) -> str:
 
 def read_segments(metadata: dict[str, str], path: Path) -> tuple[Segment, ...]:
     """The segments that the header's fields describe. Raises InputError if there are none, or they cannot be read."""
-    numbers = sorted({int(m[1]) for key in metadata if (m := re.match(r"Segment(\d+)_ID$", key))})
+    stored = metadata.get("Segmentation_SourceRepresentation") or metadata.get("Segmentation_MasterRepresentation", "")
+    if "fractional" in stored.lower():
+        raise InputError(
+            f"{str(path)!r} stores its segments as {stored!r}; make {BINARY!r} the source representation in Slicer's "
+            "Segmentations module, and save it again."
+        )
+    numbers = sorted({m[1] for key in metadata if (m := re.match(r"Segment(\d+)_ID$", key))}, key=lambda n: (len(n), n))
     if not numbers:
         raise InputError(f"{str(path)!r} names no segments; save the segmentation again in Slicer.")
     try:
-        return tuple(_read_segment(metadata, number) for number in numbers)
-    except ValueError as error:
+        segments = tuple(_read_segment(metadata, number) for number in numbers)
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{str(path)!r} has invalid segment fields ({error}); save it again in Slicer.") from error
+    for segment in segments:
+        if segment.value == 0 and segment.key != BACKGROUND:
+            raise InputError(
+                f"{str(path)!r} gives the segment {segment.name!r} the value 0, which is the background; save it "
+                "again in Slicer."
+            )
+    return segments
 
 
-def _read_segment(metadata: dict[str, str], number: int) -> Segment:
+def _read_segment(metadata: dict[str, str], number: str) -> Segment:
     def field(name: str, default: str) -> str:
         return metadata.get(f"Segment{number}_{name}", default)
 
     red, green, blue = (round(255 * float(part)) for part in field("Color", "0.5 0.5 0.5").split())
     category, kind, modifier = _read_terminology(field("Tags", ""))
     return Segment(
-        field("Name", field("ID", "")),
+        " ".join(field("Name", field("ID", "")).split()),  # in one line
         int(field("LabelValue", "1")),
-        int(field("Layer", str(number))),  # before there were layers, each segment had its own
+        int(field("Layer", number)),  # before there were layers, each segment had its own
         (red, green, blue),
         category,
         kind,

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from ..base.errors import InputError
 from ..base.files import written_whole
 from ..geometry import RAS_FROM_LPS, has_right_angles, spacing_and_directions
-from .content import VOLUME_SUFFIXES, image_suffix, visible_files
+from .content import VOLUME_SUFFIXES, check_exists, image_suffix, visible_files
 from .header import ImageHeader
 from .images import checked_matrix, read_header, read_image
 
@@ -95,8 +95,7 @@ def read_volume(path: str | Path, series_uid: str | None = None, header: ImageHe
 
         array, matrix = read_series(path, series_uid)
         return Volume(array, checked_matrix(path, matrix), path)
-    if not path.is_file():
-        raise InputError(f"{str(path)!r} does not exist; check the path.")
+    check_exists(path)
     if series_uid is not None:
         raise InputError(f"{str(path)!r} is not a DICOM folder; leave out the series {series_uid!r}.")
     header = header or read_header(path)

@@ -1,22 +1,26 @@
 """Labelled volumes on disk, as people have them: which file is the image, and which the label map, of each case.
 
 Understood are the Medical Segmentation Decathlon and nnU-Net's raw data (`imagesTr`, `labelsTr`, `dataset.json`), a
-folder of image and label pairs (`case.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), and a folder for each case.
+folder of image and label pairs (`case.nii.gz` or `case_image.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), and
+a folder for each case.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, require
+from ..formats.content import is_dangling, missing_content, visible_files
+from ..formats.segments import BACKGROUND, name_key
 from ..formats.volumes import VolumeFile, list_volume_files
 
 _LABEL_ENDING = re.compile(r"[-_ .](labels?|seg|segmentation|mask)$", re.IGNORECASE)
+_IMAGE_ENDING = re.compile(r"[-_ .](images?|img|volume|vol)$", re.IGNORECASE)
 _CHANNEL_ENDING = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000 is the first channel of case
 DESCRIPTION = "dataset.json"
 
@@ -62,10 +66,14 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
             f"{str(folder)!r} has {len(cases)} labelled cases; at least {least} are needed, 5 to 20 are good. "
             + (" ".join(notices[:2]) or "Put images into imagesTr, and label maps of the same names into labelsTr.")
         )
+    names = _label_names(description, folder / DESCRIPTION)
+    background = names.pop(0, BACKGROUND)
+    if name_key(background) != BACKGROUND:
+        notices += (f"{DESCRIPTION} names the value 0 {background!r}; it is taken as the background.",)
     return Dataset(
         folder,
         cases,
-        _label_names(description, folder),
+        names,
         _as_text(description.get("modality") or description.get("channel_names")),
         _as_text(description.get("licence") or description.get("license")),
         notices,
@@ -94,11 +102,16 @@ def new_case_files(folder: str | Path, name: str) -> CaseFiles:
 
 def files_of_case(files: CaseFiles) -> list[Path]:
     """The volumes that a case of this name has already, whatever their endings: they would be lost, or be it twice."""
-    folders = {files.image.parent, files.label_map.parent}
-    found = [file for folder in folders if folder.is_dir() for file in list_volume_files(folder)]
-    if files.image.parent.name != files.name:  # not a folder for each case
-        found = [file for file in found if files.name in (file.name, _LABEL_ENDING.sub("", file.name))]
-    return sorted(file.path for file in found)
+    folders = (files.image.parent, files.label_map.parent)
+    found = {folder: list_volume_files(folder) if folder.is_dir() else [] for folder in folders}
+    if files.image.parent.name == files.name:  # a folder for each case
+        return [file.path for file in found[files.image.parent]]
+    if len(found) == 1:
+        images, label_maps = _images_and_label_maps(found[files.image.parent])
+    else:
+        images, label_maps = (found[folder] for folder in folders)
+    case_of = _cases_of(images, label_maps, has_channels=len(found) == 2, known={files.name})
+    return sorted(path for path, case in case_of.items() if case == files.name)
 
 
 def _has_image_and_label_folders(folder: Path) -> bool:
@@ -114,26 +127,47 @@ def _pair_folders(folder: Path) -> Pairs:
                 f"folder {str(needed)!r} does not exist; put images into imagesTr and label maps of the same "
                 f"names into labelsTr of {str(folder)!r}."
             )
-    label_maps = _by_case(list_volume_files(labels_folder), lambda name: name)
-    images = _by_case(
-        list_volume_files(images_folder), lambda name: name if name in label_maps else _CHANNEL_ENDING.sub("", name)
-    )
-    return _match(images, label_maps)
+    return _pair(list_volume_files(images_folder), list_volume_files(labels_folder), has_channels=True)
 
 
 def _pair_files(files: list[VolumeFile]) -> Pairs:
     """case.nii.gz with case_label.nii.gz, case-segmentation.seg.nrrd, case.seg.nrrd and the like."""
-    images = _by_case([file for file in files if not _is_label_map(file)], lambda name: name)
-    label_maps = _by_case(
-        [file for file in files if _is_label_map(file)],
-        lambda name: name if name in images else _LABEL_ENDING.sub("", name),
-    )
-    return _match(images, label_maps)
+    return _pair(*_images_and_label_maps(files), has_channels=False)
+
+
+def _images_and_label_maps(files: list[VolumeFile]) -> tuple[list[VolumeFile], list[VolumeFile]]:
+    return [file for file in files if not _is_label_map(file)], [file for file in files if _is_label_map(file)]
+
+
+def _pair(images: list[VolumeFile], label_maps: list[VolumeFile], has_channels: bool) -> Pairs:
+    case_of = _cases_of(images, label_maps, has_channels)
+    return _match(_by_case(images, case_of), _by_case(label_maps, case_of))
+
+
+def _cases_of(
+    images: list[VolumeFile], label_maps: list[VolumeFile], has_channels: bool, known: Collection[str] = ()
+) -> dict[Path, str]:
+    """The case that each file is of: of its own name, or without an ending such as _label where both then agree.
+
+    has_channels: whether an image's name may end in nnU-Net's number of a channel. known: cases that there are besides.
+    """
+    endings = (_CHANNEL_ENDING, _IMAGE_ENDING) if has_channels else (_IMAGE_ENDING,)
+    names = {file.path: [file.name, *(ending.sub("", file.name) for ending in endings)] for file in images}
+    of_images = {name for candidates in names.values() for name in candidates} | set(known)
+    case_of = {file.path: _first_in(of_images, [file.name, _LABEL_ENDING.sub("", file.name)]) for file in label_maps}
+    of_labels = {*case_of.values(), *known}
+    return case_of | {path: _first_in(of_labels, candidates) for path, candidates in names.items()}
+
+
+def _first_in(known: Collection[str], names: list[str]) -> str:
+    """The first of `names` that is known, else the first."""
+    return next((name for name in names if name in known), names[0])
 
 
 def _pair_in_subfolders(folder: Path) -> Pairs:
     """case/any.nrrd with case/any.seg.nrrd or case/any_label.nrrd: one image and one label map in each folder."""
-    cases, notices = [], []
+    cases = []
+    notices = [f"{path.name} {missing_content(path)}" for path in visible_files(folder) if is_dangling(path)]
     for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = list_volume_files(inner)
         label_maps = [file.path for file in files if _is_label_map(file)]
@@ -159,11 +193,11 @@ def _match(images: dict[str, Path], label_maps: dict[str, Path]) -> Pairs:
     return cases, tuple(notices)
 
 
-def _by_case(files: Iterable[VolumeFile], case_of: Callable[[str], str]) -> dict[str, Path]:
-    """Paths by the case that a file's name stands for. Raises InputError where two files are of one case."""
+def _by_case(files: Iterable[VolumeFile], case_of: dict[Path, str]) -> dict[str, Path]:
+    """Paths by case. Raises InputError where two files are of one case."""
     found: dict[str, VolumeFile] = {}
     for file in files:
-        case = case_of(file.name)
+        case = case_of[file.path]
         other = found.setdefault(case, file)
         if other is not file:
             channels = all(_CHANNEL_ENDING.search(one.name) for one in (other, file))
@@ -187,8 +221,11 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _label_names(description: dict[str, Any], folder: Path) -> dict[int, str]:
-    """Value to name, from {"1": "Anterior"} (Decathlon, nnU-Net v1) or {"Anterior": 1} (nnU-Net v2)."""
+def _label_names(description: dict[str, Any], path: Path) -> dict[int, str]:
+    """Value to name, from {"1": "Anterior"} (Decathlon, nnU-Net v1) or {"Anterior": 1} (nnU-Net v2).
+
+    Raises InputError where a value means something else than one structure.
+    """
     given = description.get("labels") or {}
     names: dict[int, str] = {}
     try:
@@ -196,13 +233,26 @@ def _label_names(description: dict[str, Any], folder: Path) -> dict[int, str]:
             number, name = (int(key), value) if str(key).isdecimal() else (value, key)
             if isinstance(number, bool) or not isinstance(number, int) or not isinstance(name, str):
                 raise TypeError(f"{key!r}: {value!r}")
+            if number in names:
+                raise ValueError(f"{names[number]!r} and {name!r} are both {number}")
             names[number] = name
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
-            f"{str(folder / DESCRIPTION)!r} has labels that cannot be read ({error}); give one value for each name, as "
-            'in {"background": 0, "liver": 1}.'
+            f"{str(path)!r} has labels that cannot be read ({error}); give one value for each name, as in "
+            '{"background": 0, "liver": 1}.'
         ) from error
-    names.pop(0, None)
+    value_of: dict[str, int] = {}
+    for number, name in names.items():
+        key = name_key(name)
+        if key == "ignore":
+            raise InputError(
+                f"{str(path)!r} gives {number} the name {name!r}, but voxels cannot be ignored; set them to the "
+                "background or to a structure, and remove the name."
+            )
+        if (key == BACKGROUND) != (number == 0) and BACKGROUND in map(name_key, names.values()):
+            raise InputError(f"{str(path)!r} names {number} {name!r}, but the background is 0; renumber the labels.")
+        if value_of.setdefault(key, number) != number:
+            raise InputError(f"{str(path)!r} gives {name!r} the values {value_of[key]} and {number}; keep one of them.")
     return names
 
 
