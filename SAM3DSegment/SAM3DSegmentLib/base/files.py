@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, Sam3dError
 
 ABANDONED_S = 3600  # a partial file that was not written to for so long is of a process that was killed
 _MOST_NAME_BYTES = 255
@@ -104,6 +104,11 @@ def last_line(error: Exception) -> str:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
     return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+def one_line(error: Exception, name: str) -> str:
+    """Why the work on `name` failed: our own errors say it all, of a library's the last line is taken."""
+    return str(error) if isinstance(error, Sam3dError) else f"{name!r} failed: {last_line(error)}."
 
 
 def _remove_abandoned(path: Path) -> None:
