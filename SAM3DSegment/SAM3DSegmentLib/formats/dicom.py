@@ -49,8 +49,8 @@ class _Frame:
     uid: str
 
 
-def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (K, J, I), rescaled as each slice says, and ijk_to_ras of the folder's series.
+def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray, str]:
+    """Voxels (K, J, I), rescaled as each slice says, ijk_to_ras and modality ("CT", "MR") of the folder's series.
 
     Raises InputError if there are several and `series_uid` chooses none, or if the slices are not a regular stack.
     """
@@ -69,7 +69,8 @@ def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray
     if len(sizes := {part.shape[1:] for part in pixels.values()}) > 1:
         raise InputError(f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep one stack only.")
     # Where slices differ in type, because each has its own slope, the widest type is taken.
-    return np.stack([pixels[frame.path][frame.number] for frame in frames]), matrix
+    voxels = np.stack([pixels[frame.path][frame.number] for frame in frames])
+    return voxels, matrix, str(headers[0][1].get("Modality") or "")
 
 
 def _series(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:

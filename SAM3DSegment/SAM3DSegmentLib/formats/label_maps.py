@@ -16,7 +16,7 @@ from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
 from .images import read_header, read_image
-from .segments import Segment, read_segments, segmentation_fields
+from .segments import OWN_FIELD, Segment, read_segments, segmentation_fields
 from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
 
 
@@ -54,6 +54,14 @@ def read_label_map(path: str | Path) -> LabelMap:
             f"{str(path)!r} refers to a layer that it does not have; save the segmentation again in Slicer."
         )
     return LabelMap(_as_integers(layers, path), matrix, segments, path)
+
+
+def was_written_here(path: Path) -> bool:
+    """Whether this program wrote a segmentation, and nobody has saved it in Slicer since."""
+    try:
+        return OWN_FIELD in read_header(path).fields
+    except InputError:
+        return False
 
 
 def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:

@@ -25,11 +25,15 @@ SHEARED_SUFFIXES = tuple(suffix for suffix in OUTPUT_SUFFIXES if not suffix.star
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels (K, J, I) of a real type, ijk_to_ras (4, 4) in mm, and where both were read."""
+    """Voxels (K, J, I) of a real type, ijk_to_ras (4, 4) in mm, and where both were read.
+
+    modality: as DICOM states it ("CT", "MR"), else empty.
+    """
 
     array_kji: np.ndarray
     ijk_to_ras: np.ndarray
     path: Path
+    modality: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,8 @@ def read_volume(path: str | Path, series_uid: str | None = None, header: ImageHe
     if path.is_dir():
         from .dicom import read_series  # pydicom is loaded where there is DICOM
 
-        array, matrix = read_series(path, series_uid)
-        return Volume(array, checked_matrix(path, matrix), path)
+        array, matrix, modality = read_series(path, series_uid)
+        return Volume(array, checked_matrix(path, matrix), path, modality)
     if not path.is_file():
         raise InputError(f"{str(path)!r} does not exist; check the path.")
     if series_uid is not None:
