@@ -17,7 +17,6 @@ import pydicom
 import pydicom.data
 import pytest
 import SimpleITK as sitk
-import torch
 
 import image_files as make
 from conftest import MODULE, ijk_to_ras_of
@@ -25,60 +24,14 @@ from image_files import voxels
 from SAM3DSegmentLib import evaluation
 from SAM3DSegmentLib.base.errors import Cancelled
 from SAM3DSegmentLib.base.watch import Watch
-from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
 from SAM3DSegmentLib.commands import sources
 from SAM3DSegmentLib.commands.batch import Request, segment_files
-from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.formats import volumes
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter
-from SAM3DSegmentLib.model_file import Sam3dModel, save_model
-from SAM3DSegmentLib.sam.vit import build_vit
 
 GRID = ijk_to_ras_of(make.image())
 as_root = pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read and write everything")
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A model of some kilobytes that carries its encoder."""
-    vit = VitConfig(16, 1, 2, (0,))
-    channels = (256, 4, 4, 4, 4)
-    card = ModelCard(
-        "tiny", "", "MRI", (Label(1, "Blob", (230, 159, 0)),), EncoderConfig("compact_vit", 32, "", vit),
-        DecoderConfig(2, channels),
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tensors = {key: value.half() for key, value in build_vit(vit, 32).state_dict().items()}
-        model = Sam3dModel(card, Sam3dDecoder(2, channels), tensors)
-    path = tmp_path_factory.mktemp("model") / "tiny.sam3d"
-    save_model(model, path)
-    return path
-
-
-@pytest.fixture
-def d(tmp_path, monkeypatch):
-    """The folder of a case, in which the program runs."""
-    folder = tmp_path / "d"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def command(run_cli, tiny):
-    """command("segment", ...) -> exit code, standard output, standard error; with the tiny model on the CPU."""
-
-    def run(*arguments):
-        arguments = list(map(str, arguments))
-        if arguments[0] == "segment":
-            defaults = {"--model": tiny, "--device": "cpu", "--progress": "none"}
-            arguments += [str(part) for pair in defaults.items() if pair[0] not in arguments for part in pair]
-        done = run_cli(*arguments)
-        return done.returncode, done.stdout, done.stderr
-
-    return run
 
 
 def contents(folder):

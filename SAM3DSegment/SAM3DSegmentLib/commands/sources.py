@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,15 @@ class Target:
     problem: str = ""
 
     def check(self) -> None:
-        """Raises InputError if the mask cannot be made."""
+        """Raises InputError if the mask cannot be made; asked when its folder is there, and before the work."""
         if self.problem:
             raise InputError(self.problem)
+        try:
+            self.path.lstat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # a name that is too long
+            raise InputError(f"output {str(self.path)!r} cannot be written ({last_line(error)}); rename it.") from error
 
 
 @dataclass(frozen=True)
@@ -162,11 +169,8 @@ def _into_folder(sources: list[Source], folder: Path, inputs: Sequence[Path]) ->
 def _target_in(folder: Path, source: Source, is_input: bool) -> Target:
     """is_input: whether volumes are read from `folder` too, so that a segmentation there may be the user's own."""
     path = folder / (source.name + SEGMENTATION_SUFFIX)
-    try:
-        if not path.exists():
-            return Target(source, path)
-    except OSError as error:  # a name that is too long
-        return Target(source, path, problem=f"output {str(path)!r} cannot be written ({last_line(error)}); rename it.")
+    if not os.path.exists(path):  # which takes a name that is too long
+        return Target(source, path)
     if is_input and not was_written_here(path):
         problem = (
             f"output {str(path)!r} is a segmentation beside its image that was not made by this program, and would be "

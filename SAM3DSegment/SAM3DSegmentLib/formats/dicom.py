@@ -22,7 +22,7 @@ from ..base.errors import InputError
 from ..base.files import last_line
 from ..geometry import matrix_from_lps
 from .content import is_dicom, visible_files
-from .images import without_itk_warnings
+from .images import readable_by_itk, without_itk_warnings
 
 logger = logging.getLogger(__name__)
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # it also logs each of its warnings
@@ -271,7 +271,8 @@ def _distance(positions: np.ndarray, normal: np.ndarray, first: _Frame, folder: 
 def _read_pixels(path: Path) -> np.ndarray:
     """(frames, rows, columns) of one file."""
     try:
-        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        with readable_by_itk(path) as name:
+            pixels = sitk.GetArrayFromImage(sitk.ReadImage(name))
     except RuntimeError as error:
         raise InputError(
             f"{str(path)!r} cannot be read ({last_line(error)}); it may be cut short, or of unknown compression; "

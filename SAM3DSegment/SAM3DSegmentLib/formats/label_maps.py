@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
-from .images import read_header, read_image
+from .images import read_header, read_image, write_image
 from .segments import OWN_FIELD, Segment, read_segments, segmentation_fields
 from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
 
@@ -84,7 +83,7 @@ def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, label
         for key, value in segmentation_fields(labels_kji.shape, labels).items():
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)
+        write_image(image, partial, compressed=True)
 
 
 def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:

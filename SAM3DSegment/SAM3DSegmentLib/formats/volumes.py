@@ -14,7 +14,7 @@ from ..base.files import written_whole
 from ..geometry import RAS_FROM_LPS, has_right_angles, spacing_and_directions
 from .content import VOLUME_SUFFIXES, image_suffix, visible_files
 from .header import ImageHeader
-from .images import checked_matrix, read_header, read_image
+from .images import checked_matrix, read_header, read_image, write_image
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
@@ -117,7 +117,7 @@ def write_volume(path: str | Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray
     path = Path(path)
     check_axes(path, ijk_to_ras)
     with written_whole(path) as partial:
-        sitk.WriteImage(image_on_grid(array_kji, ijk_to_ras), str(partial))
+        write_image(image_on_grid(array_kji, ijk_to_ras), partial)
 
 
 def image_on_grid(array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> sitk.Image:
