@@ -7,6 +7,7 @@ import dataclasses
 import io
 import logging
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from .base.errors import InputError, Sam3dError
-from .base.files import last_line
+from .base.errors import InputError
+from .base.files import one_line
 from .base.watch import UNWATCHED, Watch
+from .formats.images import read_header
 from .formats.label_maps import LabelMap, read_label_map
-from .formats.segments import BACKGROUND
+from .formats.segments import BACKGROUND, name_key, read_segments
 from .formats.volumes import volumes_by_name
-from .geometry import grid_offset, is_same_grid, spacing_and_directions
+from .geometry import grid_offset, is_same_grid, spacing_and_directions, voxel_ml
 from .metrics import dice, mean_defined
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class LabelMetrics:
 
 ABSENT = LabelMetrics(math.nan, math.nan, math.nan, 0.0, 0.0)  # in the prediction and in the reference
 METRICS = tuple(field.name for field in dataclasses.fields(LabelMetrics))
+Structure = str | int  # the name of a segment; the value of a plain label map that no file names
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Row:
     """
 
     case: str
-    label: int
+    label: Structure
     metrics: LabelMetrics
     cases: dict[str, int]
 
@@ -67,64 +70,163 @@ class Evaluation:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Names:
+    """How structures are called: by the names of segments, whatever their values, which may differ between files.
+
+    of_value: for plain label maps, the names that a value has in dataset.json, else in any segmentation; spelling: the
+    first of the names that differ only in case and spaces.
+    """
+
+    of_value: dict[int, set[str]] = field(default_factory=dict)
+    spelling: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_files(cls, paths: Iterable[Path], described: Mapping[int, str]) -> Names:
+        """described: of dataset.json, which counts where any file is a segmentation. Files with errors are skipped."""
+        names = cls()
+        for path in paths:
+            try:
+                header = read_header(path)
+                segments = read_segments(header.fields, path) if header.is_segmentation and header.fields else ()
+            except Exception:
+                continue  # it is told when the file is compared
+            for segment in segments:
+                if segment.key != BACKGROUND:
+                    names.of_value.setdefault(segment.value, set()).add(names.spelt(segment.name))
+        if names.of_value:
+            names.of_value.update({value: {names.spelt(name)} for value, name in described.items()})
+        return names
+
+    def spelt(self, name: str) -> str:
+        return self.spelling.setdefault(name_key(name), " ".join(name.split()))
+
+    def parts(self, label_map: LabelMap, beside_plain: bool) -> dict[Structure, list[tuple[int, int]]]:
+        """Where each structure is, as (layer, value).
+
+        beside_plain: whether it is compared with a plain label map, whose values need no names. Raises InputError for a
+        value of a plain label map that may be several structures.
+        """
+        found: dict[Structure, list[tuple[int, int]]] = {}
+        if label_map.segments is not None:
+            for segment in label_map.present():
+                if segment.key != BACKGROUND:
+                    found.setdefault(self.spelt(segment.name), []).append((segment.layer, segment.value))
+            return found
+        for value in label_map.values():
+            names = sorted(self.of_value.get(value, ()))
+            if len(names) > 1 and not beside_plain:
+                raise InputError(
+                    f"{str(label_map.path)!r} has the value {value}, which is {names[0]!r} in one segmentation and "
+                    f"{names[1]!r} in another; say in dataset.json which it is, or save it as a segmentation."
+                )
+            found[names[0] if len(names) == 1 else value] = [(0, value)]
+        return found
+
+
 def evaluate_folders(
-    predictions: Path, labels: Path, tolerance_mm: float = 1.0, watch: Watch = UNWATCHED
+    predictions: Path,
+    labels: Path,
+    tolerance_mm: float = 1.0,
+    watch: Watch = UNWATCHED,
+    described: Mapping[int, str] | None = None,
 ) -> Evaluation:
     """Rows of each label of each case that both folders hold, by name; then, per label, the mean over cases.
 
-    A label that is in any case has a row in each. tolerance_mm is that of the surface Dice. A case that cannot be
-    compared is noted as failed. Raises InputError if the tolerance is not a finite number of mm, a folder is missing,
-    no names agree, or no case holds a label; Cancelled between two cases.
+    A label that is in any case has a row in each. tolerance_mm is that of the surface Dice; described: names of the
+    values of plain label maps, to compare them with segmentations. A case that cannot be compared is noted as failed.
+    Raises InputError if the tolerance is not a finite number of mm, a folder is missing, no names agree, no case holds
+    a label, or no label is in both folders; Cancelled between two cases.
     """
     if not 0 <= tolerance_mm < math.inf:
         raise InputError(f"tolerance {tolerance_mm} mm is not a finite number of at least 0; 1 mm is a good start.")
+    references, predicted = _files(predictions, labels)
+    cases = sorted(set(references) & set(predicted))
+    result = Evaluation(missing=sorted(set(references) - set(predicted)))
+    metrics: dict[str, dict[Structure, LabelMetrics]] = {}
+    files = [path for case in cases for path in (references[case], predicted[case])]
+    names = Names.of_files(files, described or {})
+    for case in cases:
+        watch.check()
+        try:
+            metrics[case] = _compare_case(predicted[case], references[case], tolerance_mm, names)
+        except Exception as error:
+            result.failed[case] = one_line(error, str(predicted[case]))
+            logger.error("%s", result.failed[case])
+            logger.debug("%s failed here:", case, exc_info=True)
+    _check_labels(metrics, predictions, labels)
+    found = sorted(
+        {label for case in metrics.values() for label in case}, key=lambda label: (isinstance(label, str), label)
+    )
+    for name, of_case in metrics.items():
+        result.rows.extend(_row(name, label, [of_case.get(label, ABSENT)]) for label in found)
+    result.rows.extend(_row("mean", label, [case.get(label, ABSENT) for case in metrics.values()]) for label in found)
+    return result
+
+
+def _files(predictions: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """References and predictions by case. Raises InputError if a folder is missing, or no case is in both."""
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
     references, predicted = volumes_by_name(labels), volumes_by_name(predictions)
-    names = sorted(set(references) & set(predicted))
-    if not names:
+    if not set(references) & set(predicted):
         raise InputError(
             f"no file in {str(predictions)!r} has the name of one in {str(labels)!r}; names must agree except for the "
             "ending."
         )
     if extra := sorted(set(predicted) - set(references)):
         logger.warning("%d predictions have no reference: %s.", len(extra), ", ".join(extra[:5]))
-    result = Evaluation(missing=sorted(set(references) - set(predicted)))
-    metrics: dict[str, dict[int, LabelMetrics]] = {}
-    known: dict[str, int] = {}
-    for name in names:
-        watch.check()
-        try:
-            metrics[name] = _compare_case(predicted[name], references[name], tolerance_mm, known)
-        except (Sam3dError, MemoryError, RuntimeError) as error:
-            result.failed[name] = last_line(error)
-            logger.error("%s", result.failed[name])
+    return references, predicted
+
+
+def _check_labels(metrics: dict[str, dict[Structure, LabelMetrics]], predictions: Path, labels: Path) -> None:
+    """Raises InputError if there is no label, or none is in both folders; warns of cases in which none is in both."""
     if metrics and not any(metrics.values()):
         raise InputError(f"no label map in {str(predictions)!r} or {str(labels)!r} holds a label; check the folders.")
-    found = sorted({label for case in metrics.values() for label in case})
+    apart = {}
     for name, case in metrics.items():
-        result.rows.extend(_row(name, label, [case.get(label, ABSENT)]) for label in found)
-    result.rows.extend(_row("mean", label, [case.get(label, ABSENT) for case in metrics.values()]) for label in found)
-    return result
+        ours = {label for label, found in case.items() if found.volume_ml}
+        theirs = {label for label, found in case.items() if found.reference_ml}
+        apart[name] = (ours, theirs)
+    all_ours, all_theirs = (set().union(*(pair[side] for pair in apart.values())) for side in (0, 1))
+    if all_ours and all_theirs and not all_ours & all_theirs:
+        raise InputError(
+            f"no value is in both: the predictions have {_listed(all_ours)}, the references {_listed(all_theirs)}; "
+            "give a structure the same value, or the same name, in both folders."
+        )
+    for name, (ours, theirs) in apart.items():
+        if ours and theirs and not ours & theirs:
+            message = "%s: no value is in both: the prediction has %s, the reference %s."
+            logger.warning(message, name, _listed(ours), _listed(theirs))
+
+
+def _order(structure: Structure) -> tuple[bool, Structure]:
+    """For sorting: values, then names."""
+    return isinstance(structure, str), structure
+
+
+def _listed(structures: set[Structure]) -> str:
+    some = sorted(map(str, structures))
+    return ", ".join(some[:5]) + (", ..." if len(some) > 5 else "")
 
 
 def _compare_case(
-    prediction: Path, reference: Path, tolerance_mm: float, known: dict[str, int]
-) -> dict[int, LabelMetrics]:
-    """Metrics by label. `known`: the label of each segment name in the cases before."""
+    prediction: Path, reference: Path, tolerance_mm: float, names: Names
+) -> dict[Structure, LabelMetrics]:
+    """Metrics by structure."""
     theirs, ours = read_label_map(reference), read_label_map(prediction)
     grid = _common_grid(ours, theirs)
-    i, j, k = spacing_and_directions(theirs.ijk_to_ras)[0].tolist()
-    reference_parts, parts = _parts_by_label(theirs, known), _parts_by_label(ours, known)
+    reference_parts = names.parts(theirs, beside_plain=ours.segments is None)
+    parts = names.parts(ours, beside_plain=theirs.segments is None)
     return {
-        label: compare_label(
-            _mask(ours, parts.get(label, []), grid[0]),
-            _mask(theirs, reference_parts.get(label, []), grid[1]),
-            (k, j, i),
+        structure: compare_label(
+            _mask(ours, parts.get(structure, []), grid[0]),
+            _mask(theirs, reference_parts.get(structure, []), grid[1]),
+            theirs.ijk_to_ras,
             tolerance_mm,
         )
-        for label in sorted({*reference_parts, *parts})
+        for structure in {**reference_parts, **parts}
     }
 
 
@@ -154,29 +256,7 @@ def _mask(label_map: LabelMap, parts: list[tuple[int, int]], padding: list[tuple
     return np.pad(found, padding)
 
 
-def _parts_by_label(label_map: LabelMap, known: dict[str, int]) -> dict[int, list[tuple[int, int]]]:
-    """Where each label is, as (layer, value): of segments by their name, whatever their value in this file.
-
-    A name that is not yet `known` is added with its value. Raises InputError if that is the one of another name.
-    """
-    if label_map.segments is None:
-        return {value: [(0, value)] for value in label_map.values()}
-    found: dict[int, list[tuple[int, int]]] = {}
-    for segment in label_map.present():
-        if segment.key == BACKGROUND:
-            continue
-        label = known.setdefault(segment.key, segment.value)
-        others = [other for other, taken in known.items() if taken == label and other != segment.key]
-        if others:
-            raise InputError(
-                f"{str(label_map.path)!r} names the label {label} {segment.name!r}, but another file names it "
-                f"{others[0]!r}; use the same name for a structure in all files, or save them as plain label maps."
-            )
-        found.setdefault(label, []).append((segment.layer, segment.value))
-    return found
-
-
-def _row(case: str, label: int, metrics: list[LabelMetrics]) -> Row:
+def _row(case: str, label: Structure, metrics: list[LabelMetrics]) -> Row:
     values = {metric: [getattr(one, metric) for one in metrics] for metric in METRICS}
     means = LabelMetrics(**{metric: mean_defined(values[metric]) for metric in METRICS})
     return Row(case, label, means, {metric: int(np.isfinite(values[metric]).sum()) for metric in METRICS})
@@ -207,30 +287,29 @@ def as_csv(rows: list[Row]) -> str:
 
 def as_table(rows: list[Row]) -> str:
     """For people, in columns; n is the number of cases that a mean is of."""
-    header = f"{'case':<24} {'label':>5} {'Dice':>7} {'n':>4} {'HD95 mm':>8} {'n':>4} {'surface':>8}"
+    width = max([5, *(len(str(row.label)) for row in rows)])
+    header = f"{'case':<24} {'label':>{width}} {'Dice':>7} {'n':>4} {'HD95 mm':>8} {'n':>4} {'surface':>8}"
     lines = [f"{header} {'mL':>9} {'ref. mL':>9}"]
     for row in rows:
         m, n = row.metrics, row.cases
         lines.append(
-            f"{row.case:<24} {row.label:>5} {m.dice:>7.4f} {n['dice']:>4} {m.hd95_mm:>8.2f} "
+            f"{row.case:<24} {row.label:>{width}} {m.dice:>7.4f} {n['dice']:>4} {m.hd95_mm:>8.2f} "
             f"{n['hd95_mm']:>4} {m.surface_dice:>8.4f} {m.volume_ml:>9.3f} {m.reference_ml:>9.3f}"
         )
     return "\n".join(lines)
 
 
-def compare_label(
-    mask: np.ndarray, reference: np.ndarray, spacing_kji_mm: tuple[float, float, float], tolerance_mm: float
-) -> LabelMetrics:
-    """All metrics of two boolean masks (K, J, I) on a grid of `spacing_kji_mm`.
+def compare_label(mask: np.ndarray, reference: np.ndarray, ijk_to_ras: np.ndarray, tolerance_mm: float) -> LabelMetrics:
+    """All metrics of two boolean masks (K, J, I) on the grid of a 4x4 matrix in mm.
 
     HD95 is the 95th percentile of surface distances in mm, symmetric; surface Dice the share of both surfaces that
     lies within `tolerance_mm` of the other (Nikolov et al. 2021, arXiv:1809.04430).
     """
-    voxel_ml = float(np.prod(spacing_kji_mm)) / 1000
+    ml = voxel_ml(ijk_to_ras)
     hd95, surface = float("nan"), float("nan")
     if mask.any() and reference.any():
         ours, theirs = (torch.from_numpy(part)[None, None] for part in _crop(mask, reference))
-        spacing = list(spacing_kji_mm)
+        spacing = spacing_and_directions(ijk_to_ras)[0][::-1].tolist()
         hd95 = float(compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95, spacing=spacing))
         surface = float(compute_surface_dice(ours, theirs, [tolerance_mm], include_background=True, spacing=spacing))
     elif mask.any() != reference.any():
@@ -239,8 +318,8 @@ def compare_label(
         dice(mask, reference),
         hd95,
         surface,
-        int(np.count_nonzero(mask)) * voxel_ml,
-        int(np.count_nonzero(reference)) * voxel_ml,
+        int(np.count_nonzero(mask)) * ml,
+        int(np.count_nonzero(reference)) * ml,
     )
 
 

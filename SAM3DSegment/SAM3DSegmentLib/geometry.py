@@ -78,6 +78,11 @@ def matrix_from_lps(origin: np.ndarray, spacing: np.ndarray, directions: np.ndar
     return RAS_FROM_LPS @ matrix
 
 
+def voxel_ml(ijk_to_ras: np.ndarray) -> float:
+    """The volume of a voxel, also where the axes are not at right angles, as those of a tilted gantry."""
+    return float(abs(np.linalg.det(np.asarray(ijk_to_ras, np.float64)[:3, :3]))) / 1000
+
+
 def has_right_angles(ijk_to_ras: np.ndarray) -> bool:
     """Whether the axes are perpendicular: not sheared, as those of a tilted gantry are."""
     directions = spacing_and_directions(ijk_to_ras)[1]

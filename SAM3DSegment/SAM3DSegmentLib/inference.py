@@ -18,11 +18,12 @@ from .card import ModelCard
 from .model_file import Sam3dModel, load_model
 from .network import Network, SliceEncoder
 from .postprocessing import find_islands, load_for_islands
-from .preparation import Preparation, Prepared
+from .preparation import Preparation, Prepared, check_volume
 from .quality import AUTO, BEST, QUALITIES, QualityChoice, check_quality, choose_quality
 from .sam.cache import EmbeddingCache
 from .sam.cached_encoder import CachedEncoder
 from .streaming import classify, measure_speed, stream_logits
+from .suitability import VolumeFacts, find_and_warn
 from .work import Work
 
 logger = logging.getLogger(__name__)
@@ -47,11 +48,14 @@ def segment_volume(
 
     The labels lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality:
     a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, slices done,
-    slices in all) and should_cancel() are called between batches of slices.
+    slices in all) and should_cancel() are called between batches of slices. A volume that does not look like the
+    model's training data is told in a warning.
     Raises an error of `base.errors`; `Cancelled` when should_cancel() became true.
     """
     if not isinstance(model, Sam3dModel):
         model = load_model(model)
+    check_volume(array_kji)
+    find_and_warn(model.card, VolumeFacts.of_array(array_kji, ijk_to_ras), "the volume")
     segmenter = Segmenter.load(model, device, precision, sam_checkpoint, quality)
     return segmenter.segment(array_kji, ijk_to_ras, watch_of(on_progress, should_cancel))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .base.errors import InputError, ModelFileError
-from .base.files import check_new_file, write_bytes
+from .base.files import check_new_file, is_utf8, linked, write_bytes
 from .base.folders import models_folder
 from .base.hashes import file_sha256
 from .base.jsonable import to_json
@@ -92,7 +93,7 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
     path = find_model(name_or_path)
     card = read_card(path)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with _openable(path) as name, safetensors.safe_open(name, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{str(path)!r} is not a model file, or it is damaged; copy it again.") from error
@@ -102,6 +103,11 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
         raise _misfit(path)
     decoder, *more = (_fill(card.decoder, part, path) for part in _decoders(tensors))
     return Sam3dModel(card, decoder, encoder, file_sha256(path), tuple(more))
+
+
+def _openable(path: Path) -> AbstractContextManager[Path]:
+    """The file under a name that safetensors can open."""
+    return nullcontext(path) if is_utf8(path) else linked(path, f"model{SUFFIX}")
 
 
 def import_model(source: Path, overwrite: bool = False) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,23 +12,36 @@ import numpy as np
 from .card import ModelCard
 from .geometry import Slicing, slicing_of
 
+logger = logging.getLogger(__name__)
+
 FAR = 2.0  # times as large or as small as in the training data
 AIR_HU = -500  # CT values below it are air; other modalities have none
+LABELLED_SHARE = 0.8  # of neighbours within structures: so many are equal in a label map, far fewer in an image
+ENOUGH_NEIGHBOURS = 200_000  # pairs by which a volume is judged, so that a large one is not read to its end
 
 
 @dataclass(frozen=True)
 class VolumeFacts:
     """What is known of a volume without reading its voxels again.
 
-    ijk_to_ras: (4, 4), mm. least_value: of all voxels. modality: as DICOM states it ("CT", "MR"), else empty.
-    region_ras: the corners (N, 3), in mm, of the region that will be segmented; None for the whole volume.
+    ijk_to_ras: (4, 4), mm. least_value, greatest_value: of all voxels. modality: as DICOM states it ("CT", "MR"), else
+    empty. region_ras: the corners (N, 3), in mm, of the region that will be segmented; None for the whole volume.
     """
 
     ijk_to_ras: np.ndarray
-    shape_kji: tuple[int, int, int]
+    shape_kji: tuple[int, ...]
     least_value: float
+    greatest_value: float = math.inf
     modality: str = ""
     region_ras: np.ndarray | None = None
+    is_label_map: bool = False
+
+    @classmethod
+    def of_array(cls, array_kji: np.ndarray, ijk_to_ras: np.ndarray, modality: str = "") -> VolumeFacts:
+        """Of voxels (K, J, I), whichever of them are finite."""
+        least, greatest = _range(array_kji)
+        labels = looks_like_labels(array_kji, least, greatest)
+        return cls(ijk_to_ras, array_kji.shape, least, greatest, modality, is_label_map=labels)
 
 
 def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] = str) -> list[str]:
@@ -35,6 +50,10 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
     tr translates a sentence before its values are filled in. Raises GeometryError for axes that cannot be sliced.
     """
     slicing = slicing_of(volume.ijk_to_ras, card.slicing)
+    if volume.least_value == volume.greatest_value:
+        return [tr("It is empty: each of its voxels is {value:g}.").format(value=volume.least_value)]
+    if volume.is_label_map:
+        return [tr("This is a label map; choose the image that it belongs to.")]
     found = _modality_misfits(card, volume, tr)
     if card.spacing_mm and _is_far(slicing.spacing_mm, card.spacing_mm):
         found.append(
@@ -46,11 +65,47 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
     if card.extent_mm and _is_far(extent_mm, card.extent_mm):
         found.append(
             tr(
-                "It covers {here} mm, but the model was trained on volumes of {there} mm around the structure; "
-                "choose a region of that size in Advanced."
+                "It covers {here} mm, but the model was trained on volumes of {there} mm around the structure; crop it "
+                "to such a size, or in 3D Slicer choose a region of that size in Advanced."
             ).format(here=describe_lengths(extent_mm, 0), there=describe_lengths(card.extent_mm, 0))
         )
     return found
+
+
+def find_and_warn(card: ModelCard, volume: VolumeFacts, name: str) -> list[str]:
+    """As `find_misfits`, and all of them in one warning about the volume of this name."""
+    misfits = find_misfits(card, volume)
+    if misfits:
+        logger.warning("%s may not suit the model %r: %s", name, card.name, " ".join(misfits))
+    return misfits
+
+
+def looks_like_labels(array_kji: np.ndarray, least: float, greatest: float) -> bool:
+    """Whether voxels (K, J, I) are whole numbers from 0 on that nearly everywhere equal their neighbour."""
+    if not 0 <= least < greatest:
+        return False
+    equal = pairs = 0
+    for rows in array_kji:
+        if rows.dtype.kind == "f" and not np.array_equal(rows, np.rint(rows)):
+            return False
+        inside = (rows[:, 1:] != 0) & (rows[:, :-1] != 0)
+        pairs += int(np.count_nonzero(inside))
+        equal += int(np.count_nonzero(inside & (rows[:, 1:] == rows[:, :-1])))
+        if pairs >= ENOUGH_NEIGHBOURS:
+            break
+    return pairs > 0 and equal >= LABELLED_SHARE * pairs
+
+
+def _range(array_kji: np.ndarray) -> tuple[float, float]:
+    """Least and greatest of the finite voxels; (inf, -inf) if there are none."""
+    if array_kji.dtype.kind != "f":
+        return float(array_kji.min()), float(array_kji.max())
+    least, greatest = math.inf, -math.inf
+    for rows in array_kji:
+        finite = np.isfinite(rows)
+        least = min(least, float(rows.min(where=finite, initial=math.inf)))
+        greatest = max(greatest, float(rows.max(where=finite, initial=-math.inf)))
+    return least, greatest
 
 
 def _modality_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str]) -> list[str]:

@@ -17,6 +17,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.model_file import Sam3dModel, save_model
+from SAM3DSegmentLib.sam.vit import build_vit
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment"
 SAMPLES = MODULE / "Resources" / "SampleData"
@@ -131,5 +136,47 @@ def run_child():
         environment = {**os.environ, "PYTHONPATH": str(MODULE)}
         command = [sys.executable, "-m", "SAM3DSegmentLib", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A model of some kilobytes that carries its encoder."""
+    vit = VitConfig(16, 1, 2, (0,))
+    channels = (256, 4, 4, 4, 4)
+    card = ModelCard(
+        "tiny", "", "MRI", (Label(1, "Blob", (230, 159, 0)),), EncoderConfig("compact_vit", 32, "", vit),
+        DecoderConfig(2, channels),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = {key: value.half() for key, value in build_vit(vit, 32).state_dict().items()}
+        model = Sam3dModel(card, Sam3dDecoder(2, channels), tensors)
+    path = tmp_path_factory.mktemp("model") / "tiny.sam3d"
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture
+def d(tmp_path, monkeypatch):
+    """The folder of a case, in which the program runs."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def command(run_cli, tiny):
+    """command("segment", ...) -> exit code, standard output, standard error; with the tiny model on the CPU."""
+
+    def run(*arguments):
+        arguments = list(map(str, arguments))
+        if arguments[0] == "segment":
+            defaults = {"--model": tiny, "--device": "cpu", "--progress": "none"}
+            arguments += [str(part) for pair in defaults.items() if pair[0] not in arguments for part in pair]
+        done = run_cli(*arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return run

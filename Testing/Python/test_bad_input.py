@@ -10,74 +10,29 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pydicom.data
 import pytest
 import SimpleITK as sitk
-import torch
 
 import image_files as make
 from conftest import MODULE, ijk_to_ras_of
 from image_files import voxels
+from SAM3DSegmentLib import evaluation
 from SAM3DSegmentLib.base.errors import Cancelled
 from SAM3DSegmentLib.base.watch import Watch
-from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
 from SAM3DSegmentLib.commands import sources
 from SAM3DSegmentLib.commands.batch import Request, segment_files
-from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.formats import volumes
 from SAM3DSegmentLib.formats.images import read_header
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter
-from SAM3DSegmentLib.model_file import Sam3dModel, save_model
-from SAM3DSegmentLib.sam.vit import build_vit
 
 GRID = ijk_to_ras_of(make.image())
 as_root = pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read and write everything")
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A model of some kilobytes that carries its encoder."""
-    vit = VitConfig(16, 1, 2, (0,))
-    channels = (256, 4, 4, 4, 4)
-    card = ModelCard(
-        "tiny", "", "MRI", (Label(1, "Blob", (230, 159, 0)),), EncoderConfig("compact_vit", 32, "", vit),
-        DecoderConfig(2, channels),
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tensors = {key: value.half() for key, value in build_vit(vit, 32).state_dict().items()}
-        model = Sam3dModel(card, Sam3dDecoder(2, channels), tensors)
-    path = tmp_path_factory.mktemp("model") / "tiny.sam3d"
-    save_model(model, path)
-    return path
-
-
-@pytest.fixture
-def d(tmp_path, monkeypatch):
-    """The folder of a case, in which the program runs."""
-    folder = tmp_path / "d"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def command(run_cli, tiny):
-    """command("segment", ...) -> exit code, standard output, standard error; with the tiny model on the CPU."""
-
-    def run(*arguments):
-        arguments = list(map(str, arguments))
-        if arguments[0] == "segment":
-            defaults = {"--model": tiny, "--device": "cpu", "--progress": "none"}
-            arguments += [str(part) for pair in defaults.items() if pair[0] not in arguments for part in pair]
-        done = run_cli(*arguments)
-        return done.returncode, done.stdout, done.stderr
-
-    return run
 
 
 def contents(folder):
@@ -1116,6 +1071,106 @@ def test_what_is_no_image_in_a_folder_is_left_out_and_said(d, command):
     assert "links of in to what does not exist are left out: series." in err
 
 
+def test_a_segmentation_drawn_beside_its_image_is_neither_a_result_nor_replaced(d, command):
+    in_folder(d, a_nrrd=make.write, b_nrrd=make.write)
+    make.named_segments(d / "in" / "a.seg.nrrd", voxels(np.uint8), {1: "by hand"})
+    before = contents(d / "in")
+    for more in ([], ["--overwrite"]):
+        code, _, err = command("segment", "in", "-o", "in", "--report", "r.json", *more)
+        check_refusal(code, err, "output 'in/a.seg.nrrd' is a segmentation beside its image that was not made by this")
+        report = json.loads((d / "r.json").read_text())
+        assert [record["input"] for record in report["segmented"]] == ["in/b.nrrd"]
+        assert list(report["failed"]) == ["in/a.nrrd"]
+        after = contents(d / "in")
+        assert after.keys() - before.keys() == {d / "in" / "b.seg.nrrd"}
+        assert {path: after[path] for path in before} == before
+
+
+def test_a_second_run_keeps_the_records_of_the_first(d, command, bundled_model):
+    """The first is interrupted, so the report is written after each volume."""
+    in_folder(d, a_nrrd=make.write, b_nrrd=make.write)
+    request = Request((Path("in"),), sources.Outputs(Path("out"), report=Path("r.json")))
+    done = Watch(cancelled=(d / "out" / "a.seg.nrrd").exists)
+    with pytest.raises(Cancelled):
+        segment_files(request, bundled_model, lambda: Segmenter.load(bundled_model, "cpu"), done)
+    [first] = json.loads((d / "r.json").read_text())["segmented"]
+    assert (first["input"], first["model"]) == ("in/a.nrrd", "hippocampus-mri")
+    code, _, err = command("segment", "in", "-o", "out", "--report", "r.json")
+    assert code == 0, err
+    report = json.loads((d / "r.json").read_text())
+    assert report["segmented"][0] == first
+    assert [record["model"] for record in report["segmented"]] == ["hippocampus-mri", "tiny"]
+    assert report["skipped"] == ["in/a.nrrd"]
+    assert command("segment", "in", "-o", "out", "--report", "r.json")[0] == 0  # nothing is left to do
+    assert json.loads((d / "r.json").read_text())["segmented"] == report["segmented"]
+    (d / "r.json").write_text("{}")
+    code, _, err = command("segment", "in", "-o", "out", "--report", "r.json")
+    check_refusal(code, err, "output 'r.json' exists already")
+
+
+def test_a_volume_that_does_not_suit_is_told_in_one_line_and_in_the_report(d, command):
+    in_folder(d, a_nrrd=make.write)
+    make.write(d / "in" / "b.nrrd", make.image(labels(1, 2)))
+    make.write(d / "in" / "c.nrrd", make.image(voxels() - 1000))
+    code, _, err = command("segment", "in", "-o", "out", "--report", "r.json")
+    assert code == 0, err
+    warnings = [line for line in err.splitlines() if line.startswith("WARNING: ")]
+    expected = ["This is a label map; choose the image", "Its values go down to -1000, as in a CT"]
+    for name, line, words in zip("bc", warnings, expected, strict=True):
+        assert line.startswith(f"WARNING: 'in/{name}.nrrd' may not suit the model 'tiny': {words}")
+    records = json.loads((d / "r.json").read_text())["segmented"]
+    assert [len(record["misfits"]) for record in records] == [0, 1, 1]
+
+
+def test_strict_refuses_a_volume_that_does_not_suit(d, command):
+    in_folder(d, a_nrrd=make.write, c_nrrd=make.write)
+    make.write(d / "in" / "b.nrrd", make.image(labels(1, 2)))
+    code, _, err = command("segment", "in/b.nrrd", "-o", "o.nrrd", "--strict", "--report", "r.json")
+    check_refusal(code, err, "in/b.nrrd' does not suit the model 'tiny': This is a label map; .* leave out --strict")
+    assert sorted(path.name for path in d.iterdir()) == ["in"]
+    code, _, err = command("segment", "in", "-o", "out", "--strict")
+    check_refusal(code, err, "in/b.nrrd' does not suit")
+    assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "c.seg.nrrd"]
+
+
+def test_the_modality_of_a_dicom_series_is_compared(d, command):
+    make.dicom(d / "s", change=lambda k, data: setattr(data, "Modality", "CT"))
+    code, _, err = command("segment", "s", "-o", "o.nrrd")
+    assert code == 0, err
+    assert "WARNING: 's' may not suit the model 'tiny': Its modality is CT, but the model is for MRI" in err
+
+
+def test_an_error_of_any_kind_does_not_end_a_folder(d, command, monkeypatch):
+    """What a library raises for a file that nobody has thought of."""
+    in_folder(d, a_nrrd=make.write, b_nrrd=make.write, c_nrrd=make.write)
+    read = sources.read_volume
+
+    def odd(path, *more):
+        if path.name == "b.nrrd":
+            raise OverflowError("cannot convert float infinity to integer")
+        return read(path, *more)
+
+    monkeypatch.setattr(sources, "read_volume", odd)
+    code, _, err = command("segment", "in", "-o", "out")
+    check_refusal(code, err, "'in/b.nrrd' failed: cannot convert float infinity to integer")
+    assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "c.seg.nrrd"]
+
+
+def test_an_error_of_any_kind_does_not_end_an_evaluation(d, command, monkeypatch):
+    pairs(labels(1), labels(1))(d)
+    read = evaluation.read_label_map
+
+    def odd(path):
+        if path.name == "b.nrrd":
+            raise OverflowError("cannot convert float infinity to integer")
+        return read(path)
+
+    monkeypatch.setattr(evaluation, "read_label_map", odd)
+    code, out, err = command("evaluate", "--predictions", "p", "--labels", "l")
+    check_refusal(code, err, "'p/b.nrrd' failed: cannot convert float infinity to integer")
+    assert "mean" in out
+
+
 def test_results_beside_the_images_are_not_segmented_in_the_next_run(d, command):
     in_folder(d, a_nrrd=make.write)
     for expected in ("1 segmented, 0 already there", "0 segmented, 1 already there"):
@@ -1202,12 +1257,6 @@ def of_one_name(d):
     make.write(d / "p" / "a.nii.gz", make.image(labels(1)))
 
 
-def conflicting_names(d):
-    good_pair(d)
-    make.named_segments(d / "l" / "b.nrrd", labels(1), {1: "Anterior"})
-    make.named_segments(d / "p" / "b.nrrd", labels(1), {1: "Posterior"})
-
-
 def broken_segments(d):
     good_pair(d)
     pair(d, "b", None, labels(1))
@@ -1264,7 +1313,6 @@ FAILING_PAIRS = [
          "has values from 0 to 719, outside 0..255; renumber them"),
     case("another size", pairs(labels(1)[:5], labels(1)), "b.nrrd' is not on the grid of 'l/b.nrrd'"),
     case("a spacing 0.9 % larger", coarser, "is not on the grid of"),
-    case("names that differ", conflicting_names, "names the label 1 'Posterior', but another file names it 'anterior'"),
     case("broken fields of segments", broken_segments, "b.nrrd' has invalid segment fields .*save it again"),
     case("a layer that is not there", missing_layer, "b.nrrd' refers to a layer that it does not have"),
     case("link to nothing", dangling_prediction, "p/b.nrrd' is a link to '../gone/b.nrrd', which does not exist"),
@@ -1313,8 +1361,80 @@ def test_named_segments_are_compared_by_name(d, command):
     make.named_segments(d / "l" / "b.seg.nrrd", labels(2, 1), {2: "Anterior", 1: "Posterior"})
     make.named_segments(d / "p" / "b.seg.nrrd", labels(1, 0), {1: "Anterior", 2: "Posterior"})
     rows = rows_of(d, command)
-    assert (rows["a", 1]["dice"], rows["a", 2]["dice"]) == (1, 1)
-    assert (rows["b", 1]["dice"], rows["b", 2]["dice"]) == (1, 0)
+    assert (rows["a", "Anterior"]["dice"], rows["a", "Posterior"]["dice"]) == (1, 1)
+    assert (rows["b", "Anterior"]["dice"], rows["b", "Posterior"]["dice"]) == (1, 0)
+
+
+def test_a_reference_without_the_first_structure_is_compared_by_name(d, command):
+    """The only segment of a file has the value 1, whichever structure it is; the table names it."""
+    (d / "p").mkdir()
+    (d / "l").mkdir()
+    both = {1: "Anterior", 2: "Posterior"}
+    make.named_segments(d / "l" / "a.seg.nrrd", labels(0, 1), {1: "posterior "})
+    make.named_segments(d / "l" / "b.seg.nrrd", labels(1, 2), both)
+    for name in "ab":
+        make.named_segments(d / "p" / f"{name}.seg.nrrd", labels(1, 2), both)
+    rows = rows_of(d, command)
+    assert {label for _, label in rows} == {"Anterior", "posterior"}
+    assert (rows["a", "Anterior"]["dice"], rows["a", "posterior"]["dice"]) == (0, 1)
+    assert rows["mean", "posterior"]["dice"] == 1
+    assert "Anterior" in command("evaluate", "--predictions", "p", "--labels", "l")[1]
+
+
+def test_segments_that_overlap_are_compared(d, command):
+    """An organ with a tumour: two layers, both of the value 1."""
+    (d / "p").mkdir()
+    (d / "l").mkdir()
+    organ, tumour = labels(1, 1), labels(1)
+    path = make.named_segments(
+        d / "l" / "a.seg.nrrd", np.stack([organ, tumour], axis=-1), {1: "Organ", 2: "Tumour"}, dimension=4,
+        space="left-posterior-superior", space_directions="none (1,0,0) (0,1.5,0) (0,0,2)", space_origin="(5,-6,7)",
+        kinds="list domain domain domain",
+    )  # fmt: skip
+    data = path.read_bytes()
+    for old, new in ((b"Segment1_LabelValue:=2", b"Segment1_LabelValue:=1"), (b"1_Layer:=0", b"1_Layer:=1")):
+        assert old in data
+        data = data.replace(old, new)
+    for folder in "lp":
+        (d / folder / "a.seg.nrrd").write_bytes(data)
+    rows = rows_of(d, command)
+    assert (rows["a", "Organ"]["dice"], rows["a", "Tumour"]["dice"]) == (1, 1)
+    assert rows["a", "Organ"]["volume_ml"] == pytest.approx(2 * rows["a", "Tumour"]["volume_ml"])
+
+
+def test_plain_label_maps_are_matched_with_names_by_the_other_folder_or_dataset_json(d, command):
+    pair(d, "a", labels(1, 2), None)
+    (d / "l").mkdir(exist_ok=True)
+    make.named_segments(d / "l" / "a.nrrd", labels(1, 2), {1: "Anterior", 2: "Posterior"})
+    rows = rows_of(d, command)
+    assert (rows["a", "Anterior"]["dice"], rows["a", "Posterior"]["dice"]) == (1, 1)
+    (d / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "posterior", "2": "anterior"}}))
+    rows = rows_of(d, command)
+    assert (rows["a", "Anterior"]["dice"], rows["a", "Posterior"]["dice"]) == (0, 0)
+
+
+def test_a_value_that_is_two_structures_is_not_guessed(d, command):
+    """Slicer numbers the segments of each file from 1."""
+    good_pair(d)
+    make.write(d / "p" / "b.nrrd", make.image(labels(1)))
+    make.named_segments(d / "l" / "b.nrrd", labels(1), {1: "Anterior"})
+    for folder in "lp":
+        make.named_segments(d / folder / "c.nrrd", labels(1), {1: "Posterior"})
+    code, out, err = command("evaluate", "--predictions", "p", "--labels", "l")
+    message = "b.nrrd' has the value 1, which is 'Anterior' in one segmentation and 'Posterior' in another"
+    check_refusal(code, err, message)
+    assert {line.split()[1] for line in out.splitlines()[1:]} == {"1", "2", "Posterior"}
+
+
+def test_masks_of_0_and_255_against_0_and_1_are_refused(d, command):
+    pair(d, "a", labels(255), labels(1))
+    pair(d, "b", labels(), labels(1))
+    code, _, err = command("evaluate", "--predictions", "p", "--labels", "l")
+    check_refusal(code, err, "no value is in both: the predictions have 255, the references 1; give")
+    pair(d, "b", labels(1), labels(1))
+    code, _, err = command("evaluate", "--predictions", "p", "--labels", "l")
+    assert code == 0, err
+    assert "WARNING: a: no value is in both: the prediction has 255, the reference 1." in err
 
 
 def test_a_cropped_segmentation_and_one_of_layers_are_compared_where_they_lie(d, command):
@@ -1333,8 +1453,9 @@ def test_a_cropped_segmentation_and_one_of_layers_are_compared_where_they_lie(d,
     )  # fmt: skip
     make.named_segments(d / "p" / "b.seg.nrrd", whole, names)
     rows = rows_of(d, command)
-    assert (rows["a", 1]["dice"], rows["a", 2]["dice"], rows["b", 1]["dice"]) == (1, 1, 1)
-    assert rows["a", 2]["reference_ml"] == pytest.approx(rows["a", 2]["volume_ml"])
+    found = [rows[key]["dice"] for key in (("a", "Anterior"), ("a", "Posterior"), ("b", "Anterior"))]
+    assert found == [1, 1, 1]
+    assert rows["a", "Posterior"]["reference_ml"] == pytest.approx(rows["a", "Posterior"]["volume_ml"])
 
 
 def test_a_label_map_of_whole_numbers_as_floats_is_one(d, command):

@@ -250,4 +250,4 @@ def test_a_file_that_is_replaced_after_it_was_looked_at_is_read_as_it_is_now(tmp
         sitk.WriteImage(sitk.GetImageFromArray(np.zeros((depth, 8, 8), np.int16)), str(tmp_path / f"{name}.nrrd"))
     targets = find_targets([tmp_path], Outputs(tmp_path / "out"))
     (tmp_path / "b.nrrd").replace(tmp_path / "a.nrrd")
-    assert targets.pairs[0][0].read(None).array_kji.shape == (6, 8, 8)
+    assert targets.each[0].source.read(None).array_kji.shape == (6, 8, 8)

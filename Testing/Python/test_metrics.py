@@ -18,6 +18,10 @@ def box(shape, low, high):
     return mask
 
 
+def grid(spacing_kji):
+    return np.diag([*spacing_kji[::-1], 1])
+
+
 def test_dice_of_shifted_boxes():
     a, b = box((8, 8, 8), (2, 2, 2), (6, 6, 6)), box((8, 8, 8), (3, 2, 2), (7, 6, 6))
     assert dice(a, b) == pytest.approx(2 * 48 / 128)
@@ -30,32 +34,39 @@ def test_distances_are_in_millimetres_along_the_right_axis():
     moved = {axis: np.roll(a, 2, axis) for axis in (0, 1, 2)}
     spacing = (3.0, 2.0, 0.5)
     for axis, mask in moved.items():
-        result = compare_label(mask, a, spacing, tolerance_mm=1.0)
+        result = compare_label(mask, a, grid(spacing), tolerance_mm=1.0)
         assert result.hd95_mm == pytest.approx(2 * spacing[axis])
-    assert compare_label(a, a, spacing, 1.0).surface_dice == 1
-    assert compare_label(a, a, spacing, 1.0).volume_ml == pytest.approx(a.sum() * 3 / 1000)
+    assert compare_label(a, a, grid(spacing), 1.0).surface_dice == 1
+    assert compare_label(a, a, grid(spacing), 1.0).volume_ml == pytest.approx(a.sum() * 3 / 1000)
+
+
+def test_volumes_are_right_for_tilted_axes():
+    """A gantry tilted by 25 degrees: slices are shifted, and lie closer to each other than their third axis is long."""
+    tilted = np.array([[1, 0, 0, 0], [0, 1, np.sin(0.436), 0], [0, 0, np.cos(0.436), 0], [0, 0, 0, 1]])
+    a = box((6, 6, 6), (1, 1, 1), (5, 5, 5))
+    assert compare_label(a, a, tilted, 1.0).volume_ml == pytest.approx(64 * 0.9064 / 1000, rel=1e-3)
 
 
 def test_surface_dice_depends_on_the_tolerance():
     a = box((20, 20, 20), (5, 5, 5), (15, 15, 15))
     b = np.roll(a, 2, 0)
-    assert compare_label(b, a, (1, 1, 1), 2.0).surface_dice == 1
-    assert compare_label(b, a, (1, 1, 1), 0.5).surface_dice < 0.7
+    assert compare_label(b, a, np.eye(4), 2.0).surface_dice == 1
+    assert compare_label(b, a, np.eye(4), 0.5).surface_dice < 0.7
 
 
 def test_an_absent_structure_has_no_distance():
     a = box((6, 6, 6), (1, 1, 1), (4, 4, 4))
     nothing = np.zeros_like(a)
-    missed = compare_label(nothing, a, (1, 1, 1), 1.0)
+    missed = compare_label(nothing, a, np.eye(4), 1.0)
     assert (missed.dice, missed.surface_dice) == (0, 0)
     assert np.isnan(missed.hd95_mm)
-    assert np.isnan(compare_label(nothing, nothing, (1, 1, 1), 1.0).dice)
+    assert np.isnan(compare_label(nothing, nothing, np.eye(4), 1.0).dice)
 
 
 def test_a_structure_at_the_border_is_measured():
     a = box((6, 6, 6), (0, 0, 0), (6, 6, 3))
     b = box((6, 6, 6), (0, 0, 0), (6, 6, 4))
-    assert compare_label(b, a, (1, 1, 1), 0.5).hd95_mm == pytest.approx(1)
+    assert compare_label(b, a, np.eye(4), 0.5).hd95_mm == pytest.approx(1)
 
 
 def test_folders_are_compared_case_by_case(tmp_path):

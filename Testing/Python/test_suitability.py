@@ -1,13 +1,17 @@
 """Sentences on volumes that differ from a model's training data, from the facts of the volume alone."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
+from conftest import CT, ROOT
 from SAM3DSegmentLib.base.errors import GeometryError
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, SlicingRule, VitConfig
-from SAM3DSegmentLib.suitability import VolumeFacts, describe_lengths, find_misfits
+from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.inference import segment_volume
+from SAM3DSegmentLib.suitability import VolumeFacts, describe_lengths, find_misfits, looks_like_labels
 
 CARD = ModelCard(
     name="tiny",
@@ -74,7 +78,7 @@ def test_a_spacing_of_more_than_twice_or_less_than_half_is_far(spacing, is_far):
 def test_the_extent_of_the_whole_volume_is_compared():
     assert find_misfits(CARD, facts(shape_kji=(81, 50, 60))) == [
         "It covers 81 x 50 x 60 mm, but the model was trained on volumes of 40 x 50 x 60 mm around the structure; "
-        "choose a region of that size in Advanced."
+        "crop it to such a size, or in 3D Slicer choose a region of that size in Advanced."
     ]
     assert find_misfits(card(extent_mm=None, spacing_mm=None), facts(shape_kji=(810, 5, 60))) == []
 
@@ -95,6 +99,58 @@ def test_sizes_are_those_along_the_slicing_axes():
     assert find_misfits(CARD, facts(ijk_to_ras=head_first, shape_kji=(60, 50, 40))) == []
     [sentence] = find_misfits(CARD, facts(ijk_to_ras=head_first, shape_kji=(60, 50, 100)))
     assert "It covers 100 x 50 x 60 mm" in sentence
+
+
+BLOBS = np.zeros((8, 20, 20), np.uint8)
+BLOBS[2:6, 3:9, 3:9], BLOBS[2:6, 10:18, 8:15] = 1, 7
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (BLOBS, "This is a label map; choose the image that it belongs to."),
+        (BLOBS.astype(np.float32), "This is a label map"),
+        (np.where(BLOBS, 255, 0).astype(np.int16), "This is a label map"),
+        (np.zeros((8, 20, 20)), "It is empty: each of its voxels is 0."),
+        (np.full((8, 20, 20), -1024, np.int16), "It is empty: each of its voxels is -1024."),
+        (np.where(BLOBS, np.nan, 3), "It is empty: each of its voxels is 3."),
+        (BLOBS * 0.5, ""),
+        (np.random.default_rng(0).integers(0, 256, BLOBS.shape).astype(np.uint8), ""),
+        (np.where(BLOBS, np.random.default_rng(0).integers(0, 99, BLOBS.shape), 0), ""),  # without its background
+        (BLOBS.astype(np.int16) - 3, ""),
+    ],
+)
+def test_label_maps_and_empty_volumes_are_noticed_by_their_voxels(array, words):
+    found = find_misfits(card(extent_mm=None), VolumeFacts.of_array(array, np.eye(4)))
+    assert len(found) == bool(words)
+    assert not words or words in found[0]
+
+
+def test_labels_are_noticed_without_reading_a_large_volume_to_its_end():
+    class Slices:
+        """Of an image: the second would fail."""
+
+        def __iter__(self):
+            yield np.random.default_rng(0).integers(1, 99, (600, 600)).astype(np.int16)
+            raise AssertionError
+
+    assert not looks_like_labels(Slices(), 1, 98)
+
+
+def test_the_segmentation_from_python_warns_once(bundled_model, caplog):
+    """A CT for a model of MRI: a volume of another modality, size and spacing."""
+    volume = read_volume(CT)
+    small = volume.array_kji[:6, :64, :64]
+    segment_volume(small, volume.ijk_to_ras, bundled_model, device="cpu")
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("the volume may not suit the model 'hippocampus-mri': Its values go down to -")
+
+
+def test_the_readmes_first_command_is_no_misfit(bundled_model):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    name = re.search(r"sam3dsegment segment (\S+)", readme)[1]
+    volume = read_volume(ROOT / name)
+    assert find_misfits(bundled_model.card, VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras)) == []
 
 
 def test_sentences_are_translated_before_values_are_filled_in():

@@ -6,13 +6,15 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, Sam3dError
 
 ABANDONED_S = 3600  # a partial file that was not written to for so long is of a process that was killed
 _MOST_NAME_BYTES = 255
@@ -75,6 +77,31 @@ def _partial_ending(path: Path) -> str:
     return ending
 
 
+def is_utf8(path: Path) -> bool:
+    """Other names are bytes, which Python keeps as surrogates, and libraries in other languages cannot take."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def linked(path: Path, name: str) -> Iterator[Path]:
+    """A link of this name to the file `path`, in a folder of its own, for as long as it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, name)
+        link_or_copy(path, link)
+        yield link
+
+
+def link_or_copy(path: Path, link: Path) -> None:
+    try:
+        link.symlink_to(path.absolute())
+    except OSError:  # Windows allows links to some users only
+        shutil.copyfile(path, link)
+
+
 def remove_partial_files() -> None:
     """For a process that ends while another of its threads is still writing."""
     for partial in list(_partial_files):
@@ -88,7 +115,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name may be bytes that are no text
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -104,6 +131,11 @@ def last_line(error: Exception) -> str:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
     return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+def one_line(error: Exception, name: str) -> str:
+    """Why the work on `name` failed: our own errors say it all, of a library's the last line is taken."""
+    return str(error) if isinstance(error, Sam3dError) else f"{name!r} failed: {last_line(error)}."
 
 
 def _remove_abandoned(path: Path) -> None:

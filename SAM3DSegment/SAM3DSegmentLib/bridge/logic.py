@@ -10,6 +10,7 @@ import slicer
 
 from .job import Callbacks, SegmentationJob
 from .request import Choices, Request
+from .scene.suitability import dicomModality
 
 
 def segment(
@@ -31,12 +32,14 @@ def segment(
     from ..inference import Segmenter, watch_of
     from ..model_file import load_model
     from ..results import segment_array
+    from ..suitability import VolumeFacts, find_and_warn
 
     checked, loaded = request.choices, load_model(request.modelPath)
     segmenter = Segmenter.load(loaded, checked.device, sam_checkpoint=checked.samCheckpoint, quality=checked.quality)
-    labels, confidence, record = segment_array(
-        segmenter, loaded, request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
-    )
+    array, matrix, watch = request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
+    facts = VolumeFacts.of_array(array, matrix, dicomModality(volumeNode))
+    misfits = find_and_warn(loaded.card, facts, repr(volumeNode.GetName()))
+    labels, confidence, record = segment_array(segmenter, loaded, array, matrix, watch, misfits)
     return request.deliver(labels, confidence if checked.confidenceMap else None, record)
 
 

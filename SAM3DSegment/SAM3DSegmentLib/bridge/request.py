@@ -111,6 +111,7 @@ class Request:
             "Precision": record["precision"],
             "Seconds": record["seconds"],
             "Date": record["date"],
+            "Misfits": " ".join(record["misfits"]),
             "Volume": volumeNode.GetName(),
         }
         confidences = {segment["name"]: segment["mean_confidence"] for segment in record["segments"]}

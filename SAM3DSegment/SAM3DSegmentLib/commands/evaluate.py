@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Without a watch: distances of one case can take minutes, and an interrupt should end them at once."""
     from ..base.files import check_new_file, write_json, write_text
     from ..evaluation import as_csv, as_dicts, as_table, evaluate_folders
+    from ..training.dataset import names_of_values
 
     outputs = [path for path in (options.json, options.csv) if path]
     read = [file for folder in (options.predictions, options.labels) if folder.is_dir() for file in folder.iterdir()]
@@ -36,13 +37,15 @@ def run(options: argparse.Namespace) -> int:
         check_new_file(path, options.overwrite, read)
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise InputError(f"--json and --csv are both {str(options.json)!r}; give each its own name.")
-    result = evaluate_folders(options.predictions, options.labels, options.tolerance_mm)
-    say(as_table(result.rows))
+    # Decathlon's and nnU-Net's dataset.json lies above the labels; nnU-Net writes one beside its predictions.
+    described = names_of_values((options.labels, options.labels.absolute().parent, options.predictions))
+    result = evaluate_folders(options.predictions, options.labels, options.tolerance_mm, described=described)
     if options.json:
         content = {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(result.rows)}
         write_json(options.json, {**content, "missing": result.missing, "failed": result.failed})
     if options.csv:
         write_text(options.csv, as_csv(result.rows))
+    say(as_table(result.rows))
     if result.missing:
         some = ", ".join(result.missing[:5])
         logger.error("%d references have no prediction and are left out of the means: %s.", len(result.missing), some)

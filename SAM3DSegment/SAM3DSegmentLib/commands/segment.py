@@ -40,12 +40,14 @@ def add(commands: Any) -> None:
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
     )
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     from ..base.devices import keep_freed_memory
-    from ..base.files import write_json
     from ..inference import Segmenter
     from ..model_file import load_model
     from ..model_store import find_model
@@ -60,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
             Outputs(options.output, options.confidence, options.report, options.overwrite),
             options.series,
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
+            options.strict,
         )
 
         def tell_choice(choice: QualityChoice) -> None:
@@ -73,9 +76,4 @@ def run(options: argparse.Namespace) -> int:
         summary = segment_files(request, model, load, watch)
     if len(summary.records) + len(summary.skipped) + len(summary.failed) > 1 or not summary.records:
         logger.info("%s.", summary)
-    if options.report:
-        write_json(
-            options.report,
-            {"segmented": summary.records, "skipped": summary.skipped, "failed": summary.failed},
-        )
     return FAILED if summary.failed else DONE

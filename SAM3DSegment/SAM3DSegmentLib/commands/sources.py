@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import InputError
-from ..base.files import check_new_file
+from ..base.files import check_new_file, last_line
 from ..formats.content import check_exists, holds_dicom, image_suffix, is_dangling, visible_files
 from ..formats.header import ImageHeader
 from ..formats.images import read_header
-from ..formats.label_maps import check_label_output
+from ..formats.label_maps import check_label_output, was_written_here
 from ..formats.volumes import (
     IMAGE_OUTPUT_SUFFIXES,
     OUTPUT_SUFFIXES,
@@ -23,6 +24,7 @@ from ..formats.volumes import (
     read_volume,
     volume_name,
 )
+from .report import read_report
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +66,31 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Each volume with the file of its mask; whether `Outputs.masks` is a folder."""
+class Target:
+    """A volume with the file of its mask. is_done: the mask is there already; problem: why it cannot be made."""
 
-    pairs: tuple[tuple[Source, Path], ...]
+    source: Source
+    path: Path
+    is_done: bool = False
+    problem: str = ""
+
+    def check(self) -> None:
+        """Raises InputError if the mask cannot be made; asked when its folder is there, and before the work."""
+        if self.problem:
+            raise InputError(self.problem)
+        try:
+            self.path.lstat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # a name that is too long
+            raise InputError(f"output {str(self.path)!r} cannot be written ({last_line(error)}); rename it.") from error
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be made of each volume; whether `Outputs.masks` is a folder."""
+
+    each: tuple[Target, ...]
     is_folder: bool
 
 
@@ -83,12 +106,12 @@ def find_targets(
     found = [_sources_of(path) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
-    pairs = _into_folder(sources, outputs.masks) if is_folder else [(sources[0], outputs.masks)]
+    targets = _into_folder(sources, outputs.masks, inputs) if is_folder else [Target(sources[0], outputs.masks)]
     if series_uid is not None and (is_folder or not inputs[0].is_dir()):
         raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
-    _check_outputs(outputs, [target for _, target in pairs] if is_folder else [], is_folder, read)
-    return Targets(tuple(pairs), is_folder)
+    _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read)
+    return Targets(tuple(targets), is_folder)
 
 
 def _sources_of(path: Path) -> list[Source]:
@@ -127,20 +150,36 @@ def _sources_of(path: Path) -> list[Source]:
     raise nothing_found(path)
 
 
-def _into_folder(sources: list[Source], folder: Path) -> list[tuple[Source, Path]]:
+def _into_folder(sources: list[Source], folder: Path, inputs: Sequence[Path]) -> list[Target]:
     """Each source with the file of its mask. Raises InputError unless `folder` can be one, and no two files are one."""
     if folder.name.lower().endswith(OUTPUT_SUFFIXES) and not folder.is_dir():
         raise InputError(
             f"output {str(folder)!r} is the name of one file, but there are {len(sources)} volumes; give the name of "
             "a folder, or one volume."
         )
-    pairs = [(source, folder / (source.name + SEGMENTATION_SUFFIX)) for source in sources]
-    by_target: dict[str, Path] = {}
-    for source, target in pairs:
-        other = by_target.setdefault(str(target).casefold(), source.path)  # some file systems ignore case
-        if other != source.path:
-            raise InputError(f"{str(other)!r} and {str(source.path)!r} would both become {str(target)!r}; rename one.")
-    return pairs
+    is_input = any(path.is_dir() and folder.is_dir() and path.samefile(folder) for path in inputs)
+    targets = [_target_in(folder, source, is_input) for source in sources]
+    by_path: dict[str, Path] = {}
+    for target in targets:
+        source = target.source.path
+        other = by_path.setdefault(str(target.path).casefold(), source)  # some file systems ignore case
+        if other != source:
+            raise InputError(f"{str(other)!r} and {str(source)!r} would both become {str(target.path)!r}; rename one.")
+    return targets
+
+
+def _target_in(folder: Path, source: Source, is_input: bool) -> Target:
+    """is_input: whether volumes are read from `folder` too, so that a segmentation there may be the user's own."""
+    path = folder / (source.name + SEGMENTATION_SUFFIX)
+    if not os.path.exists(path):  # which takes a name that is too long
+        return Target(source, path)
+    if is_input and not was_written_here(path):
+        problem = (
+            f"output {str(path)!r} is a segmentation beside its image that was not made by this program, and would be "
+            "lost; give another folder for the results."
+        )
+        return Target(source, path, problem=problem)
+    return Target(source, path, is_done=True)
 
 
 def _files_of(path: Path, source: Source) -> list[Path]:
@@ -180,7 +219,9 @@ def _check_outputs(outputs: Outputs, targets: list[Path], is_folder: bool, read:
             )
         check_new_file(outputs.confidence, outputs.overwrite, read)
     if outputs.report is not None:
-        check_new_file(outputs.report, outputs.overwrite, read)
+        # A second run over a folder goes on with the report of the first.
+        goes_on = is_folder and read_report(outputs.report) is not None
+        check_new_file(outputs.report, outputs.overwrite or goes_on, read)
     given = [path.absolute() for path in (outputs.masks, *targets, outputs.confidence, outputs.report) if path]
     if twice := [path for path in given if given.count(path) > 1]:
         raise InputError(f"two outputs would both be written to {str(twice[0])!r}; give each its own name.")

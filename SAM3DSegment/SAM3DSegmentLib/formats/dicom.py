@@ -23,7 +23,7 @@ from ..geometry import matrix_from_lps
 from .content import is_dicom, missing_content, visible_files
 from .dicom_frames import TAGS, Frame, frames_of
 from .dicom_tags import kinds_of_object, tag_text
-from .images import without_itk_warnings
+from .images import readable_by_itk, without_itk_warnings
 
 logger = logging.getLogger(__name__)
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # it also logs each of its warnings
@@ -34,8 +34,8 @@ _ENDINGS = {".dcm", ".dicom", ".ima"}
 Series = dict[str, list[tuple[Path, Dataset]]]  # headers of files, by series
 
 
-def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (K, J, I), rescaled as each slice says, and ijk_to_ras of the folder's series.
+def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray, str]:
+    """Voxels (K, J, I), rescaled as each slice says, ijk_to_ras and modality ("CT", "MR") of the folder's series.
 
     Raises InputError if there are several and `series_uid` chooses none, or if the slices are not a regular stack.
     """
@@ -53,7 +53,8 @@ def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray
     with without_itk_warnings():
         pixels = {path: _read_pixels(path, (count, *frames[0].size)) for path, count in counts.items()}
     # Where slices differ in type, because each has its own slope, the widest type is taken.
-    return np.stack([pixels[frame.path][frame.number] for frame in frames]), matrix
+    voxels = np.stack([pixels[frame.path][frame.number] for frame in frames])
+    return voxels, matrix, tag_text(headers[0][1], "Modality")
 
 
 def _images(folder: Path) -> Series:
@@ -210,7 +211,8 @@ def _distance(positions: np.ndarray, normal: np.ndarray, first: Frame, folder: P
 def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """(frames, rows, columns) of one file, whose header describes this shape."""
     try:
-        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        with readable_by_itk(path) as name:
+            pixels = sitk.GetArrayFromImage(sitk.ReadImage(name))
     except RuntimeError as error:
         raise InputError(
             f"{str(path)!r} cannot be read ({last_line(error)}); it may be cut short, or of unknown compression; "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..base.errors import GeometryError, InputError
-from ..base.files import last_line
+from ..base.files import is_utf8, last_line, link_or_copy, linked
 from ..geometry import is_same_grid, matrix_from_lps, spacing_and_directions
 from . import metaimage, nifti, nrrd
 from .content import FORMAT_OF_SUFFIX, METAIMAGE, NIFTI, NRRD, VOLUME_SUFFIXES, check_content, image_suffix, is_dicom
@@ -21,6 +24,7 @@ from .voxels import read_voxels
 
 logger = logging.getLogger(__name__)
 
+_DICOM_SUFFIX = ".dcm"
 _READERS = {NIFTI: nifti.read_header, NRRD: nrrd.read_header, METAIMAGE: metaimage.read_header}
 
 
@@ -90,11 +94,50 @@ def without_itk_warnings() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
+@contextmanager
+def readable_by_itk(path: Path, data: Path | None = None) -> Iterator[str]:
+    """The name of a file, or of a link to it, that ITK can open.
+
+    A name that is not UTF-8 makes ITK end the whole process, and endings in capitals it does not know. data: another
+    file that the file names.
+    """
+    if _is_plain(path):
+        yield str(path)
+        return
+    with linked(path, "image" + (image_suffix(path) or _DICOM_SUFFIX)) as link:
+        if data is not None and data != path:
+            link_or_copy(data, link.with_name(data.name))
+        yield str(link)
+
+
+def write_image(image: sitk.Image, path: Path, compressed: bool = False) -> None:
+    """Write an image under any name. Raises RuntimeError or OSError if it cannot be written."""
+    if _is_plain(path):
+        sitk.WriteImage(image, str(path), useCompression=compressed)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        parent = path.absolute().parent
+        if not is_utf8(parent):
+            parent = Path(folder, "parent")
+            link_or_copy(path.absolute().parent, parent)
+        plain = parent / f".{secrets.token_hex(8)}.partial{image_suffix(path)}"
+        try:
+            sitk.WriteImage(image, str(plain), useCompression=compressed)
+            os.replace(plain, path)
+        finally:
+            plain.unlink(missing_ok=True)
+
+
+def _is_plain(path: Path) -> bool:
+    suffix = image_suffix(path)
+    return is_utf8(path) and (suffix is None or path.name.endswith(suffix))
+
+
 def _itk_matrix(path: Path, header: ImageHeader) -> np.ndarray:
     """ijk_to_ras (4, 4), as SimpleITK reads it."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with without_itk_warnings():
+    with without_itk_warnings(), readable_by_itk(path, header.data) as name:
+        reader.SetFileName(name)
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
-from .images import read_header, read_image
-from .segments import Segment, read_segments, segmentation_fields
+from .images import read_header, read_image, write_image
+from .segments import OWN_FIELD, Segment, read_segments, segmentation_fields
 from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
 
 ROUNDING = 1e-3  # how far a label may lie from a whole number
@@ -58,6 +57,14 @@ def read_label_map(path: str | Path) -> LabelMap:
     return LabelMap(_as_integers(layers, path), matrix, segments, path)
 
 
+def was_written_here(path: Path) -> bool:
+    """Whether this program wrote a segmentation, and nobody has saved it in Slicer since."""
+    try:
+        return OWN_FIELD in read_header(path).fields
+    except InputError:
+        return False
+
+
 def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
     """Raises InputError unless a label map can be written at `path`; see `check_new_file`."""
     if not path.name.lower().endswith(OUTPUT_SUFFIXES):
@@ -78,7 +85,7 @@ def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, label
         for key, value in segmentation_fields(labels_kji.shape, labels).items():
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)
+        write_image(image, partial, compressed=True)
 
 
 def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:

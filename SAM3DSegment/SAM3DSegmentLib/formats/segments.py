@@ -9,12 +9,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import __version__
 from ..base.errors import InputError
 from ..card import Label, Terminology
 
 BACKGROUND = "background"
 BINARY = "Binary labelmap"
 _SEPARATORS = str.maketrans("~^|", "- /")  # of the serialised form, in which Slicer has no way to quote them
+OWN_FIELD = "SAM3DSegment"  # marks what this program wrote; Slicer drops it, so what was corrected there has none
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def segmentation_fields(shape_kji: tuple[int, ...], labels: tuple[Label, ...]) -
         "Segmentation_MasterRepresentation": BINARY,
         "Segmentation_ContainedRepresentationNames": f"{BINARY}|",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+        OWN_FIELD: __version__,
     }
     depth, height, width = shape_kji
     for index, label in enumerate(labels):

@@ -14,7 +14,7 @@ from ..base.files import written_whole
 from ..geometry import RAS_FROM_LPS, has_right_angles, spacing_and_directions
 from .content import VOLUME_SUFFIXES, check_exists, image_suffix, visible_files
 from .header import ImageHeader
-from .images import checked_matrix, read_header, read_image
+from .images import checked_matrix, read_header, read_image, write_image
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
@@ -25,11 +25,15 @@ SHEARED_SUFFIXES = tuple(suffix for suffix in OUTPUT_SUFFIXES if not suffix.star
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels (K, J, I) of a real type, ijk_to_ras (4, 4) in mm, and where both were read."""
+    """Voxels (K, J, I) of a real type, ijk_to_ras (4, 4) in mm, and where both were read.
+
+    modality: as DICOM states it ("CT", "MR"), else empty.
+    """
 
     array_kji: np.ndarray
     ijk_to_ras: np.ndarray
     path: Path
+    modality: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,8 @@ def read_volume(path: str | Path, series_uid: str | None = None, header: ImageHe
     if path.is_dir():
         from .dicom import read_series  # pydicom is loaded where there is DICOM
 
-        array, matrix = read_series(path, series_uid)
-        return Volume(array, checked_matrix(path, matrix), path)
+        array, matrix, modality = read_series(path, series_uid)
+        return Volume(array, checked_matrix(path, matrix), path, modality)
     check_exists(path)
     if series_uid is not None:
         raise InputError(f"{str(path)!r} is not a DICOM folder; leave out the series {series_uid!r}.")
@@ -112,7 +116,7 @@ def write_volume(path: str | Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray
     path = Path(path)
     check_axes(path, ijk_to_ras)
     with written_whole(path) as partial:
-        sitk.WriteImage(image_on_grid(array_kji, ijk_to_ras), str(partial))
+        write_image(image_on_grid(array_kji, ijk_to_ras), partial)
 
 
 def image_on_grid(array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> sitk.Image:

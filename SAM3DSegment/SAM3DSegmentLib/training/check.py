@@ -17,7 +17,7 @@ from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
 from ..card import PATCH_SIZE
 from ..decoder import Sam3dDecoder
-from ..geometry import spacing_and_directions
+from ..geometry import spacing_and_directions, voxel_ml
 from ..network import Network
 from ..settings import TrainingConfig
 from .plan import Plan, make_plan
@@ -52,7 +52,7 @@ def describe(plan: Plan) -> list[str]:
         spacing = spacing_and_directions(case.ijk_to_ras)[0]
         size = " x ".join(str(n) for n in case.shape_kji[::-1])
         mm = " x ".join(f"{s:.3g}" for s in spacing)
-        ml = float(np.prod(spacing)) / 1000
+        ml = voxel_ml(case.ijk_to_ras)
         labels = ", ".join(f"{name} {count * ml:.2f}" for name, count in case.voxels.items()) or "none"
         lines.append(f"{case.files.name:<28} {size:<18} {mm:<18} {plan.depths[case.files.name]:>6}  {labels}")
     lines += [f"suspicious: {text}" for text in find_suspicious(plan)]

@@ -80,6 +80,14 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
     )
 
 
+def names_of_values(folders: Iterable[Path]) -> dict[int, str]:
+    """Of the labels, from the first of the folders with a `dataset.json`; empty without it. Raises InputError."""
+    for folder in folders:
+        if names := _label_names(_read_description(folder / DESCRIPTION), folder):
+            return names
+    return {}
+
+
 def new_case_files(folder: str | Path, name: str) -> CaseFiles:
     """Where a new case has to be written to be found: into the layout that `folder` has, else as a pair of files.
 

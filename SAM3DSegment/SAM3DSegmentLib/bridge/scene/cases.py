@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 
 from ...base.errors import InputError, Sam3dError
 from ...card import Label
+from ...geometry import voxel_ml
 from .segmentations import BINARY_LABELMAP, orientedImage, readMask
 from .volumes import readGrid
 
@@ -82,7 +83,7 @@ def surveyCases(folder: Path) -> Survey:
 
 
 def _describe(facts: CaseFacts, labels: tuple[Label, ...]) -> CaseRow:
-    ml = abs(float(np.linalg.det(facts.ijk_to_ras[:3, :3]))) / 1000
+    ml = voxel_ml(facts.ijk_to_ras)
     sizes = ", ".join(f"{name} {count * ml:.2f}" for name, count in facts.voxels.items())
     missing = tuple(label.name for label in labels if label.name not in facts.voxels)
     return CaseRow(facts.files.name, (facts.files.image, facts.files.label_map), sizes, missing, facts.problem)

@@ -9,6 +9,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
+from ...geometry import voxel_ml
 from .segmentations import BINARY_LABELMAP, CONFIDENCE_TAG
 
 
@@ -65,4 +66,6 @@ def _segmentVolumeMl(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId
         return 0.0
     # All of its voxels: slicer.util's array ends where the reference volume does.
     voxels = vtk_to_numpy(labelmap.GetPointData().GetScalars())
-    return float(np.count_nonzero(voxels)) * float(np.prod(labelmap.GetSpacing())) / 1000
+    toWorld = vtk.vtkMatrix4x4()
+    labelmap.GetImageToWorldMatrix(toWorld)
+    return float(np.count_nonzero(voxels)) * voxel_ml(slicer.util.arrayFromVTKMatrix(toWorld))

@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from ...base.errors import Sam3dError
 from ...card import ModelCard
-from ...suitability import VolumeFacts, find_misfits
+from ...suitability import VolumeFacts, find_misfits, looks_like_labels
 from .volumes import readGrid, roiCorners
 
 
@@ -19,27 +19,28 @@ def findMisfits(
         misfits = find_misfits(card, _readFacts(volumeNode, roiNode), _)
     except Sam3dError as error:
         return [str(error)]
-    ofNode = []
-    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
-        ofNode.append(_("This is a label map; choose the image that it belongs to."))
     if _isFrameOfSequence(volumeNode):
-        ofNode.append(_("This is one frame of a sequence; only the frame that is shown will be segmented."))
-    return ofNode + misfits
+        return [_("This is one frame of a sequence; only the frame that is shown will be segmented."), *misfits]
+    return misfits
 
 
 def _readFacts(volumeNode: slicer.vtkMRMLScalarVolumeNode, roiNode: slicer.vtkMRMLMarkupsROINode | None) -> VolumeFacts:
     """Raises InputError as `readGrid`."""
     ijkToWorld, shapeKji = readGrid(volumeNode)
+    least, greatest = volumeNode.GetImageData().GetScalarRange()
+    isLabelMap = volumeNode.IsA("vtkMRMLLabelMapVolumeNode")
     return VolumeFacts(
         ijkToWorld,
         shapeKji,
-        least_value=volumeNode.GetImageData().GetScalarRange()[0],
-        modality=_dicomModality(volumeNode),
+        least,
+        greatest,
+        modality=dicomModality(volumeNode),
         region_ras=roiCorners(roiNode) if roiNode is not None else None,
+        is_label_map=isLabelMap or looks_like_labels(slicer.util.arrayFromVolume(volumeNode), least, greatest),
     )
 
 
-def _dicomModality(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
+def dicomModality(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
     """The DICOM modality that the subject hierarchy stores for the volume ("CT", "MR"), else an empty text."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = hierarchy.GetItemByDataNode(volumeNode)
