@@ -19,6 +19,7 @@ from ..scene.observing import SEGMENT_CHANGES, SegmentationObserver
 from ..scene.segmentations import referenceVolume
 from ..worker import BackgroundCall
 from .controls import enableUnless
+from .dialogs import ask, plain, tell
 from .protocols import Observe, Ui
 
 
@@ -80,7 +81,7 @@ class CasesBox:
             status = self._write(volumeNode, segmentationNode, segmentIds, name)
         except Exception as error:  # Slicer would only print it
             status = ""
-            slicer.util.errorDisplay(explain(error), _("The case was not added"))
+            tell(explain(error), _("The case was not added"))
         self._ui.caseStatusLabel.text = status
         self.update()
 
@@ -100,7 +101,7 @@ class CasesBox:
         if case.replaced:
             files = ", ".join(path.name for path in case.replaced)
             question = _("There is a case {name} already ({files}). Replace it?").format(name=case.name, files=files)
-            if not slicer.util.confirmOkCancelDisplay(question, _("Replace case")):
+            if not ask(question, _("Replace case")):
                 return ""
         with slicer.util.WaitCursor():
             writeCase(case, self.folder, volumeNode, segmentationNode, segmentIds)
@@ -125,7 +126,7 @@ class CasesBox:
         for row, case in enumerate(self.survey.rows):
             for column, text in enumerate((case.name, case.describe())):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)  # which may be too long for its column
+                item.setToolTip(plain(text))  # which may be too long for its column
                 table.setItem(row, column, item)
         table.resizeRowsToContents()
         self._showButtons()
@@ -161,12 +162,12 @@ class CasesBox:
             return
         files = ", ".join(path.name for path in case.files)
         question = _("Delete the files of the case {name} ({files})?").format(name=case.name, files=files)
-        if not slicer.util.confirmOkCancelDisplay(question, _("Remove case")):
+        if not ask(question, _("Remove case")):
             return
         try:
             removeCase(case, self.folder)
         except Exception as error:  # Slicer would only print it
-            slicer.util.errorDisplay(explain(error), _("The case was not removed"))
+            tell(explain(error), _("The case was not removed"))
         self._ui.caseStatusLabel.text = ""
         self.update()
 

@@ -18,9 +18,12 @@ from ...quality import AUTO, QUALITIES
 from ...suitability import describe_lengths
 from ..dependencies import Installer
 from ..problems import explain
+from ..scene.edits import whyNotReplace
+from ..scene.segmentations import referenceVolume, segmentationFor
 from ..scene.suitability import findMisfits
 from .command_box import CommandBox
 from .controls import enableUnless, fillList, selectData
+from .dialogs import ask, tell
 from .protocols import Logic, Parameters, Ui
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -49,6 +52,7 @@ class SegmentSection:
         self._onRunningChanged = onRunningChanged
         self._whyBusy = whyBusy
         self._parameters: Parameters | None = None
+        self._volumeId = ""  # of the volume whose segmentation is chosen
         self._card: ModelCard | None = None
         self._cardOf = ""
         self._choice = ""  # which quality was chosen automatically, for the user
@@ -68,7 +72,17 @@ class SegmentSection:
 
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
+        self._volumeId = _idOf(parameters.inputVolume) if parameters is not None else ""
         self.update()
+
+    def followVolume(self) -> None:
+        """Another volume gets another segmentation, so that no result is written over that of the volume before."""
+        parameters = self._parameters
+        if parameters is None or self._volumeId == _idOf(parameters.inputVolume):
+            return
+        self._volumeId = _idOf(parameters.inputVolume)
+        if parameters.inputVolume is not None:
+            parameters.outputSegmentation = segmentationFor(parameters.inputVolume, parameters.outputSegmentation)
 
     def cleanup(self) -> None:
         if self.isRunning:
@@ -172,6 +186,14 @@ class SegmentSection:
         parameters = self._parameters
         if parameters is None:  # the scene was closed while packages were installed
             return
+        overwrite = False
+        if reason := self._whyNotReplace(parameters):
+            question = _("{reason}.\n\nReplace it? Undo, in Results, brings it back.").format(
+                reason=reason[0].upper() + reason[1:]
+            )
+            if not ask(question, _("Replace segments")):
+                return
+            overwrite = True
         self._choice = ""
         job = self._logic.startSegment(
             parameters.inputVolume,
@@ -181,6 +203,7 @@ class SegmentSection:
             device=parameters.device,
             roiNode=parameters.roi,
             confidenceMap=parameters.confidenceMap,
+            overwrite=overwrite,
             onProgress=self._progressed,
             onChoice=self._showChoice,
             onFinished=self._finished,
@@ -188,6 +211,13 @@ class SegmentSection:
             onCancelled=self._cancelled,
         )
         self._box.begin(job, _("Starting..."))
+
+    def _whyNotReplace(self, parameters: Parameters) -> str:
+        volumeNode, segmentationNode = parameters.inputVolume, parameters.outputSegmentation
+        if volumeNode is None or segmentationNode is None:
+            return ""
+        labels = read_card(find_model(parameters.model)).labels
+        return whyNotReplace(segmentationNode, volumeNode, [label.name for label in labels])
 
     def _showChoice(self, quality: str, seconds: float) -> None:
         self._choice = _("{quality} quality was chosen, for about {seconds} s in all. ").format(
@@ -203,13 +233,16 @@ class SegmentSection:
 
     def _finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._box.end(_("Done."))
-        if self._parameters is not None:
-            self._parameters.outputSegmentation = segmentationNode
+        parameters = self._parameters
+        if parameters is not None and parameters.inputVolume is referenceVolume(segmentationNode):
+            if parameters.outputSegmentation not in (None, segmentationNode):
+                self._box.say(_("Done. The segmentation was edited meanwhile, so the result is in a new one."))
+            parameters.outputSegmentation = segmentationNode
         self._onResult(segmentationNode)
 
     def _failed(self, message: str) -> None:
         self._box.end(_("Failed: {reason}").format(reason=message))
-        slicer.util.errorDisplay(message, _("SAM3DSegment could not segment"))
+        tell(message, _("SAM3DSegment could not segment"))
 
     def _cancelled(self) -> None:
         self._box.end(_("Cancelled; nothing was changed."))
@@ -217,6 +250,10 @@ class SegmentSection:
     def _runningChanged(self) -> None:
         self._showButton()
         self._onRunningChanged()
+
+
+def _idOf(node: slicer.vtkMRMLNode | None) -> str:
+    return node.GetID() if node is not None else ""
 
 
 def describeCard(card: ModelCard) -> str:

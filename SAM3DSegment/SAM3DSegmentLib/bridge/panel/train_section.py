@@ -18,6 +18,7 @@ from ..worker import progressReader
 from .cases_box import CasesBox, caseName
 from .command_box import CommandBox
 from .controls import enableUnless
+from .dialogs import tell
 from .encoder_box import EncoderBox
 from .protocols import Observe, Parameters, Ui
 from .training_progress import TrainingProgress, describeDice
@@ -89,7 +90,7 @@ class TrainSection:
                 if volumeNode is None
                 else _("A model is being trained; wait for it, or stop it.")
             )
-            slicer.util.errorDisplay(problem, _("The case was not added"))
+            tell(problem, _("The case was not added"))
             return
         self._ui.trainSection.collapsed = False
         segmentIds = list(segmentationNode.GetSegmentation().GetSegmentIDs())
@@ -210,7 +211,7 @@ class TrainSection:
         """request: that of a training which had begun."""
         kept = _whatIsKept(request) if request is not None else ""
         self._training.end(_("Failed: {reason}").format(reason=message) + kept)
-        slicer.util.errorDisplay(message, _("SAM3DSegment could not train"))
+        tell(message, _("SAM3DSegment could not train"))
 
     def _trainingChanged(self) -> None:
         self.update()

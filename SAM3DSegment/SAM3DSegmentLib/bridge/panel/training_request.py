@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from ...base.folders import models_folder
 from ...model_store import SUFFIX, bundled_folder
 from .. import preferences
+from .dialogs import ask
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TrainingRequest:
         return [*self._settings(), "-o", str(self.model), "--progress", "json", *former]
 
     def _settings(self) -> list[str]:
-        checkpoint = preferences.samCheckpoint()
+        checkpoint = preferences.samCheckpoint(self.encoder)
         arguments = ["train", "--data", str(self.cases), "--encoder", self.encoder, "--minutes", str(self.minutes)]
         return [*arguments, "--device", self.device, *(["--sam-checkpoint", checkpoint] if checkpoint else [])]
 
@@ -70,7 +71,7 @@ def askAboutFormer(name: str) -> str | None:
         question = _("There is a model {name} already. Replace it?").format(name=name)
     else:
         return ""
-    return "--overwrite" if slicer.util.confirmOkCancelDisplay(question, _("Replace")) else None
+    return "--overwrite" if ask(question, _("Replace")) else None
 
 
 def hasStoppedTraining(model: Path) -> bool:

@@ -9,6 +9,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..dependencies import Installer
+from ..scene.undo import forgetSteps
 from .protocols import Logic, Observe, Parameters, Ui
 from .results_section import ResultsSection
 from .segment_section import SegmentSection
@@ -79,6 +80,7 @@ class Panel:
         self._train.cleanup()
         self._results.cleanup()
         self._setup.cleanup()
+        forgetSteps()
 
     def _whyBusy(self, otherIsRunning: bool, other: str) -> str:
         if self._installer.isBusy:
@@ -88,6 +90,7 @@ class Panel:
     def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
         self._segment.cleanup()
         self._connectParameters(None)
+        forgetSteps()
 
     def _sceneStartsImporting(self, caller: Any, event: Any) -> None:
         self._connectParameters(None)
@@ -107,6 +110,7 @@ class Panel:
             section.setParameters(parameters)
 
     def _parametersChanged(self, caller: Any = None, event: Any = None) -> None:
+        self._segment.followVolume()
         self._segment.update()
         self._results.update()
 
