@@ -12,7 +12,7 @@ import qt
 from ...quality import BEST
 from ..problems import explain
 from ..scene.figures import SegmentMeter, readFigures
-from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationObserver
+from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, Observer
 from ..scene.segmentations import readProvenance
 from ..scene.undo import canUndo, isChangedSince, undo
 from .controls import enableUnless
@@ -39,7 +39,7 @@ class ResultsSection:
         self._onUseAsCase = onUseAsCase
         self._parameters: Parameters | None = None
         changes = SEGMENT_CHANGES + VOXEL_CHANGES
-        self._observer = SegmentationObserver(addObserver, removeObserver, changes, self._segmentationChanged)
+        self._observer = Observer(addObserver, removeObserver, changes, self._segmentationChanged)
         self._meter = SegmentMeter()
         self._isShown = False
         self._timer = qt.QTimer()
@@ -71,7 +71,7 @@ class ResultsSection:
     def update(self) -> None:
         """Show the chosen segmentation as it is now."""
         node = self._parameters.outputSegmentation if self._parameters is not None else None
-        self._observer.observe(node)
+        self._observer.observeSegments(node)
         self._ui.show3DButton.setSegmentationNode(node)
         hindrance = _("Choose or make a segmentation first.") if node is None else ""
         enableUnless(self._ui.editButton, hindrance, _("Correct the segments by hand."))

@@ -13,20 +13,23 @@ import qt
 
 from ...base.errors import Sam3dError
 from ...card import ModelCard
+from ...geometry import axis_names
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
 from ...suitability import describe_lengths
 from ..dependencies import Installer
 from ..problems import explain
 from ..scene.edits import whyNotReplace
+from ..scene.observing import REGION_CHANGES, Observer
 from ..scene.segmentations import referenceVolume, segmentationFor
 from ..scene.suitability import findMisfits
 from .command_box import CommandBox
 from .controls import enableUnless, fillList, selectData
 from .dialogs import ask, tell
-from .protocols import Logic, Parameters, Ui
+from .protocols import Logic, Observe, Parameters, Ui
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+SETTLING_MS = 100  # after the last change of the region, before warnings are shown
 
 
 class SegmentSection:
@@ -44,6 +47,8 @@ class SegmentSection:
         onResult: Callable[[slicer.vtkMRMLSegmentationNode], None],
         onRunningChanged: Callable[[], None],
         whyBusy: Callable[[], str],
+        addObserver: Observe,
+        removeObserver: Observe,
     ) -> None:
         self._ui = ui
         self._logic = logic
@@ -56,6 +61,11 @@ class SegmentSection:
         self._card: ModelCard | None = None
         self._cardOf = ""
         self._choice = ""  # which quality was chosen automatically, for the user
+        self._regionObserver = Observer(addObserver, removeObserver, REGION_CHANGES, lambda: self._timer.start())
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(SETTLING_MS)
+        self._timer.connect("timeout()", self.update)
         self._box = CommandBox(ui.statusLabel, self._runningChanged, ui.progressBar)
         self.listModels()
         self._listQualities()
@@ -73,6 +83,8 @@ class SegmentSection:
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
         self._volumeId = _idOf(parameters.inputVolume) if parameters is not None else ""
+        if parameters is None:
+            self._regionObserver.observe(None)
         self.update()
 
     def followVolume(self) -> None:
@@ -84,10 +96,17 @@ class SegmentSection:
         if parameters.inputVolume is not None:
             parameters.outputSegmentation = segmentationFor(parameters.inputVolume, parameters.outputSegmentation)
 
-    def cleanup(self) -> None:
+    def abandon(self) -> None:
+        """The scene is being closed."""
         if self.isRunning:
             self._box.abandon()
             self._cancelled()
+
+    def cleanup(self) -> None:
+        """In Slicer the connected timer would keep this object alive."""
+        self.abandon()
+        self._timer.stop()
+        self._timer.deleteLater()
 
     def listModels(self) -> None:
         """Fill the list anew: bundled models, then those of the user's folder."""
@@ -126,6 +145,7 @@ class SegmentSection:
         self._cardOf = model
 
     def _showWarnings(self, parameters: Parameters) -> None:
+        self._regionObserver.observe(parameters.roi)
         warnings = []
         if parameters.inputVolume is not None and self._card is not None:
             warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi)
@@ -278,11 +298,22 @@ def _describeLimits(card: ModelCard) -> str:
     if card.extent_mm and card.spacing_mm:
         limits.append(
             _(
-                "Made for volumes of about {extent} mm with voxels of {spacing} mm; on others it may be quite wrong."
-            ).format(extent=describe_lengths(card.extent_mm, 0), spacing=describe_lengths(card.spacing_mm))
+                "Made for volumes of about {extent} mm ({axes}) with voxels of {spacing} mm; on others it may be quite "
+                "wrong."
+            ).format(
+                extent=describe_lengths(card.extent_mm, 0), axes=_axes(card), spacing=describe_lengths(card.spacing_mm)
+            )
         )
     limits.append(_("Check every result by eye; not for diagnosis or treatment."))
     return " ".join(limits)
+
+
+def _axes(card: ModelCard) -> str:
+    """Those along which a card's lengths are given, in the words of the patient where that is certain."""
+    slices, *others = card.spacing_mm or (0, 1, 1)
+    if slices >= card.slicing.anisotropy * max(others):  # by the acquisition, which may differ from case to case
+        return _("slices x rows x columns")
+    return axis_names(card.slicing.plane)
 
 
 def _qualityTitle(name: str) -> str:

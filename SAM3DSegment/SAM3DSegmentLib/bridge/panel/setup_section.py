@@ -80,7 +80,7 @@ class SetupSection:
         there = path.is_file()
         self._ui.weightsLabel.text = (
             _("Here: {path}") if there else _("Not here: {path}. Models that carry their own encoder do without.")
-        ).format(path=path)
+        ).format(path=path.as_posix())
         self._ui.downloadWeightsButton.text = _("Download ({size} MB)").format(size=CHECKPOINT.megabytes)
         self._ui.checkButton.enabled = isIdle
         self._ui.downloadWeightsButton.enabled = isIdle
@@ -88,7 +88,7 @@ class SetupSection:
         self._ui.verifyWeightsButton.enabled = there and isIdle
         self._ui.removeWeightsButton.enabled = (there or bool(samCheckpoint())) and isIdle
         self._ui.stopSetupButton.visible = not isIdle
-        self._ui.modelFolderLabel.text = str(models_folder())
+        self._ui.modelFolderLabel.text = models_folder().as_posix()
         info = cache_info()
         self._ui.cacheLabel.text = _("{size:.0f} MB").format(size=info.bytes / 2**20)
         self._ui.cacheLabel.toolTip = plain(str(info.folder))

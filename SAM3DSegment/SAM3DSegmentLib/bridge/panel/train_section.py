@@ -21,7 +21,7 @@ from .controls import enableUnless
 from .dialogs import tell
 from .encoder_box import EncoderBox
 from .protocols import Observe, Parameters, Ui
-from .training_progress import TrainingProgress, describeDice
+from .training_progress import TrainingProgress, describeDice, describeStage
 from .training_request import TrainingRequest, askAboutFormer, hasStoppedTraining, whyUnusableName
 
 
@@ -78,6 +78,7 @@ class TrainSection:
         self._cases.cleanup()
         self._training.abandon()
         self._check.abandon()
+        self._progress.end()
 
     def addResult(
         self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None, segmentationNode: slicer.vtkMRMLSegmentationNode
@@ -111,7 +112,9 @@ class TrainSection:
         else:
             button.text, toolTip = _("Stop"), _("End the training early; the best model so far is kept.")
         enableUnless(button, hindrance, toolTip)
-        self._ui.checkCasesButton.enabled = not isRunning and not hindrance
+        isChecking = self._check.isRunning
+        self._ui.checkCasesButton.text = _("Stop check") if isChecking else _("Check")
+        self._ui.checkCasesButton.enabled = isChecking or (not isRunning and not hindrance)
         for widget in (self._ui.casesBox, self._ui.modelNameEdit, self._ui.minutesBox, self._ui.encoderBox):
             widget.enabled = not isRunning
 
@@ -137,6 +140,9 @@ class TrainSection:
 
     def _startCheck(self, _checked: bool = False) -> None:
         """Let the command report what is unusual, the split of the cases, and the time and disk space it will take."""
+        if self._check.isRunning:
+            self._check.cancel(_("Stopping..."))
+            return
         request = self._chosenRequest()
         if request is None:
             return
@@ -145,16 +151,18 @@ class TrainSection:
         except Exception as error:  # Slicer would only print it
             self._failed(explain(error))
             return
-        lines: list[str] = []
-        cases = len(self._cases.survey.rows)
+        findings: list[str] = []
         self._check.run(
             request.checkArguments(),
             _("Checking; this takes a few seconds..."),
-            lines.append,
-            lambda: self._check.end("\n".join(lines[cases + 1 :])),  # after the table of the cases
+            progressReader(self._checked, lambda event: findings.extend(event["findings"])),
+            lambda: self._check.end("\n".join(findings)),
             lambda message: self._check.end(_("Failed: {reason}").format(reason=message)),
             lambda: self._check.end(""),
         )
+
+    def _checked(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
+        self._check.say(describeStage(stage, done, total))
 
     def _trainOrStop(self, _checked: bool = False) -> None:
         if self.isRunning:
@@ -214,6 +222,8 @@ class TrainSection:
         tell(message, _("SAM3DSegment could not train"))
 
     def _trainingChanged(self) -> None:
+        if not self.isRunning:
+            self._progress.end()
         self.update()
         self._onRunningChanged()
 
@@ -225,4 +235,4 @@ def _whatIsKept(request: TrainingRequest) -> str:
     """After a training that has made no model."""
     if not hasStoppedTraining(request.model):
         return ""
-    return " " + _("What it has reached is kept: Train goes on from there.")
+    return " " + _("What it has reached is kept, but for its last minutes (5 at most): Train goes on from there.")

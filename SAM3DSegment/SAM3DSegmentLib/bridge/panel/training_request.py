@@ -32,7 +32,7 @@ class TrainingRequest:
 
     def checkArguments(self) -> list[str]:
         """Of the command line, to report what the training will do."""
-        return [*self._settings(), "--check"]
+        return [*self._settings(), "--check", "--progress", "json"]
 
     def trainingArguments(self, whatAboutFormer: str) -> list[str]:
         """Of the command line; whatAboutFormer as `askAboutFormer` returns it."""
