@@ -514,6 +514,25 @@ sys.exit(130)
 """
 
 
+def test_a_finished_training_whose_model_was_moved_is_replaced_only_when_the_user_agrees(
+    patients, folders, use_program
+):
+    use_program("import sys; sys.exit('ERROR: ' + ' '.join(sys.argv))")
+    former = folders / "models" / "kidneys.training"
+    former.mkdir()
+    (former / "run.json").write_text('{"result": {}}')
+    patients.ui.modelNameEdit.text = "kidneys"
+    host.answerNext("question", False)
+    patients.ui.trainButton.click()
+    assert is_idle(patients)
+    assert "There is a finished training of kidneys already" in host.messages[-1].text
+    host.messages.clear()
+    host.answerNext("question", True)
+    train(patients)
+    wait_for_end(patients)
+    assert "--overwrite" in the_error()
+
+
 def test_a_check_can_be_stopped(patients, use_program):
     use_program(LOOKS)
     patients.ui.modelNameEdit.text = "kidneys"

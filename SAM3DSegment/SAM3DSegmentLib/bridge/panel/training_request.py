@@ -69,6 +69,10 @@ def askAboutFormer(name: str) -> str | None:
         question = _("Start {name} anew? What the stopped training has reached is lost.").format(name=name)
     elif path.exists():
         question = _("There is a model {name} already. Replace it?").format(name=name)
+    elif path.with_suffix(".training").exists():  # its model was moved elsewhere
+        question = _("There is a finished training of {name} already. Replace its report and weights?").format(
+            name=name
+        )
     else:
         return ""
     return "--overwrite" if ask(question, _("Replace")) else None
