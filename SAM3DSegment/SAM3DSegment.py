@@ -81,6 +81,7 @@ class SAM3DSegmentLogic(ScriptedLoadableModuleLogic):
 
     segment = staticmethod(bridgeLogic.segment)
     startSegment = staticmethod(bridgeLogic.startSegment)
+    undo = staticmethod(bridgeLogic.undo)
 
     def getParameterNode(self):
         return SegmentParameters(super().getParameterNode())

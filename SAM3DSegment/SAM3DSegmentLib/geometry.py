@@ -56,6 +56,11 @@ class Slicing:
         return [world for world, _ in _PLANE_DIRECTIONS[self.plane]].index(0)
 
 
+def axis_names(plane: str) -> str:
+    """Between which sides of the patient slices, rows and columns follow each other in this plane."""
+    return " x ".join(("R-L", "A-P", "S-I")[world] for world, _ in _PLANE_DIRECTIONS[plane])
+
+
 def spacing_and_directions(ijk_to_ras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ijk_to_ras (4, 4) -> spacing (3,) in mm and unit direction columns (3, 3) of the axes i, j, k.
 

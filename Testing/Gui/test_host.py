@@ -60,6 +60,17 @@ def test_texts_take_anything_and_whole_numbers_drop_their_fraction():
     assert box.value == 2
 
 
+def test_flags_of_a_property_are_no_numbers():
+    label = qt.QLabel()
+    label.textInteractionFlags = qt.Qt.TextSelectableByMouse
+    flags = label.textInteractionFlags
+    with pytest.raises(TypeError):
+        flags | qt.Qt.TextSelectableByKeyboard
+    assert flags.testFlag(qt.Qt.TextSelectableByMouse)
+    label.textInteractionFlags = flags
+    assert label.textInteractionFlags == flags
+
+
 def test_lists_come_back_as_tuples():
     slicer.app.settings().setValue("Fixture/List", ["a", "b"])
     assert slicer.app.settings().value("Fixture/List") == ("a", "b")
@@ -83,6 +94,8 @@ def test_what_pythonqt_refuses_is_refused():
         qt.QLabel(text="x")
     with pytest.raises(TypeError, match="keyword"):
         slicer.qMRMLNodeComboBox(objectName="x")
+    with pytest.raises(ValueError, match="QLabel"):
+        qt.QLabel(3.5)
     assert not [name for name in ("Signal", "Slot", "Property", "QtCore") if hasattr(qt, name)]
 
 

@@ -48,7 +48,7 @@ def test_node_combo_box_is_no_combo_box(selector):
         assert not hasattr(selector, name)
 
 
-def test_another_node_of_the_same_name_is_told_once(selector, add_volume):
+def test_another_node_of_the_same_name_is_told_and_again_when_an_earlier_row_goes(selector, add_volume):
     selector.setMRMLScene(slicer.mrmlScene)
     first, second = add_volume("same"), add_volume("same")
     selector.setCurrentNode(first)
@@ -57,10 +57,11 @@ def test_another_node_of_the_same_name_is_told_once(selector, add_volume):
     selector.setCurrentNode(second)
     selector.setCurrentNode(second)
     add_volume("other")
-    slicer.mrmlScene.RemoveNode(first)  # the row of the second moves
     assert heard == [second]
+    slicer.mrmlScene.RemoveNode(first)  # the row of the second moves
+    assert heard == [second, second]
     selector.setCurrentNode(None)
-    assert heard == [second, None]
+    assert heard == [second, second, None]
 
 
 def test_a_rename_of_the_current_node_is_told_again(selector, add_volume):
@@ -112,12 +113,14 @@ def test_the_user_creates_renames_and_deletes_nodes():
     assert box.addNode() is box.currentNode()
 
 
-def test_without_none_the_first_node_is_chosen(add_volume):
+def test_without_none_no_node_is_chosen_until_somebody_does(add_volume):
     box = slicer.qMRMLNodeComboBox()
     box.nodeTypes = ["vtkMRMLScalarVolumeNode"]
     box.setMRMLScene(slicer.mrmlScene)
     volume = add_volume()
     add_volume("second")
+    assert box.currentNode() is None
+    box.setCurrentNode(volume)
     assert box.currentNode() is volume
 
 
@@ -193,7 +196,7 @@ def test_a_slider_tells_its_value_again_when_decimals_are_set():
     slider, heard = ctk.ctkSliderWidget(), []
     slider.connect("valueChanged(double)", heard.append)
     slider.decimals = 3
-    assert heard == [0]
+    assert heard == [0, 0]
 
 
 def test_a_range_has_two_values():
@@ -263,5 +266,6 @@ def test_a_menu_button_is_clicked_by_mouse_only():
 
 
 def test_a_section_has_no_constructor_with_a_text():
-    with pytest.raises(TypeError):
-        ctk.ctkCollapsibleButton("Advanced")
+    for arguments in (("Advanced",), (None, "Advanced")):
+        with pytest.raises(ValueError, match="ctkCollapsibleButton"):
+            ctk.ctkCollapsibleButton(*arguments)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -24,7 +26,7 @@ import qt
 from web_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-# `make test-installed` points this at the tree that CMake installed.
+# To test an installed module, point this at it.
 MODULE = Path(os.environ.get("SAM3DSEGMENT_MODULE", ROOT / "SAM3DSegment")) / "SAM3DSegment.py"
 SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 DEFAULT_MODEL = "hippocampus-mri"
@@ -116,6 +118,40 @@ host.unload_all()
 """
 
 
+OBSERVED_FOR_EVER = """
+import gc, sys
+sys.path.insert(0, sys.argv[1])
+import host
+host.install()
+import slicer
+widget = host.load_module(sys.argv[2])[2]
+node_id = widget.logic.getParameterNode().parameterNode.GetID()
+slicer.mrmlScene.Clear()
+
+
+def collect():
+    # Without a reference to the node here, which would keep alive what it calls.
+    gc.collect()
+    slicer.mrmlScene.GetNodeByID(node_id).Modified()
+
+
+collect()
+widget.onReload()
+del widget
+collect()
+host.unload_all()
+collect()
+print("still there")
+"""
+
+
+def test_a_parameter_node_that_is_observed_for_ever_calls_nobody_who_is_gone():
+    """Slicer 5.10 does not remove the observer; a crash would end the process."""
+    command = [sys.executable, "-c", OBSERVED_FOR_EVER, ROOT / "Testing" / "Host", MODULE]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.stdout == "still there\n", result.stderr
+
+
 def test_neither_the_panel_nor_a_child_brings_torch_into_slicer(tiny_model):
     """In a process of its own, because other tests import torch."""
     command = [sys.executable, "-c", WITHOUT_TORCH, ROOT / "Testing" / "Host", MODULE, SAMPLE, tiny_model]
@@ -191,6 +227,95 @@ def test_a_region_of_the_right_size_silences_the_warning_about_size(widget):
     roi.SetCenter(-60, -60, 60)
     widget.ui.roiSelector.setCurrentNode(roi)
     assert not widget.ui.warningLabel.text
+
+
+def test_a_region_that_is_drawn_later_is_followed(widget, volume):
+    widget.ui.inputSelector.setCurrentNode(volume)
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    widget.ui.roiSelector.setCurrentNode(roi)
+    assert "region 'box' has no size yet; draw it in a slice view." in html.unescape(widget.ui.warningLabel.text)
+    widget.ui.segmentButton.click()
+    assert "has no size yet" in host.messages[-1].text
+    bounds = np.zeros(6)
+    volume.GetRASBounds(bounds)
+    roi.SetCenter(*bounds.reshape(3, 2).mean(1))
+    roi.SetSize(*np.ptp(bounds.reshape(3, 2), axis=1))
+    assert host.pump(lambda: not widget.ui.warningLabel.text, 5)
+    roi.SetSize(3, 50, 36)
+    assert host.pump(lambda: "It covers" in widget.ui.warningLabel.text, 5)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    roi.SetSize(*np.ptp(bounds.reshape(3, 2), axis=1))
+    roi.SetAndObserveTransformNodeID(transform.GetID())
+    assert host.pump(lambda: not widget.ui.warningLabel.text, 5)
+    matrix = np.diag([0.05, 1, 1, 1])
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    assert host.pump(lambda: widget.ui.warningLabel.text, 5)
+
+
+def test_neither_a_hidden_volume_nor_a_label_map_is_chosen_at_the_start(widget, add_volume):
+    hidden, shown = add_volume("hidden"), None
+    hidden.SetHideFromEditors(True)
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    widget.panel.enter()
+    assert widget.logic.getParameterNode().inputVolume is None
+    shown = add_volume("shown")
+    widget.panel.enter()
+    assert widget.ui.inputSelector.currentNode() is shown
+
+
+HTML = '<img src="file:///x"> & <a href="http://x">y</a>'
+
+
+def test_texts_of_files_are_shown_as_they_are(widget, volume):
+    """A name may look like HTML, which Qt's labels, boxes and tool tips would render."""
+    for label in widget.parent.findChildren(qt.QLabel):
+        if label.objectName.endswith("Label") and not label.buddy():
+            assert label.textFormat != qt.Qt.AutoText or label.text, label.objectName
+    for label in (widget.ui.statusLabel, widget.ui.casesLabel, widget.ui.provenanceLabel, widget.ui.encoderLabel):
+        assert label.textFormat == qt.Qt.PlainText
+    widget.ui.inputSelector.setCurrentNode(volume)
+    choose(widget, f"{HTML}.sam3d")
+    assert not widget.ui.segmentButton.enabled
+    assert "&lt;img src=" in widget.ui.segmentButton.toolTip
+    assert "&lt;img src=" in widget.ui.modelCardLabel.text
+    choose(widget, DEFAULT_MODEL)
+    volume.SetName(HTML)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLGridTransformNode")
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    widget.ui.segmentButton.enabled = True
+    widget.ui.segmentButton.click()
+    [message] = host.messages
+    assert message.text.startswith("<p>")
+    assert "<img" not in message.text
+    assert HTML in html.unescape(message.text)
+    assert HTML in widget.ui.statusLabel.text
+
+
+def test_a_long_path_does_not_widen_the_panel(widget, monkeypatch):
+    from SAM3DSegmentLib.bridge.panel import setup_section
+
+    folder = pathlib.PureWindowsPath("C:\\Users\\somebody") / "\\".join(["a long name of a folder"] * 6)
+    monkeypatch.setattr(setup_section, "models_folder", lambda: folder)
+    monkeypatch.setattr(setup_section, "samWeights", lambda: pathlib.Path(str(folder)))
+    widget.ui.trainSection.collapsed = False
+    widget.ui.setupSection.collapsed = False
+    assert widget.ui.modelFolderLabel.text.startswith("C:/Users/somebody/a long")
+    widget.parent.show()
+    host.process_events()
+    before = widget.parent.minimumSizeHint.width()
+    for label in (widget.ui.statusLabel, widget.ui.trainingStatusLabel, widget.ui.setupStatusLabel):
+        label.text = "C:\\" + "x" * 300
+    host.process_events()
+    assert widget.parent.minimumSizeHint.width() == before
+
+
+def test_a_chosen_checkpoint_is_for_the_encoder_that_it_was_chosen_for():
+    from SAM3DSegmentLib.bridge.preferences import samCheckpoint, setSamCheckpoint
+
+    setSamCheckpoint("/weights/sam_vit_b.pth")
+    assert samCheckpoint() == samCheckpoint("sam_vit_b") == "/weights/sam_vit_b.pth"
+    assert samCheckpoint("sam_vit_l") is None
+    assert samCheckpoint("/models/mine.sam3d") is None
 
 
 def test_results_lead_on_to_the_segment_editor_and_3d(widget, volume):
@@ -458,7 +583,7 @@ def test_the_button_says_why_it_is_disabled(widget, volume):
 
 def test_the_card_says_what_the_model_is_not_for(widget):
     text = widget.ui.modelCardLabel.text
-    assert "35 x 36 x 50 mm" in text
+    assert "35 x 36 x 50 mm (R-L x S-I x A-P)" in text
     assert "not for diagnosis" in text
 
 

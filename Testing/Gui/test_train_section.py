@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicer
 from panel_fixtures import STOP_S, add_volume, is_running, put_published_weights
 
@@ -34,9 +35,10 @@ def folders(tmp_path, monkeypatch):
     """The user's own folders, empty."""
     for name in ("MODELS", "WEIGHTS", "CACHE"):
         monkeypatch.setenv(f"SAM3DSEGMENT_{name}", str(tmp_path / name.lower()))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))  # of the trash
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "cases").mkdir()
-    (tmp_path / "models").mkdir()
+    for name in ("cases", "models", "data"):
+        (tmp_path / name).mkdir()
     return tmp_path
 
 
@@ -350,6 +352,69 @@ def test_a_case_is_removed_only_when_the_user_agrees(patients, folders):
     settle(patients)
     assert [row[0] for row in table(patients)] == ["patient0", "patient2"]
     assert len(files(folders / "cases")) == 4
+    if sys.platform == "linux":
+        assert len(list((folders / "data" / "Trash" / "files").iterdir())) == 2
+
+
+@pytest.mark.parametrize("ending", [".nhdr", ".mhd"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_removed_or_replaced_case_leaves_no_voxels_of_a_second_file(widget, folders, ending, is_replaced):
+    volume, segmentation = add_patient("a")
+    add_case(widget, volume, segmentation)
+    [image] = [path for path in (folders / "cases").iterdir() if ".seg" not in path.name]
+    sitk.WriteImage(sitk.ReadImage(str(image)), str(folders / "cases" / f"a{ending}"))
+    image.unlink()
+    assert len(files(folders / "cases")) == 3
+    widget.panel.enter()
+    settle(widget)
+    host.answerNext("question", True)
+    if is_replaced:
+        add_case(widget, volume, segmentation)
+    else:
+        widget.ui.casesTable.selectRow(0)
+        widget.ui.removeCaseButton.click()
+    question = host.messages[-1]
+    assert f"a{ending}, a." in question.text.replace("a.seg.nrrd, ", "")
+    assert files(folders / "cases") == ([image.name, "a.seg.nrrd"] if is_replaced else [])
+
+
+def test_a_label_map_is_read_again_only_if_it_has_changed(patients, folders, monkeypatch):
+    from SAM3DSegmentLib.training import look
+
+    read, looked_at = look._look, []
+    monkeypatch.setattr(look, "_look", lambda case, *options: looked_at.append(case.name) or read(case, *options))
+    before = table(patients)
+    patients.panel.enter()
+    settle(patients)
+    assert looked_at == []
+    assert table(patients) == before
+    changed = folders / "cases" / "patient1.seg.nrrd"
+    os.utime(changed, ns=(0, 0))
+    patients.panel.enter()
+    settle(patients)
+    assert looked_at == ["patient1"]
+    changed.write_bytes(b"damaged")
+    for _ in range(2):  # what has a problem is looked at again: it may be gone without a change of the file
+        patients.panel.enter()
+        settle(patients)
+    assert looked_at == ["patient1"] * 3
+
+
+def test_a_selector_that_tells_its_node_again_keeps_name_and_ticks(widget):
+    first = add_volume(np.zeros(SHAPE, np.float32), OBLIQUE, "first")
+    other = add_segmentation(first, masks(), "other")
+    volume, segmentation = add_patient("second")
+    widget.ui.caseSegmentationSelector.setCurrentNode(segmentation)
+    assert widget.ui.caseVolumeSelector.currentNode() is volume
+    widget.ui.caseNameEdit.text = "my own name"
+    widget.ui.segmentsList.item(0).setCheckState(qt.Qt.Unchecked)
+    slicer.mrmlScene.RemoveNode(other)
+    slicer.mrmlScene.RemoveNode(first)  # the rows of the chosen ones move
+    volume.SetName("renamed")
+    segmentation.SetName("renamed")
+    assert widget.ui.caseNameEdit.text == "my own name"
+    states = [widget.ui.segmentsList.item(row).checkState() for row in range(2)]
+    assert states == [qt.Qt.Unchecked, qt.Qt.Checked]
 
 
 def test_the_folder_is_opened_and_remembered(widget, folders):
@@ -439,6 +504,62 @@ def test_a_check_says_what_the_training_will_take(patients):
         "time",
     ]
     assert "10 min of training steps" in said[-1]
+
+
+LOOKS = """
+import sys
+print('{"stage": "look", "done": 1, "total": 3, "eta_s": 2}', flush=True)
+sys.stdin.read()
+sys.exit(130)
+"""
+
+
+def test_a_finished_training_whose_model_was_moved_is_replaced_only_when_the_user_agrees(
+    patients, folders, use_program
+):
+    use_program("import sys; sys.exit('ERROR: ' + ' '.join(sys.argv))")
+    former = folders / "models" / "kidneys.training"
+    former.mkdir()
+    (former / "run.json").write_text('{"result": {}}')
+    patients.ui.modelNameEdit.text = "kidneys"
+    host.answerNext("question", False)
+    patients.ui.trainButton.click()
+    assert is_idle(patients)
+    assert "There is a finished training of kidneys already" in host.messages[-1].text
+    host.messages.clear()
+    host.answerNext("question", True)
+    train(patients)
+    wait_for_end(patients)
+    assert "--overwrite" in the_error()
+
+
+def test_a_check_can_be_stopped(patients, use_program):
+    use_program(LOOKS)
+    patients.ui.modelNameEdit.text = "kidneys"
+    button = patients.ui.checkCasesButton
+    button.click()
+    assert host.pump(lambda: patients.ui.trainingStatusLabel.text == "Reading case 1 of 3", TIMEOUT_S)
+    assert button.text == "Stop check"
+    button.click()
+    assert host.pump(lambda: patients.ui.trainButton.enabled, TIMEOUT_S)
+    assert (button.text, patients.ui.trainingStatusLabel.text) == ("Check", "")
+
+
+def test_the_layout_is_the_users_again_after_the_training(patients, use_program):
+    manager = slicer.app.layoutManager()
+    before = manager.layout
+    use_program("import sys; sys.stdin.readline(); sys.exit('ERROR: asked to finish')")
+    for is_changed in (False, True):
+        train(patients)
+        assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView
+        if is_changed:
+            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+        patients.ui.trainButton.click()
+        wait_for_end(patients)
+        expected = slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView if is_changed else before
+        assert manager.layout == expected
+        host.messages.clear()
+    manager.setLayout(before)
 
 
 def test_a_model_is_trained_shown_chosen_and_segments(patients, folders):
@@ -553,7 +674,7 @@ def test_a_killed_training_is_told_once_and_can_go_on(patients, folders, use_pro
     os.kill(process_id, signal.SIGKILL)
     wait_for_end(patients)
     assert "stopped from outside" in the_error()
-    assert "What it has reached is kept" in patients.ui.trainingStatusLabel.text
+    assert "What it has reached is kept, but for its last minutes" in patients.ui.trainingStatusLabel.text
     assert patients.ui.segmentButton.toolTip != "A model is being trained; wait for it, or stop it."
     assert not (folders / "models" / "kidneys.sam3d").exists()
     use_program("import sys; sys.exit('ERROR: ' + ' '.join(sys.argv))")

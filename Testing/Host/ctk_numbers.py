@@ -99,7 +99,7 @@ class ctkDoubleSpinBox(_RealNumber):
 @standIn
 class ctkSliderWidget(_RealNumber):
     """ctkSliderWidget: a slider beside a spin box. valueIsChanging comes only while tracking is off, by mouse, so it is
-    not emitted here. Setting `decimals` emits valueChanged, too."""
+    not emitted here. Setting `decimals` emits valueChanged, too, and twice."""
 
     valueChanged = Signal(float)
     valueIsChanging = Signal(float)
@@ -128,6 +128,7 @@ class ctkSliderWidget(_RealNumber):
 
     def setDecimals(self, value: int) -> None:
         super().setDecimals(value)
+        self._emitChange()
         self._emitChange()
 
     decimals = Property(int, lambda self: self._spinBox.decimals, setDecimals)

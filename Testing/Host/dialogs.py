@@ -39,7 +39,7 @@ def _staticDialog(kind: str, default):
 
 def _executeMessageBox(self) -> int:
     """A box with more than one button asks; True and False answer with its accepting or rejecting button."""
-    buttons = [button for button in QtWidgets.QMessageBox.StandardButton if button & self.standardButtons]
+    buttons = [button for button in QtWidgets.QMessageBox.StandardButton if self.standardButtons.testFlag(button)]
     isQuestion = len(buttons) > 1
     kind = "question" if isQuestion else _ICON_KINDS.get(self.icon.name, "info")
     accepting, rejecting = _button(buttons, _ACCEPTING), _button(buttons, _REJECTING)

@@ -1,4 +1,4 @@
-"""`slicer.app.layoutManager()`: real slice logics and nodes (geometry, layers, XYToRAS), without Qt views."""
+"""`slicer.app.layoutManager()`: real slice logics, nodes (geometry, layers, XYToRAS) and layouts, without Qt views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class qMRMLSliceWidget:
 
 
 class qSlicerLayoutManager:
-    """qSlicerLayoutManager: the three slice views. There are no 3D views, and layouts do not change."""
+    """qSlicerLayoutManager: the three slice views, and which layout the layout node asks for. There are no 3D views."""
 
     threeDViewCount = 0
 
@@ -33,7 +33,9 @@ class qSlicerLayoutManager:
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
         self._logics = applicationLogic.GetSliceLogics()
         self._widgets = {}
-        self.layout = 0
+        self._layoutLogic = slicer.vtkMRMLLayoutLogic()
+        self._layoutLogic.SetMRMLScene(scene)  # adds the layout node
+        self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         for name, orientation in _VIEWS.items():
             logic = slicer.vtkMRMLSliceLogic()
             logic.SetMRMLApplicationLogic(applicationLogic)
@@ -63,5 +65,13 @@ class qSlicerLayoutManager:
     def threeDWidget(self, _index: int) -> None:
         return None
 
+    @property
+    def layout(self) -> int:
+        return self._layoutLogic.GetLayoutNode().GetViewArrangement()
+
+    @layout.setter
+    def layout(self, layout: int) -> None:
+        self.setLayout(layout)
+
     def setLayout(self, layout: int) -> None:
-        self.layout = layout
+        self._layoutLogic.GetLayoutNode().SetViewArrangement(layout)

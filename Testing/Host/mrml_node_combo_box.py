@@ -24,9 +24,10 @@ def _refresh(self, _value=None) -> None:
 class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
     """qMRMLNodeComboBox: a widget with a real combo box in it, which decides what becomes current when rows go.
 
-    As in Slicer it is disabled until it has a scene; the first node is chosen where `noneEnabled` is off; setting what
-    is not listed chooses None; a rename of the current node emits currentNodeChanged again; importing a scene leaves
-    None chosen, as all rows are made anew. Python sees no `nodes()`, `count`, `itemText`, `currentText` of it.
+    As in Slicer it is disabled until it has a scene; no node is chosen until somebody chooses one, with `noneEnabled`
+    or without; setting what is not listed chooses None; currentNodeChanged comes again with the same node when that is
+    renamed, or moves to another row because an earlier one goes; importing a scene leaves None chosen, as all rows are
+    made anew. Python sees no `nodes()`, `count`, `itemText`, `currentText` of it.
     """
 
     mrmlSceneChanged = Signal(object)
@@ -50,7 +51,7 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
         self._box.setMinimumContentsLength(10)
         self._box.setSizeAdjustPolicy(QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self._box.setSizePolicy(QtWidgets.QSizePolicy.Expanding, QtWidgets.QSizePolicy.Fixed)
-        self._told = ("", "")  # ID and text of the current row, as far as they were told
+        self._told = (-1, "", "")  # the current row, its ID and its text, as far as they were told
         self._box.currentIndexChanged.connect(lambda _row: self._onBoxChanged())
         self._box.currentTextChanged.connect(lambda _text: self._onBoxChanged())
         self._box.activated.connect(self._onActivated)
@@ -138,11 +139,15 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
         return 0 if self.noneEnabled else -1
 
     def _onBoxChanged(self) -> None:
-        """Another node, of the same name or not, or another name of it; rows above it that come or go are neither."""
-        now = self._box.itemData(self._box.currentIndex) or "", self._box.currentText
+        """Another row, or another name in it."""
+        now = self._now()
         if now != self._told:
             self._told = now
             self._onCurrentChanged()
+
+    def _now(self) -> tuple[int, str, str]:
+        row = self._box.currentIndex
+        return row, self._box.itemData(row) or "", self._box.currentText
 
     def _onCurrentChanged(self) -> None:
         """An entry that is no node and not None, such as an action, cannot be current: the last node is instead."""
@@ -154,7 +159,7 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
 
     def _emitCurrent(self) -> None:
         node = self.currentNode()
-        self._told = node.GetID() if node is not None else "", self._box.currentText
+        self._told = self._now()
         self.currentNodeChanged[object].emit(node)
         self.currentNodeChanged[bool].emit(node is not None)
         self.currentNodeIDChanged.emit(node.GetID() if node is not None else "")
@@ -228,23 +233,17 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
         self._box.blockSignals(wasBlocked)
         if wanted:
             self.setCurrentNodeID(wanted)
-        self._chooseFirst()
 
     def _onSceneReplaced(self, _caller, _event) -> None:
-        """Every row is new, and the current one is None or, without None, the first."""
+        """Every row is new, and the current one is None."""
         before = self.currentNode()
         wasBlocked = self._box.blockSignals(True)
         self._box.clear()
         _refresh(self)
         self._box.setCurrentIndex(self._noneRow())
         self._box.blockSignals(wasBlocked)
-        if before is not None or not self.noneEnabled:
+        if before is not None:
             self._emitCurrent()
-        self._chooseFirst()
-
-    def _chooseFirst(self) -> None:
-        if not self.noneEnabled and self.currentNode() is None and self.nodeCount():
-            self.setCurrentNodeIndex(0)
 
     def _listNodes(self) -> None:
         """Insert and remove what has changed, so that the other rows stay what they are."""
@@ -259,10 +258,17 @@ class qMRMLNodeComboBox(SceneFollower, QtWidgets.QWidget):
         first = int(self.noneEnabled)
         for position, node in enumerate(nodes):
             if self._box.findData(node.GetID()) < 0:
-                self._box.insertItem(first + position, node.GetName() or node.GetID(), node.GetID())
-                self._observeNode(node)
-                self.nodeAdded.emit(node)
-        self._chooseFirst()
+                self._insert(first + position, node)
+
+    def _insert(self, row: int, node: slicer.vtkMRMLNode) -> None:
+        isFirst = self._box.currentIndex < 0  # which Qt's box would choose
+        wasBlocked = self._box.blockSignals(isFirst)
+        self._box.insertItem(row, node.GetName() or node.GetID(), node.GetID())
+        if isFirst:
+            self._box.setCurrentIndex(-1)
+        self._box.blockSignals(wasBlocked)
+        self._observeNode(node)
+        self.nodeAdded.emit(node)
 
     def _listActions(self) -> None:
         for row in reversed(range(self._rows().stop, self._box.count)):

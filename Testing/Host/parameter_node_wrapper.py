@@ -44,7 +44,10 @@ class _ParameterProperty:
 
 
 class _Wrapper:
-    """What the decorator adds to a class."""
+    """What the decorator adds to a class.
+
+    As in Slicer 5.10 the node is observed for ever, also after the GUI is disconnected.
+    """
 
     allParameters: dict[str, ParameterType]
 
@@ -97,14 +100,13 @@ class _Wrapper:
                 slot = self._makeSlot(name, connector)
                 connector.changed.connect(slot)
                 slots.append((connector.changed, slot))
-        observer = self.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onNodeModified)
+        self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda _caller, _event: self._onNodeModified())
         self._nextTag += 1
-        self._connections[self._nextTag] = (connectors, slots, observer)
+        self._connections[self._nextTag] = (connectors, slots)
         return self._nextTag
 
     def disconnectGui(self, tag: int) -> None:
-        _connectors, slots, observer = self._connections.pop(tag)
-        self.RemoveObserver(observer)
+        _connectors, slots = self._connections.pop(tag)
         for signal, slot in slots:
             signal.disconnect(slot)
 
@@ -115,13 +117,13 @@ class _Wrapper:
 
         return onWidgetChanged
 
-    def _onNodeModified(self, _caller, _event) -> None:
+    def _onNodeModified(self) -> None:
         """Write all widgets; what they emit meanwhile is not written back."""
         if self._updatingGui:
             return
         self._updatingGui = True
         try:
-            for connectors, _slots, _observer in list(self._connections.values()):
+            for connectors, _slots in list(self._connections.values()):
                 for name, connector in connectors.items():
                     connector.write(self.getValue(name))
         finally:

@@ -5,11 +5,12 @@ PythonQt differs from PySide6 in how an object is used, not in what Qt does:
 - a property is an attribute: `label.text`, `box.checked = True`; a read-only one cannot be set
 - a signal is connected by its C++ signature: `button.connect("clicked(bool)", f)`
 - an attribute that does not exist cannot be made by assignment: `button.tooltip = "x"` raises
-- constructors take no keyword arguments
+- constructors take no keyword arguments, and raise ValueError for arguments that none of them takes
 - a callable that is connected is held until it is disconnected or the sender is deleted, and no garbage collector sees
   that: a sender and an object whose method it calls keep each other alive
 - only functions and methods are called with fewer arguments than the signal has; other callables get all of them
-- a text property takes anything and shows `str()` of it; lists come back as tuples; enum values are integers
+- a text property takes anything and shows `str()` of it; lists come back as tuples; enum values are integers, and
+  flags that a property holds are none on Qt 6
 - enum values are reachable from instances: `process.Running`
 - `name` is the object's name, `className()` its class, `delete()` deletes it later, `exec_()` is spelled so
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import logging
 import re
 import types
@@ -55,7 +57,8 @@ class PropertyAttribute:
             return self.method.__get__(instance)
         self._asked.add((id(instance), self.name))
         try:
-            return withTuples(instance.property(self.name))
+            value = instance.property(self.name)
+            return Flags(value) if isinstance(value, enum.Flag) else withTuples(value)
         finally:
             self._asked.discard((id(instance), self.name))
 
@@ -71,9 +74,21 @@ class PropertyAttribute:
             return str(value)
         if self.typeName == "int" and isinstance(value, float):
             return int(value)
+        if isinstance(value, Flags):
+            return value.value
         if isinstance(value, float):
             return float(value)  # numpy's float64 is one, its other numbers are none
         return value
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags that a property holds: an object of its own on Qt 6, with which nobody can calculate."""
+
+    value: enum.Flag
+
+    def testFlag(self, flag: int) -> bool:
+        return bool(self.value & flag)
 
 
 def withTuples(value: Any) -> Any:
@@ -192,7 +207,10 @@ def _constructor(original: Callable) -> Callable:
             raise TypeError(
                 f"{type(self).__name__}(): PythonQt takes no keyword arguments, such as {', '.join(keywords)}"
             )
-        original(self, *arguments)
+        try:
+            original(self, *arguments)
+        except TypeError as error:
+            raise ValueError(f"{type(self).__name__}(): {error}") from error
 
     return construct
 
@@ -233,6 +251,8 @@ def _writeAttribute(self, name: str, value: Any) -> None:
 def standIn(kind: type) -> type:
     """Class decorator: a Python class that stands for a C++ widget is as strict as Qt's own classes."""
     kind.standsForCpp = kind.__name__
+    if "__init__" in vars(kind):
+        kind.__init__ = _constructor(kind.__init__)
     return kind
 
 

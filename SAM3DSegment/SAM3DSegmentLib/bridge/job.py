@@ -16,6 +16,7 @@ import slicer
 from ..base.stop import FOLDER_PREFIX
 from .problems import explain
 from .request import Request
+from .scene.edits import ReplaceError
 from .worker import BackgroundCall, CommandProcess, OnProgress, ignore, progressReader, removeFolder
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class SegmentationJob:
             self._endCancelled()
             return
         try:
-            node = request.deliver(*result)
+            node = _deliver(request, result)
         except Exception as error:  # Slicer would only print it, and the panel would wait for ever
             self._failWith(error)
             return
@@ -115,6 +116,15 @@ class SegmentationJob:
         self._request = None
         removeFolder(self._folder)
         return callbacks
+
+
+def _deliver(request: Request, result: Result) -> slicer.vtkMRMLSegmentationNode:
+    """Into a new segmentation if the chosen one was edited while this was computed: neither shall be lost."""
+    try:
+        return request.deliver(*result)
+    except ReplaceError as error:
+        logger.warning("The result is in a new segmentation: %s", error)
+        return request.intoNewSegmentation().deliver(*result)
 
 
 def _arguments(request: Request) -> list[str]:

@@ -10,6 +10,7 @@ import slicer
 
 from .job import Callbacks, SegmentationJob
 from .request import Choices, Request
+from .scene import undo as undoing
 from .scene.suitability import dicomModality
 
 
@@ -24,7 +25,8 @@ def segment(
     """Segment in this process and return the segmentation node; for scripts and self-tests, as it blocks.
 
     choices: the fields of `Choices`. onProgress(stage, slices done, slices in all); shouldCancel() is asked between
-    batches of slices. Raises an error of `errors.py`, `Cancelled` among them; the scene is then as before.
+    batches of slices. Raises an error of `errors.py`, `Cancelled` among them; the scene is then as before. Segments
+    that were edited, or belong to another volume, are replaced only with `overwrite=True`. See also `undo`.
     """
     [chosen] = _fromKeywords(choices, Choices)
     request = Request.make(volumeNode, segmentationNode, chosen)
@@ -55,6 +57,11 @@ def startSegment(
     """
     choices, callbacks = _fromKeywords(keywords, Choices, Callbacks)
     return SegmentationJob(Request.make(volumeNode, segmentationNode, choices), callbacks)
+
+
+def undo(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Make a segmentation what it was before the last result was written into it. Raises InputError."""
+    undoing.undo(segmentationNode)
 
 
 def _fromKeywords(keywords: Mapping[str, Any], *kinds: type) -> list[Any]:

@@ -8,18 +8,22 @@ import qt
 
 from ..sam.weights import CHECKPOINTS
 
+SAM = "sam_vit_b"
 _SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"
 _CASES_FOLDER = "SAM3DSegment/CasesFolder"
 
 
-def samCheckpoint() -> str | None:
-    """The file that the user chose as SAM's weights; None for the one in the weights folder."""
-    return qt.QSettings().value(_SAM_CHECKPOINT) or None
+def samCheckpoint(encoder: str = SAM) -> str | None:
+    """The file that the user chose as this encoder's weights; None for the one in the weights folder.
+
+    The panel offers the choice for SAM ViT-B only; its file is of no use to another encoder.
+    """
+    return (qt.QSettings().value(_SAM_CHECKPOINT) or None) if encoder == SAM else None
 
 
 def samWeights() -> Path:
     """Where SAM's weights are, or would be."""
-    return Path(samCheckpoint() or CHECKPOINTS["sam_vit_b"].path)
+    return Path(samCheckpoint() or CHECKPOINTS[SAM].path)
 
 
 def setSamCheckpoint(path: str | None) -> None:

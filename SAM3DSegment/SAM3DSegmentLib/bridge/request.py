@@ -17,6 +17,8 @@ from ..model_store import DEFAULT_MODEL, find_model, read_card
 from ..quality import BEST, check_quality
 from . import preferences
 from .scene import segmentations, volumes
+from .scene.edits import ReplaceError, markDelivered, whyNotReplace
+from .scene.undo import undoable
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Choices:
     roiNode: the region to segment; None for the whole volume.
     samCheckpoint: the file of SAM's weights; None for the one chosen in the panel, else that of the weights folder.
     confidenceMap: whether the scene also gets a volume of the probability of each voxel's label, in percent.
+    overwrite: whether segments may be replaced that were drawn or edited by hand, or belong to another volume.
     """
 
     model: str = DEFAULT_MODEL
@@ -37,16 +40,19 @@ class Choices:
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     samCheckpoint: str | None = None
     confidenceMap: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class Request:
     """A segmentation to be computed. Nodes are kept by ID: they may be removed from the scene meanwhile.
 
-    arrayKji and ijkToWorld: the volume, or the part of it that `crop` takes. choices: checked, and without a node.
+    imageTime: when the volume's voxels were modified last. arrayKji and ijkToWorld: the volume, or the part of it that
+    `crop` takes. choices: checked, and without a node.
     """
 
     volumeId: str
+    imageTime: int
     segmentationId: str | None
     card: ModelCard
     modelPath: Path
@@ -71,10 +77,14 @@ class Request:
         if choices.roiNode is not None:
             crop = Crop.around(volumes.roiCorners(choices.roiNode), matrix, array.shape)
             array, matrix = crop.take(array), crop.move(matrix)
+        card = read_card(path)
+        if segmentationNode is not None and not choices.overwrite:
+            _refuseToReplace(segmentationNode, volumeNode, card)
         return cls(
             volumeId=volumeNode.GetID(),
+            imageTime=volumeNode.GetImageData().GetMTime(),
             segmentationId=segmentationNode.GetID() if segmentationNode is not None else None,
-            card=read_card(path),
+            card=card,
             modelPath=path,
             arrayKji=array,
             ijkToWorld=matrix,
@@ -83,7 +93,7 @@ class Request:
                 choices,
                 quality=check_quality(choices.quality),
                 roiNode=None,
-                samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(),
+                samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(card.encoder.name),
             ),
         )
 
@@ -92,16 +102,21 @@ class Request:
     ) -> slicer.vtkMRMLSegmentationNode:
         """Write the result into the scene; InputError if its nodes were removed or changed meanwhile.
 
+        Raises ReplaceError rather than replace segments that were edited, unless the choices have `overwrite`.
         With `confidenceKji`, uint8 in percent like the labels on the grid of `arrayKji`, the scene gets a volume of it.
         """
         volumeNode = slicer.mrmlScene.GetNodeByID(self.volumeId)
         segmentationNode = slicer.mrmlScene.GetNodeByID(self.segmentationId) if self.segmentationId else None
         if volumeNode is None or (self.segmentationId and segmentationNode is None):
             raise InputError("the volume or the segmentation was removed from the scene meanwhile; segment again.")
+        if self._isChanged(volumeNode):
+            raise InputError(
+                f"the image or the place of {volumeNode.GetName()!r} was changed meanwhile; segment again."
+            )
+        if segmentationNode is not None and not self.choices.overwrite:
+            _refuseToReplace(segmentationNode, volumeNode, self.card)
         if self.crop is not None:
             labelsKji = self.crop.put_back(labelsKji)
-        if volumeNode.GetImageData() is None or labelsKji.shape != slicer.util.arrayFromVolume(volumeNode).shape:
-            raise InputError(f"the image of {volumeNode.GetName()!r} was changed meanwhile; segment again.")
         provenance = {
             "Model": record["model"],
             "ModelSha256": record["model_sha256"],
@@ -115,11 +130,40 @@ class Request:
             "Volume": volumeNode.GetName(),
         }
         confidences = {segment["name"]: segment["mean_confidence"] for segment in record["segments"]}
-        segmentationNode = segmentations.writeSegments(
-            labelsKji, self.card.labels, volumeNode, segmentationNode, provenance, confidences
-        )
+        with undoable(segmentationNode):
+            segmentationNode = segmentations.writeSegments(
+                labelsKji, self.card.labels, volumeNode, segmentationNode, provenance, confidences
+            )
+            markDelivered(segmentationNode, [label.name for label in self.card.labels])
         if confidenceKji is not None:
             if self.crop is not None:
                 confidenceKji = self.crop.put_back(confidenceKji)
             volumes.addConfidenceVolume(confidenceKji, volumeNode)
         return segmentationNode
+
+    def intoNewSegmentation(self) -> Request:
+        """The same, but for where the result goes."""
+        return replace(self, segmentationId=None)
+
+    def _isChanged(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> bool:
+        """Whether another image would be segmented now; voxels outside of the region do not count."""
+        ijkToWorld, shapeKji = volumes.readGrid(volumeNode)
+        if self.crop is not None:
+            ijkToWorld = self.crop.move(ijkToWorld)
+        if shapeKji != (self.crop.shape_kji if self.crop is not None else self.arrayKji.shape):
+            return True
+        if not np.array_equal(ijkToWorld, self.ijkToWorld):
+            return True
+        if volumeNode.GetImageData().GetMTime() == self.imageTime:
+            return False
+        arrayKji = slicer.util.arrayFromVolume(volumeNode)
+        if self.crop is not None:
+            arrayKji = self.crop.take(arrayKji)
+        return not np.array_equal(arrayKji, self.arrayKji, equal_nan=True)
+
+
+def _refuseToReplace(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode, card: ModelCard
+) -> None:
+    if reason := whyNotReplace(segmentationNode, volumeNode, [label.name for label in card.labels]):
+        raise ReplaceError(f"{reason}; choose another segmentation, or give overwrite=True.")

@@ -66,8 +66,10 @@ def run(options: argparse.Namespace) -> int:
     config = make_config(settings, {key: value for key, value in given.items() if value is not None})
     how = Options(options.cases, options.sam_checkpoint, options.device, options.resume, options.overwrite)
     if options.check:
-        lines, problems = check(options.data, config, how)
-        say("\n".join(lines))
+        with watched(options.progress) as watch:
+            lines, problems = check(options.data, config, how, watch)
+        if options.progress != "json":
+            say("\n".join(lines))
         return FAILED if problems else DONE
     if options.output is None:
         raise InputError("no output file is given; add -o MODEL.sam3d, or --check to only check the data.")

@@ -30,20 +30,24 @@ FAR = 2.0  # times as large or as small as the median spacing
 def check(
     data: str | Path, config: TrainingConfig, options: Options, watch: Watch = UNWATCHED
 ) -> tuple[list[str], bool]:
-    """Lines for people, and whether any case cannot be trained on. Raises InputError if no plan can be made."""
+    """Lines for people, and whether any case cannot be trained on. Raises InputError if no plan can be made.
+
+    The lines after the table of the cases are an event of the watch, too.
+    """
     plan = make_plan(data, config, options.cases, watch=watch)
-    lines = describe(plan)
+    lines = describe_plan(plan)
     try:
         lines.append(_predict_time(plan, options))
     except Sam3dError as error:  # the encoder is not here yet
         lines.append(f"time: cannot be predicted ({error})")
     if plan.problems:
         lines.append(f"{len(plan.problems)} cases cannot be used; fix them or take them out.")
-    return lines, bool(plan.problems)
+    watch.event("check", findings=lines)
+    return [*describe_cases(plan), *lines], bool(plan.problems)
 
 
-def describe(plan: Plan) -> list[str]:
-    """The cases one by one, then what is suspicious, then the split and the disk."""
+def describe_cases(plan: Plan) -> list[str]:
+    """A table of the cases."""
     lines = [f"{'case':<28} {'size (i, j, k)':<18} {'spacing mm':<18} {'slices':>6}  labels (mL)"]
     for case in plan.facts:
         if case.problem:
@@ -55,7 +59,12 @@ def describe(plan: Plan) -> list[str]:
         ml = voxel_ml(case.ijk_to_ras)
         labels = ", ".join(f"{name} {count * ml:.2f}" for name, count in case.voxels.items()) or "none"
         lines.append(f"{case.files.name:<28} {size:<18} {mm:<18} {plan.depths[case.files.name]:>6}  {labels}")
-    lines += [f"suspicious: {text}" for text in find_suspicious(plan)]
+    return lines
+
+
+def describe_plan(plan: Plan) -> list[str]:
+    """What is suspicious, then the split and the disk."""
+    lines = [f"suspicious: {text}" for text in find_suspicious(plan)]
     lines.append(
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
         f"decoder levels {plan.card.decoder.levels}"

@@ -14,11 +14,12 @@ import qt
 
 from .. import preferences
 from ..problems import explain
-from ..scene.cases import CaseRow, NewCase, Survey, removeCase, surveyCases, writeCase
-from ..scene.observing import SEGMENT_CHANGES, SegmentationObserver
+from ..scene.cases import CaseRow, NewCase, Survey, removeCase, surveyCases, withVoxelFiles, writeCase
+from ..scene.observing import SEGMENT_CHANGES, Observer
 from ..scene.segmentations import referenceVolume
 from ..worker import BackgroundCall
 from .controls import enableUnless
+from .dialogs import ask, plain, tell
 from .protocols import Observe, Ui
 
 
@@ -28,10 +29,12 @@ class CasesBox:
     def __init__(self, ui: Ui, addObserver: Observe, removeObserver: Observe, onChanged: Callable[[], None]) -> None:
         self._ui = ui
         self._onChanged = onChanged
-        self._observer = SegmentationObserver(addObserver, removeObserver, SEGMENT_CHANGES, self._listSegments)
+        self._observer = Observer(addObserver, removeObserver, SEGMENT_CHANGES, self._listSegments)
         self.folder: Path | None = preferences.casesFolder()
         self.survey = Survey()
         self._call: BackgroundCall | None = None
+        self._shownVolume: slicer.vtkMRMLScalarVolumeNode | None = None
+        self._shownSegmentation: slicer.vtkMRMLSegmentationNode | None = None
         header = ui.casesTable.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
@@ -80,7 +83,7 @@ class CasesBox:
             status = self._write(volumeNode, segmentationNode, segmentIds, name)
         except Exception as error:  # Slicer would only print it
             status = ""
-            slicer.util.errorDisplay(explain(error), _("The case was not added"))
+            tell(explain(error), _("The case was not added"))
         self._ui.caseStatusLabel.text = status
         self.update()
 
@@ -100,7 +103,7 @@ class CasesBox:
         if case.replaced:
             files = ", ".join(path.name for path in case.replaced)
             question = _("There is a case {name} already ({files}). Replace it?").format(name=case.name, files=files)
-            if not slicer.util.confirmOkCancelDisplay(question, _("Replace case")):
+            if not ask(question, _("Replace case")):
                 return ""
         with slicer.util.WaitCursor():
             writeCase(case, self.folder, volumeNode, segmentationNode, segmentIds)
@@ -116,7 +119,9 @@ class CasesBox:
         self._surveyed(Survey(problem=explain(error)))
 
     def _showFolder(self) -> None:
-        self._ui.casesFolderLabel.text = str(self.folder) if self.folder is not None else _("No folder is chosen.")
+        self._ui.casesFolderLabel.text = (
+            self.folder.as_posix() if self.folder is not None else _("No folder is chosen.")
+        )
         texts = [self.whyNotReady(), *(self.survey.notices if self.folder is not None else ())]
         self._ui.casesLabel.text = "\n".join(text for text in texts if text)
         self._ui.casesLabel.visible = any(texts)
@@ -125,7 +130,7 @@ class CasesBox:
         for row, case in enumerate(self.survey.rows):
             for column, text in enumerate((case.name, case.describe())):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)  # which may be too long for its column
+                item.setToolTip(plain(text))  # which may be too long for its column
                 table.setItem(row, column, item)
         table.resizeRowsToContents()
         self._showButtons()
@@ -159,14 +164,14 @@ class CasesBox:
         case = self._selectedCase()
         if case is None or self.folder is None:
             return
-        files = ", ".join(path.name for path in case.files)
-        question = _("Delete the files of the case {name} ({files})?").format(name=case.name, files=files)
-        if not slicer.util.confirmOkCancelDisplay(question, _("Remove case")):
+        files = ", ".join(path.name for path in withVoxelFiles(case.files))
+        question = _("Move the files of the case {name} ({files}) to the trash?").format(name=case.name, files=files)
+        if not ask(question, _("Remove case")):
             return
         try:
             removeCase(case, self.folder)
         except Exception as error:  # Slicer would only print it
-            slicer.util.errorDisplay(explain(error), _("The case was not removed"))
+            tell(explain(error), _("The case was not removed"))
         self._ui.caseStatusLabel.text = ""
         self.update()
 
@@ -183,12 +188,18 @@ class CasesBox:
 
     def _volumeChosen(self, _node: Any = None) -> None:
         volumeNode = self._volume()
+        if volumeNode is self._shownVolume:  # told again, as its row has moved or its name changed
+            return
+        self._shownVolume = volumeNode
         self._ui.caseNameEdit.text = caseName(volumeNode) if volumeNode is not None else ""
         self._showButtons()
 
     def _segmentationChosen(self, _node: Any = None) -> None:
         """The volume on which it was drawn is chosen with it."""
         segmentationNode = self._segmentation()
+        if segmentationNode is self._shownSegmentation:  # told again, as above
+            return
+        self._shownSegmentation = segmentationNode
         volumeNode = referenceVolume(segmentationNode) if segmentationNode is not None else None
         if volumeNode is not None:
             self._ui.caseVolumeSelector.setCurrentNode(volumeNode)
@@ -200,7 +211,7 @@ class CasesBox:
         """All are ticked except those that the user has unticked."""
         unticked = self._ticks(qt.Qt.Unchecked)
         widget, node = self._ui.segmentsList, self._segmentation()
-        self._observer.observe(node)
+        self._observer.observeSegments(node)
         widget.clear()
         if node is None:
             return

@@ -7,12 +7,13 @@ from pathlib import Path
 import qt
 
 from ...model_store import SUFFIX
+from .dialogs import plain
 
 
 def enableUnless(button: qt.QPushButton, hindrance: str, toolTip: str) -> None:
     """Let the button explain itself: what it does, or why it cannot be clicked now."""
     button.enabled = not hindrance
-    button.toolTip = hindrance or toolTip
+    button.toolTip = plain(hindrance or toolTip)
 
 
 def fillList(box: qt.QComboBox, titles: dict[str, str]) -> None:

@@ -9,10 +9,9 @@ from slicer.i18n import tr as _
 from ...base.errors import Sam3dError
 from ...model_store import list_models, read_card
 from .. import preferences
+from ..preferences import SAM
 from .controls import fillList
 from .protocols import Ui
-
-SAM = "sam_vit_b"
 
 
 class EncoderBox:

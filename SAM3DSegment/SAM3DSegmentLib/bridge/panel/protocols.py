@@ -69,6 +69,7 @@ class Ui(Protocol):
     resultsTable: qt.QTableWidget
     show3DButton: slicer.qMRMLSegmentationShow3DButton
     editButton: qt.QPushButton
+    undoButton: qt.QPushButton
     useAsCaseButton: qt.QPushButton
     provenanceLabel: qt.QLabel
 

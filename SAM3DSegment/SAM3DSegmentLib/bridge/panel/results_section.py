@@ -10,10 +10,13 @@ from slicer.i18n import tr as _
 import qt
 
 from ...quality import BEST
+from ..problems import explain
 from ..scene.figures import SegmentMeter, readFigures
-from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, SegmentationObserver
+from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, Observer
 from ..scene.segmentations import readProvenance
+from ..scene.undo import canUndo, isChangedSince, undo
 from .controls import enableUnless
+from .dialogs import ask, plain, tell
 from .protocols import Observe, Parameters, Ui
 
 SETTLING_MS = 300  # after the last change of a segmentation, before it is measured again
@@ -36,7 +39,7 @@ class ResultsSection:
         self._onUseAsCase = onUseAsCase
         self._parameters: Parameters | None = None
         changes = SEGMENT_CHANGES + VOXEL_CHANGES
-        self._observer = SegmentationObserver(addObserver, removeObserver, changes, self._segmentationChanged)
+        self._observer = Observer(addObserver, removeObserver, changes, self._segmentationChanged)
         self._meter = SegmentMeter()
         self._isShown = False
         self._timer = qt.QTimer()
@@ -48,6 +51,7 @@ class ResultsSection:
             header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
         ui.editButton.connect("clicked(bool)", self._edit)
+        ui.undoButton.connect("clicked(bool)", self._undo)
         ui.useAsCaseButton.connect("clicked(bool)", self._useAsCase)
 
     def setParameters(self, parameters: Parameters | None) -> None:
@@ -67,10 +71,11 @@ class ResultsSection:
     def update(self) -> None:
         """Show the chosen segmentation as it is now."""
         node = self._parameters.outputSegmentation if self._parameters is not None else None
-        self._observer.observe(node)
+        self._observer.observeSegments(node)
         self._ui.show3DButton.setSegmentationNode(node)
         hindrance = _("Choose or make a segmentation first.") if node is None else ""
         enableUnless(self._ui.editButton, hindrance, _("Correct the segments by hand."))
+        self._ui.undoButton.enabled = canUndo(node)
         self._ui.useAsCaseButton.enabled = node is not None
         self._fillTable(node)
         self._ui.provenanceLabel.text = _describeProvenance(readProvenance(node)) if node is not None else ""
@@ -86,13 +91,26 @@ class ResultsSection:
             swatch = qt.QTableWidgetItem()
             swatch.setBackground(qt.QBrush(qt.QColor.fromRgbF(*figures.color)))
             name = qt.QTableWidgetItem(figures.name)
-            name.setToolTip(figures.name)  # which may be too long for its column
+            name.setToolTip(plain(figures.name))  # which may be too long for its column
             volume = qt.QTableWidgetItem(f"{figures.volumeMl:.2f}")
             volume.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
             confidence = qt.QTableWidgetItem(figures.confidence)
             confidence.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
             for column, item in enumerate((swatch, name, volume, confidence)):
                 table.setItem(row, column, item)
+
+    def _undo(self, _checked: bool = False) -> None:
+        node = self._parameters.outputSegmentation if self._parameters is not None else None
+        if node is None:
+            return
+        question = _("The segments were edited since. Undo these edits, too?")
+        if isChangedSince(node) and not ask(question, _("Undo")):
+            return
+        try:
+            undo(node)
+        except Exception as error:  # Slicer would only print it
+            tell(explain(error), _("Nothing was undone"))
+        self.update()
 
     def _useAsCase(self, _checked: bool = False) -> None:
         if self._parameters is not None and self._parameters.outputSegmentation is not None:

@@ -13,17 +13,23 @@ import qt
 
 from ...base.errors import Sam3dError
 from ...card import ModelCard
+from ...geometry import axis_names
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
 from ...suitability import describe_lengths
 from ..dependencies import Installer
 from ..problems import explain
+from ..scene.edits import whyNotReplace
+from ..scene.observing import REGION_CHANGES, Observer
+from ..scene.segmentations import referenceVolume, segmentationFor
 from ..scene.suitability import findMisfits
 from .command_box import CommandBox
 from .controls import enableUnless, fillList, selectData
-from .protocols import Logic, Parameters, Ui
+from .dialogs import ask, tell
+from .protocols import Logic, Observe, Parameters, Ui
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+SETTLING_MS = 100  # after the last change of the region, before warnings are shown
 
 
 class SegmentSection:
@@ -41,6 +47,8 @@ class SegmentSection:
         onResult: Callable[[slicer.vtkMRMLSegmentationNode], None],
         onRunningChanged: Callable[[], None],
         whyBusy: Callable[[], str],
+        addObserver: Observe,
+        removeObserver: Observe,
     ) -> None:
         self._ui = ui
         self._logic = logic
@@ -49,9 +57,15 @@ class SegmentSection:
         self._onRunningChanged = onRunningChanged
         self._whyBusy = whyBusy
         self._parameters: Parameters | None = None
+        self._volumeId = ""  # of the volume whose segmentation is chosen
         self._card: ModelCard | None = None
         self._cardOf = ""
         self._choice = ""  # which quality was chosen automatically, for the user
+        self._regionObserver = Observer(addObserver, removeObserver, REGION_CHANGES, lambda: self._timer.start())
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(SETTLING_MS)
+        self._timer.connect("timeout()", self.update)
         self._box = CommandBox(ui.statusLabel, self._runningChanged, ui.progressBar)
         self.listModels()
         self._listQualities()
@@ -68,12 +82,31 @@ class SegmentSection:
 
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
+        self._volumeId = _idOf(parameters.inputVolume) if parameters is not None else ""
+        if parameters is None:
+            self._regionObserver.observe(None)
         self.update()
 
-    def cleanup(self) -> None:
+    def followVolume(self) -> None:
+        """Another volume gets another segmentation, so that no result is written over that of the volume before."""
+        parameters = self._parameters
+        if parameters is None or self._volumeId == _idOf(parameters.inputVolume):
+            return
+        self._volumeId = _idOf(parameters.inputVolume)
+        if parameters.inputVolume is not None:
+            parameters.outputSegmentation = segmentationFor(parameters.inputVolume, parameters.outputSegmentation)
+
+    def abandon(self) -> None:
+        """The scene is being closed."""
         if self.isRunning:
             self._box.abandon()
             self._cancelled()
+
+    def cleanup(self) -> None:
+        """In Slicer the connected timer would keep this object alive."""
+        self.abandon()
+        self._timer.stop()
+        self._timer.deleteLater()
 
     def listModels(self) -> None:
         """Fill the list anew: bundled models, then those of the user's folder."""
@@ -112,6 +145,7 @@ class SegmentSection:
         self._cardOf = model
 
     def _showWarnings(self, parameters: Parameters) -> None:
+        self._regionObserver.observe(parameters.roi)
         warnings = []
         if parameters.inputVolume is not None and self._card is not None:
             warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi)
@@ -172,6 +206,14 @@ class SegmentSection:
         parameters = self._parameters
         if parameters is None:  # the scene was closed while packages were installed
             return
+        overwrite = False
+        if reason := self._whyNotReplace(parameters):
+            question = _("{reason}.\n\nReplace it? Undo, in Results, brings it back.").format(
+                reason=reason[0].upper() + reason[1:]
+            )
+            if not ask(question, _("Replace segments")):
+                return
+            overwrite = True
         self._choice = ""
         job = self._logic.startSegment(
             parameters.inputVolume,
@@ -181,6 +223,7 @@ class SegmentSection:
             device=parameters.device,
             roiNode=parameters.roi,
             confidenceMap=parameters.confidenceMap,
+            overwrite=overwrite,
             onProgress=self._progressed,
             onChoice=self._showChoice,
             onFinished=self._finished,
@@ -188,6 +231,13 @@ class SegmentSection:
             onCancelled=self._cancelled,
         )
         self._box.begin(job, _("Starting..."))
+
+    def _whyNotReplace(self, parameters: Parameters) -> str:
+        volumeNode, segmentationNode = parameters.inputVolume, parameters.outputSegmentation
+        if volumeNode is None or segmentationNode is None:
+            return ""
+        labels = read_card(find_model(parameters.model)).labels
+        return whyNotReplace(segmentationNode, volumeNode, [label.name for label in labels])
 
     def _showChoice(self, quality: str, seconds: float) -> None:
         self._choice = _("{quality} quality was chosen, for about {seconds} s in all. ").format(
@@ -203,13 +253,16 @@ class SegmentSection:
 
     def _finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._box.end(_("Done."))
-        if self._parameters is not None:
-            self._parameters.outputSegmentation = segmentationNode
+        parameters = self._parameters
+        if parameters is not None and parameters.inputVolume is referenceVolume(segmentationNode):
+            if parameters.outputSegmentation not in (None, segmentationNode):
+                self._box.say(_("Done. The segmentation was edited meanwhile, so the result is in a new one."))
+            parameters.outputSegmentation = segmentationNode
         self._onResult(segmentationNode)
 
     def _failed(self, message: str) -> None:
         self._box.end(_("Failed: {reason}").format(reason=message))
-        slicer.util.errorDisplay(message, _("SAM3DSegment could not segment"))
+        tell(message, _("SAM3DSegment could not segment"))
 
     def _cancelled(self) -> None:
         self._box.end(_("Cancelled; nothing was changed."))
@@ -217,6 +270,10 @@ class SegmentSection:
     def _runningChanged(self) -> None:
         self._showButton()
         self._onRunningChanged()
+
+
+def _idOf(node: slicer.vtkMRMLNode | None) -> str:
+    return node.GetID() if node is not None else ""
 
 
 def describeCard(card: ModelCard) -> str:
@@ -241,11 +298,22 @@ def _describeLimits(card: ModelCard) -> str:
     if card.extent_mm and card.spacing_mm:
         limits.append(
             _(
-                "Made for volumes of about {extent} mm with voxels of {spacing} mm; on others it may be quite wrong."
-            ).format(extent=describe_lengths(card.extent_mm, 0), spacing=describe_lengths(card.spacing_mm))
+                "Made for volumes of about {extent} mm ({axes}) with voxels of {spacing} mm; on others it may be quite "
+                "wrong."
+            ).format(
+                extent=describe_lengths(card.extent_mm, 0), axes=_axes(card), spacing=describe_lengths(card.spacing_mm)
+            )
         )
     limits.append(_("Check every result by eye; not for diagnosis or treatment."))
     return " ".join(limits)
+
+
+def _axes(card: ModelCard) -> str:
+    """Those along which a card's lengths are given, in the words of the patient where that is certain."""
+    slices, *others = card.spacing_mm or (0, 1, 1)
+    if slices >= card.slicing.anisotropy * max(others):  # by the acquisition, which may differ from case to case
+        return _("slices x rows x columns")
+    return axis_names(card.slicing.plane)
 
 
 def _qualityTitle(name: str) -> str:

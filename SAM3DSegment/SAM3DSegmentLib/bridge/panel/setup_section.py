@@ -17,15 +17,16 @@ from ...base.folders import models_folder
 from ...sam.cache import cache_info, clear_cache
 from ...sam.weights import CHECKPOINTS
 from ..dependencies import Installer, missingPackages
-from ..preferences import samCheckpoint, samWeights, setSamCheckpoint
+from ..preferences import SAM, samCheckpoint, samWeights, setSamCheckpoint
 from ..problems import explain
 from ..worker import lastObject, progressReader
 from .command_box import CommandBox
+from .dialogs import ask, plain, tell
 from .protocols import Parameters, Ui
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = CHECKPOINTS["sam_vit_b"]
+CHECKPOINT = CHECKPOINTS[SAM]
 
 
 class SetupSection:
@@ -77,7 +78,7 @@ class SetupSection:
         there = path.is_file()
         self._ui.weightsLabel.text = (
             _("Here: {path}") if there else _("Not here: {path}. Models that carry their own encoder do without.")
-        ).format(path=path)
+        ).format(path=path.as_posix())
         self._ui.downloadWeightsButton.text = _("Download ({size} MB)").format(size=CHECKPOINT.megabytes)
         self._ui.checkButton.enabled = isIdle
         self._ui.downloadWeightsButton.enabled = isIdle
@@ -85,10 +86,10 @@ class SetupSection:
         self._ui.verifyWeightsButton.enabled = there and isIdle
         self._ui.removeWeightsButton.enabled = (there or bool(samCheckpoint())) and isIdle
         self._ui.stopSetupButton.visible = not isIdle
-        self._ui.modelFolderLabel.text = str(models_folder())
+        self._ui.modelFolderLabel.text = models_folder().as_posix()
         info = cache_info()
         self._ui.cacheLabel.text = _("{size:.0f} MB").format(size=info.bytes / 2**20)
-        self._ui.cacheLabel.toolTip = str(info.folder)
+        self._ui.cacheLabel.toolTip = plain(str(info.folder))
         self._ui.clearCacheButton.enabled = info.files > 0
 
     def _check(self) -> None:
@@ -129,7 +130,7 @@ class SetupSection:
         try:
             self._installer.install()
         except Exception as error:  # Slicer would only print it
-            slicer.util.errorDisplay(explain(error), _("Packages were not installed"))
+            tell(explain(error), _("Packages were not installed"))
         self.update()
 
     def _downloadWeights(self) -> None:
@@ -174,8 +175,8 @@ class SetupSection:
             setSamCheckpoint(None)
             self.update()
             self._onWeights()
-        elif slicer.util.confirmOkCancelDisplay(
-            _("Delete SAM's downloaded weights in {folder}?").format(folder=CHECKPOINT.path.parent)
+        elif ask(
+            _("Delete SAM's downloaded weights in {folder}?").format(folder=CHECKPOINT.path.parent), _("Remove weights")
         ):
             self._run(["weights", "clear"], _("Removing SAM's weights..."), logger.info, self._removed)
 
@@ -211,7 +212,7 @@ class SetupSection:
 
     def _failed(self, message: str) -> None:
         self._box.end("")
-        slicer.util.errorDisplay(message, _("SAM3DSegment"))
+        tell(message, _("SAM3DSegment"))
 
     def _stop(self) -> None:
         self._box.cancel(_("Stopping..."))

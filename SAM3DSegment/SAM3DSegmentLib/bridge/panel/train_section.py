@@ -18,9 +18,10 @@ from ..worker import progressReader
 from .cases_box import CasesBox, caseName
 from .command_box import CommandBox
 from .controls import enableUnless
+from .dialogs import tell
 from .encoder_box import EncoderBox
 from .protocols import Observe, Parameters, Ui
-from .training_progress import TrainingProgress, describeDice
+from .training_progress import TrainingProgress, describeDice, describeStage
 from .training_request import TrainingRequest, askAboutFormer, hasStoppedTraining, whyUnusableName
 
 
@@ -77,6 +78,7 @@ class TrainSection:
         self._cases.cleanup()
         self._training.abandon()
         self._check.abandon()
+        self._progress.end()
 
     def addResult(
         self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None, segmentationNode: slicer.vtkMRMLSegmentationNode
@@ -89,7 +91,7 @@ class TrainSection:
                 if volumeNode is None
                 else _("A model is being trained; wait for it, or stop it.")
             )
-            slicer.util.errorDisplay(problem, _("The case was not added"))
+            tell(problem, _("The case was not added"))
             return
         self._ui.trainSection.collapsed = False
         segmentIds = list(segmentationNode.GetSegmentation().GetSegmentIDs())
@@ -110,7 +112,9 @@ class TrainSection:
         else:
             button.text, toolTip = _("Stop"), _("End the training early; the best model so far is kept.")
         enableUnless(button, hindrance, toolTip)
-        self._ui.checkCasesButton.enabled = not isRunning and not hindrance
+        isChecking = self._check.isRunning
+        self._ui.checkCasesButton.text = _("Stop check") if isChecking else _("Check")
+        self._ui.checkCasesButton.enabled = isChecking or (not isRunning and not hindrance)
         for widget in (self._ui.casesBox, self._ui.modelNameEdit, self._ui.minutesBox, self._ui.encoderBox):
             widget.enabled = not isRunning
 
@@ -136,6 +140,9 @@ class TrainSection:
 
     def _startCheck(self, _checked: bool = False) -> None:
         """Let the command report what is unusual, the split of the cases, and the time and disk space it will take."""
+        if self._check.isRunning:
+            self._check.cancel(_("Stopping..."))
+            return
         request = self._chosenRequest()
         if request is None:
             return
@@ -144,16 +151,18 @@ class TrainSection:
         except Exception as error:  # Slicer would only print it
             self._failed(explain(error))
             return
-        lines: list[str] = []
-        cases = len(self._cases.survey.rows)
+        findings: list[str] = []
         self._check.run(
             request.checkArguments(),
             _("Checking; this takes a few seconds..."),
-            lines.append,
-            lambda: self._check.end("\n".join(lines[cases + 1 :])),  # after the table of the cases
+            progressReader(self._checked, lambda event: findings.extend(event["findings"])),
+            lambda: self._check.end("\n".join(findings)),
             lambda message: self._check.end(_("Failed: {reason}").format(reason=message)),
             lambda: self._check.end(""),
         )
+
+    def _checked(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
+        self._check.say(describeStage(stage, done, total))
 
     def _trainOrStop(self, _checked: bool = False) -> None:
         if self.isRunning:
@@ -210,9 +219,11 @@ class TrainSection:
         """request: that of a training which had begun."""
         kept = _whatIsKept(request) if request is not None else ""
         self._training.end(_("Failed: {reason}").format(reason=message) + kept)
-        slicer.util.errorDisplay(message, _("SAM3DSegment could not train"))
+        tell(message, _("SAM3DSegment could not train"))
 
     def _trainingChanged(self) -> None:
+        if not self.isRunning:
+            self._progress.end()
         self.update()
         self._onRunningChanged()
 
@@ -224,4 +235,4 @@ def _whatIsKept(request: TrainingRequest) -> str:
     """After a training that has made no model."""
     if not hasStoppedTraining(request.model):
         return ""
-    return " " + _("What it has reached is kept: Train goes on from there.")
+    return " " + _("What it has reached is kept, but for its last minutes (5 at most): Train goes on from there.")

@@ -39,6 +39,7 @@ class TrainingPlot:
         self._chart: slicer.vtkMRMLPlotChartNode | None = None
         self._tables: dict[str, slicer.vtkMRMLTableNode] = {}  # of "Loss" and "Dice"
         self._series: dict[str, slicer.vtkMRMLPlotSeriesNode] = {}  # by the column that they show
+        self._layouts: tuple[int, int] | None = None  # the user's, and the one with a plot that was shown instead
 
     def begin(self, name: str) -> slicer.vtkMRMLPlotChartNode:
         """Show an empty chart for a new training, and return it; the chart of an earlier training is reused."""
@@ -51,9 +52,24 @@ class TrainingPlot:
         chart.SetXAxisTitle(_("Minutes of training"))
         chart.SetYAxisTitle(_("Loss, Dice"))
         chart.SetTitle(_("Training of {name}").format(name=name))
-        slicer.modules.plots.logic().ShowChartInLayout(chart)
+        self._showInLayout(chart)
         self._chart = chart
         return chart
+
+    def restoreLayout(self) -> None:
+        """The user's own layout again, if the views are still as they were changed for the chart."""
+        manager = slicer.app.layoutManager()
+        if manager is not None and self._layouts is not None and manager.layout == self._layouts[1]:
+            manager.setLayout(self._layouts[0])
+        self._layouts = None
+
+    def _showInLayout(self, chart: slicer.vtkMRMLPlotChartNode) -> None:
+        self.restoreLayout()
+        manager = slicer.app.layoutManager()  # None without a main window
+        before = manager.layout if manager is not None else 0
+        slicer.modules.plots.logic().ShowChartInLayout(chart)
+        if manager is not None and manager.layout != before:
+            self._layouts = before, manager.layout
 
     def show(self, name: str, history: History, colors: Mapping[str, tuple[int, int, int]]) -> None:
         """Show the history in the chart; colors are those of the labels, RGB 0..255."""

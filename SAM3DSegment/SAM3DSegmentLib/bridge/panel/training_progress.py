@@ -32,6 +32,10 @@ class TrainingProgress:
         self._name, self._labels, self._history = name, labels, History()
         self._draw(lambda: self._plot.begin(name))
 
+    def end(self) -> None:
+        """The chart stays in the scene, but the views are the user's again."""
+        self._draw(self._plot.restoreLayout)
+
     def addEvent(self, event: Mapping[str, Any]) -> None:
         """A line of `train --progress json` that names an event."""
         if event["event"] == "report":
@@ -44,14 +48,7 @@ class TrainingProgress:
     def describe(self, stage: str, done: int, total: int, secondsToGo: float | None) -> str:
         """The progress in one line, and in a second one the Dice of the last validation."""
         self.stage = stage
-        if stage == "look":
-            text = _("Reading case {done} of {total}").format(done=done, total=total)
-        elif stage == "prepare":
-            text = _("Preparing case {done} of {total}").format(done=done, total=total)
-        elif stage == "encode":
-            text = _("Encoding slice {done} of {total}").format(done=done, total=total)
-        else:
-            text = _("Training: {done:.1f} of {total:.1f} min").format(done=done / 60, total=total / 60)
+        text = describeStage(stage, done, total)
         if secondsToGo is not None and done < total:
             text += ", " + _describeSeconds(secondsToGo)
         if self._history.dices:
@@ -64,6 +61,16 @@ class TrainingProgress:
             action()
         except Exception:
             logger.exception("the chart of the training could not be drawn")
+
+
+def describeStage(stage: str, done: int, total: int) -> str:
+    if stage == "look":
+        return _("Reading case {done} of {total}").format(done=done, total=total)
+    if stage == "prepare":
+        return _("Preparing case {done} of {total}").format(done=done, total=total)
+    if stage == "encode":
+        return _("Encoding slice {done} of {total}").format(done=done, total=total)
+    return _("Training: {done:.1f} of {total:.1f} min").format(done=done / 60, total=total / 60)
 
 
 def describeDice(diceByLabel: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from ...base.folders import models_folder
 from ...model_store import SUFFIX, bundled_folder
 from .. import preferences
+from .dialogs import ask
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class TrainingRequest:
 
     def checkArguments(self) -> list[str]:
         """Of the command line, to report what the training will do."""
-        return [*self._settings(), "--check"]
+        return [*self._settings(), "--check", "--progress", "json"]
 
     def trainingArguments(self, whatAboutFormer: str) -> list[str]:
         """Of the command line; whatAboutFormer as `askAboutFormer` returns it."""
@@ -39,7 +40,7 @@ class TrainingRequest:
         return [*self._settings(), "-o", str(self.model), "--progress", "json", *former]
 
     def _settings(self) -> list[str]:
-        checkpoint = preferences.samCheckpoint()
+        checkpoint = preferences.samCheckpoint(self.encoder)
         arguments = ["train", "--data", str(self.cases), "--encoder", self.encoder, "--minutes", str(self.minutes)]
         return [*arguments, "--device", self.device, *(["--sam-checkpoint", checkpoint] if checkpoint else [])]
 
@@ -68,9 +69,13 @@ def askAboutFormer(name: str) -> str | None:
         question = _("Start {name} anew? What the stopped training has reached is lost.").format(name=name)
     elif path.exists():
         question = _("There is a model {name} already. Replace it?").format(name=name)
+    elif path.with_suffix(".training").exists():  # its model was moved elsewhere
+        question = _("There is a finished training of {name} already. Replace its report and weights?").format(
+            name=name
+        )
     else:
         return ""
-    return "--overwrite" if slicer.util.confirmOkCancelDisplay(question, _("Replace")) else None
+    return "--overwrite" if ask(question, _("Replace")) else None
 
 
 def hasStoppedTraining(model: Path) -> bool:

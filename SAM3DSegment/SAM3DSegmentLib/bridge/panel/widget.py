@@ -9,6 +9,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..dependencies import Installer
+from ..scene.undo import forgetSteps
 from .protocols import Logic, Observe, Parameters, Ui
 from .results_section import ResultsSection
 from .segment_section import SegmentSection
@@ -47,6 +48,8 @@ class Panel:
             self._resultArrived,
             self._train.update,
             lambda: self._whyBusy(self._train.isRunning, _("A model is being trained; wait for it, or stop it.")),
+            addObserver,
+            removeObserver,
         )
         self._results = ResultsSection(ui, addObserver, removeObserver, self._train.addResult)
         self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
@@ -65,9 +68,9 @@ class Panel:
         self._setup.update()
         self._results.setShown(True)
         if self._parameters is not None and self._parameters.inputVolume is None:
-            firstVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if firstVolume is not None:
-                self._parameters.inputVolume = firstVolume
+            images = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isShownImage(node)]
+            if images:
+                self._parameters.inputVolume = images[0]
 
     def exit(self) -> None:
         """Another module's panel is shown."""
@@ -79,6 +82,7 @@ class Panel:
         self._train.cleanup()
         self._results.cleanup()
         self._setup.cleanup()
+        forgetSteps()
 
     def _whyBusy(self, otherIsRunning: bool, other: str) -> str:
         if self._installer.isBusy:
@@ -86,8 +90,9 @@ class Panel:
         return other if otherIsRunning else ""
 
     def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
-        self._segment.cleanup()
+        self._segment.abandon()
         self._connectParameters(None)
+        forgetSteps()
 
     def _sceneStartsImporting(self, caller: Any, event: Any) -> None:
         self._connectParameters(None)
@@ -98,6 +103,7 @@ class Panel:
     def _connectParameters(self, parameters: Parameters | None) -> None:
         if self._parameters is not None:
             self._parameters.disconnectGui(self._guiTag)
+            _keepAlive(self._parameters)
             self._removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
         self._parameters = parameters
         if parameters is not None:
@@ -107,6 +113,7 @@ class Panel:
             section.setParameters(parameters)
 
     def _parametersChanged(self, caller: Any = None, event: Any = None) -> None:
+        self._segment.followVolume()
         self._segment.update()
         self._results.update()
 
@@ -125,3 +132,15 @@ class Panel:
             self._parameters.model = name
         self._segment.listModels()
         self._train.listEncoders()
+
+
+def _isShownImage(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    return not volumeNode.GetHideFromEditors() and not volumeNode.IsA("vtkMRMLLabelMapVolumeNode")
+
+
+def _keepAlive(parameters: Parameters) -> None:
+    """Slicer 5.10 never removes the observer of a connected GUI, and crashes when what it calls is gone.
+
+    Kept where a reload of this module does not reach.
+    """
+    vars(slicer.modules).setdefault("SAM3DSegmentParameters", []).append(parameters)

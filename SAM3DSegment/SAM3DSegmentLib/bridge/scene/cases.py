@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import slicer
 from slicer.i18n import tr as _
+
+import qt
 
 from ...base.errors import InputError, Sam3dError
 from ...card import Label
@@ -20,7 +24,12 @@ from .segmentations import BINARY_LABELMAP, orientedImage, readMask
 from .volumes import readGrid
 
 if TYPE_CHECKING:
-    from ...training.classes import CaseFacts
+    from ...training.classes import CaseFacts, Look
+    from ...training.dataset import CaseFiles, Dataset
+
+_DETACHED_HEADERS = (".nhdr", ".mhd")
+_Stamp = tuple[tuple[Path, int, int], ...]  # file, size, time of change
+_looks: dict[tuple[CaseFiles, _Stamp], Look] = {}  # of the folder that was surveyed last
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,12 @@ class Survey:
 
 
 def surveyCases(folder: Path) -> Survey:
-    """Reads all label maps of the folder. Uses neither nodes nor Qt, so that it can run in a thread."""
+    """Reads the label maps of the folder that are new or have changed since the last survey.
+
+    Uses neither nodes nor Qt, so that it can run in a thread.
+    """
     from ...training.classes import agree_on_labels  # these bring SimpleITK
     from ...training.dataset import find_dataset
-    from ...training.look import look_at_cases
 
     rows: tuple[CaseRow, ...] = ()
     notices: tuple[str, ...] = ()
@@ -75,11 +86,47 @@ def surveyCases(folder: Path) -> Survey:
             tuple(CaseRow(case.name, (case.image, case.label_map)) for case in dataset.cases),
             dataset.notices,
         )
-        labels, facts = agree_on_labels(dataset, look_at_cases(dataset)) if rows else ((), ())
+        labels, facts = agree_on_labels(dataset, _lookAtCases(dataset)) if rows else ((), ())
     except Sam3dError as error:
         return Survey(rows, problem=str(error), notices=notices)
     described = tuple(_describe(case, labels) for case in facts)
     return Survey(described, labels, notices=notices)
+
+
+def _lookAtCases(dataset: Dataset) -> tuple[Look, ...]:
+    from ...training.look import look_at_cases
+
+    former = dict(_looks)
+    _looks.clear()
+    found = []
+    for case in dataset.cases:
+        key = case, _stamp(case)
+        look = former.get(key) or look_at_cases(replace(dataset, cases=(case,)))[0]
+        if not look.problem:  # which may be gone without a change of the files
+            _looks[key] = look
+        found.append(look)
+    return tuple(found)
+
+
+def _stamp(case: CaseFiles) -> _Stamp:
+    found = [(path, path.stat()) for path in withVoxelFiles((case.image, case.label_map)) if path.exists()]
+    return tuple((path, info.st_size, info.st_mtime_ns) for path, info in found)
+
+
+def withVoxelFiles(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """These files, and those beside them in which the headers among them (.nhdr, .mhd) keep their voxels."""
+    from ...formats.images import read_header
+
+    found: list[Path] = []
+    for path in paths:
+        found.append(path)
+        if path.suffix.lower() not in _DETACHED_HEADERS:
+            continue
+        with contextlib.suppress(Sam3dError, OSError):  # of a header that cannot be read nothing more is known
+            data = read_header(path).data
+            if data.parent == path.parent and data not in found:
+                found.append(data)
+    return tuple(found)
 
 
 def _describe(facts: CaseFacts, labels: tuple[Label, ...]) -> CaseRow:
@@ -106,7 +153,7 @@ class NewCase:
         if not folder.is_dir():
             raise InputError(_("folder {path!r} does not exist; choose another.").format(path=str(folder)))
         files = new_case_files(folder, name)
-        return cls(files.name, files.image, files.label_map, tuple(files_of_case(files)))
+        return cls(files.name, files.image, files.label_map, withVoxelFiles(files_of_case(files)))
 
 
 def writeCase(
@@ -139,10 +186,14 @@ def writeCase(
 
 
 def removeCase(row: CaseRow, folder: Path) -> None:
-    """Delete the case's two files, and its own folder if nothing is left in it. Raises InputError."""
+    """Move the case's files to the trash, and remove its own folder if nothing is left in it. Raises InputError.
+
+    Where there is no trash, as on some network drives, they are deleted.
+    """
     try:
-        for path in row.files:
-            path.unlink(missing_ok=True)
+        for path in withVoxelFiles(row.files):
+            if not qt.QFile(str(path)).moveToTrash():
+                path.unlink(missing_ok=True)
         ownFolder = row.files[0].parent
         if ownFolder != folder and ownFolder.name == row.name and not any(ownFolder.iterdir()):
             ownFolder.rmdir()

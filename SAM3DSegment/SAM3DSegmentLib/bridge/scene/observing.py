@@ -1,4 +1,4 @@
-"""Observe the changes of one segmentation node at a time."""
+"""Observe the changes of one object at a time."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import slicer
+import vtk
 
 SEGMENT_CHANGES = (
     slicer.vtkSegmentation.SegmentAdded,
     slicer.vtkSegmentation.SegmentRemoved,
     slicer.vtkSegmentation.SegmentModified,
 )
+REGION_CHANGES = (vtk.vtkCommand.ModifiedEvent, slicer.vtkMRMLTransformableNode.TransformModifiedEvent)
 VOXEL_CHANGES = (
     slicer.vtkSegmentation.SourceRepresentationModified,
     slicer.vtkSegmentation.RepresentationModified,
 )
 
 
-class SegmentationObserver:
-    """Calls onChanged() at these events of the observed segmentation.
+class Observer:
+    """Calls onChanged() at these events of the observed object, which is another one from time to time.
 
     addObserver and removeObserver are those of VTKObservationMixin.
     """
@@ -35,17 +37,20 @@ class SegmentationObserver:
         self._removeObserver = removeObserver
         self._events = events
         self._onChanged = onChanged
-        self._node: slicer.vtkMRMLSegmentationNode | None = None
+        self._observed: vtk.vtkObject | None = None
 
-    def observe(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Observe this segmentation instead of the former one; None for no segmentation."""
-        if node is self._node:
+    def observe(self, subject: vtk.vtkObject | None) -> None:
+        """Observe this instead of the former one; None for nothing."""
+        if subject is self._observed:
             return
-        for addOrRemove, observed in ((self._removeObserver, self._node), (self._addObserver, node)):
+        for addOrRemove, observed in ((self._removeObserver, self._observed), (self._addObserver, subject)):
             if observed is not None:
                 for event in self._events:
-                    addOrRemove(observed.GetSegmentation(), event, self._changed)
-        self._node = node
+                    addOrRemove(observed, event, self._changed)
+        self._observed = subject
+
+    def observeSegments(self, segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> None:
+        self.observe(segmentationNode.GetSegmentation() if segmentationNode is not None else None)
 
     def _changed(self, caller: Any, event: Any) -> None:
         self._onChanged()

@@ -43,15 +43,13 @@ def writeSegments(
     wasModifying = segmentationNode.StartModify()
     try:
         segmentationNode.CreateDefaultDisplayNodes()
-        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
-        segmentationNode.SetNodeReferenceID(_referenceRole(), volumeNode.GetID())
+        referToVolume(segmentationNode, volumeNode)
         if not keepsFrame:
             segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         for label in labels:
             segmentId = _describedSegment(segmentationNode, label, confidences.get(label.name), keepsFrame)
             _writeMask((labelsKji == label.value).astype(np.uint8), segmentationNode, segmentId, ijkToSegmentation)
-        for key, value in provenance.items():
-            segmentationNode.SetAttribute(ATTRIBUTE_PREFIX + key, str(value))
+        writeProvenance(segmentationNode, provenance)
     finally:
         segmentationNode.EndModify(wasModifying)
     placeBeside(segmentationNode, volumeNode)
@@ -97,6 +95,14 @@ def readProvenance(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str
     }
 
 
+def writeProvenance(segmentationNode: slicer.vtkMRMLSegmentationNode, provenance: Mapping[str, Any]) -> None:
+    """Note how the segments were made, instead of what was noted before."""
+    for key in readProvenance(segmentationNode):
+        segmentationNode.RemoveAttribute(ATTRIBUTE_PREFIX + key)
+    for key, value in provenance.items():
+        segmentationNode.SetAttribute(ATTRIBUTE_PREFIX + key, str(value))
+
+
 def readMask(
     segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str, volumeNode: slicer.vtkMRMLScalarVolumeNode
 ) -> np.ndarray | None:
@@ -140,6 +146,31 @@ def orientedImage(maskKji: np.ndarray, ijkToFrame: np.ndarray) -> slicer.vtkOrie
 def referenceVolume(segmentationNode: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
     """The volume on which a segmentation was drawn, if the node refers to it."""
     return segmentationNode.GetNodeReference(_referenceRole())
+
+
+def referToVolume(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode | None
+) -> None:
+    """Note the volume on which a segmentation is drawn; new segments get its grid."""
+    if volumeNode is not None:
+        segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+    segmentationNode.SetNodeReferenceID(_referenceRole(), volumeNode.GetID() if volumeNode is not None else None)
+
+
+def segmentationFor(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode, chosen: slicer.vtkMRMLSegmentationNode | None
+) -> slicer.vtkMRMLSegmentationNode | None:
+    """The chosen segmentation if it can be this volume's; else the last that a model made of it; None for a new one."""
+    if chosen is not None and (
+        referenceVolume(chosen) is volumeNode or chosen.GetSegmentation().GetNumberOfSegments() == 0
+    ):
+        return chosen
+    made = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        if referenceVolume(node) is volumeNode and readProvenance(node)
+    ]
+    return made[-1] if made else None
 
 
 def _referenceRole() -> str:

@@ -59,7 +59,9 @@ def ijkToRas(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
 
 
 def roiCorners(roiNode: slicer.vtkMRMLMarkupsROINode) -> np.ndarray:
-    """The eight corners (8, 3) of a markups ROI in world RAS, in mm."""
+    """The eight corners (8, 3) of a markups ROI in world RAS, in mm; InputError for one that is not drawn yet."""
+    if min(roiNode.GetSize()) <= 0:
+        raise InputError(f"region {roiNode.GetName()!r} has no size yet; draw it in a slice view.")
     half = np.array(roiNode.GetSize()) / 2
     signs = np.array([(i, j, k) for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
     objectToWorld = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix())
