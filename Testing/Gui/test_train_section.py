@@ -412,9 +412,15 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     box = widget.ui.encoderBox
     shutil.copy(folders / "models" / "tiny.sam3d", folders / "models" / "tiny2.sam3d")
     widget.panel.enter()
-    assert [box.itemText(i) for i in range(box.count)] == ["Encoder of hippocampus-mri", "Encoder of tiny"]
+    assert [box.itemText(i) for i in range(box.count)] == [
+        "An encoder of its own",
+        "Encoder of hippocampus-mri",
+        "Encoder of tiny",
+    ]
     assert box.currentText == "Encoder of tiny"
     box.currentIndex = 0
+    assert "on your cases alone" in widget.ui.encoderLabel.text
+    box.currentIndex = 1
     assert "MRI of Anterior hippocampus, Posterior hippocampus only" in widget.ui.encoderLabel.text
     put_published_weights()
     widget.panel.enter()
@@ -425,6 +431,13 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     assert host.pump(lambda: box.findText("SAM ViT-B") < 0, TIMEOUT_S)
 
 
+def test_without_sams_weights_an_encoder_of_its_own_is_suggested(folders):
+    ui = host.load_module(MODULE)[2].ui
+    assert ui.encoderBox.currentText == "An encoder of its own"
+    put_published_weights()
+    assert host.load_module(MODULE)[2].ui.encoderBox.currentText == "SAM ViT-B"
+
+
 def test_a_check_says_what_the_training_will_take(patients):
     patients.ui.modelNameEdit.text = "kidneys"
     patients.ui.checkCasesButton.click()
@@ -433,6 +446,7 @@ def test_a_check_says_what_the_training_will_take(patients):
     assert host.pump(lambda: patients.ui.trainButton.enabled, TIMEOUT_S)
     said = patients.ui.trainingStatusLabel.text.splitlines()
     assert [line.partition(":")[0] for line in said] == [
+        "encoder",
         "labels",
         "2 training, 1 validation, 0 test cases",
         "disk",

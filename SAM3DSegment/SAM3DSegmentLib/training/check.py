@@ -31,7 +31,7 @@ def check(
     data: str | Path, config: TrainingConfig, options: Options, watch: Watch = UNWATCHED
 ) -> tuple[list[str], bool]:
     """Lines for people, and whether any case cannot be trained on. Raises InputError if no plan can be made."""
-    plan = make_plan(data, config, options.cases, watch=watch)
+    plan = make_plan(data, config, options.cases, watch=watch, sam_checkpoint=options.sam_checkpoint)
     lines = describe(plan)
     try:
         lines.append(_predict_time(plan, options))
@@ -56,6 +56,7 @@ def describe(plan: Plan) -> list[str]:
         labels = ", ".join(f"{name} {count * ml:.2f}" for name, count in case.voxels.items()) or "none"
         lines.append(f"{case.files.name:<28} {size:<18} {mm:<18} {plan.depths[case.files.name]:>6}  {labels}")
     lines += [f"suspicious: {text}" for text in find_suspicious(plan)]
+    lines.append(describe_encoder(plan))
     lines.append(
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
         f"decoder levels {plan.card.decoder.levels}"
@@ -70,6 +71,11 @@ def describe(plan: Plan) -> list[str]:
         f"disk: {disk.folder / 1e9:.2f} GB while it runs, {disk.cache / 1e9:.2f} GB of embeddings in the cache"
     )
     return lines
+
+
+def describe_encoder(plan: Plan) -> str:
+    detail = "with" if plan.config.detail else "without"
+    return f"encoder: {plan.encoder.describe()}, {detail} a detail part; --encoder chooses another."
 
 
 def find_suspicious(plan: Plan) -> list[str]:
@@ -133,7 +139,7 @@ def _measure(plan: Plan, options: Options) -> tuple[float, float]:
     device = resolve_device(options.device)
     source = plan.encoder.load_for_training(plan.image_size, device, options.sam_checkpoint)
     network = Network(source.uncached(), [Sam3dDecoder.from_config(plan.card.decoder)])
-    window = plan.config.window.depth
+    window = plan.card.window.depth
     black = torch.zeros(1, plan.image_size, plan.image_size)
     embeddings = network.encode(black).expand(window, -1, -1, -1, -1)
     encode_s, decode_s = _seconds(lambda: network.encode(black)), _seconds(lambda: network.decode(embeddings))

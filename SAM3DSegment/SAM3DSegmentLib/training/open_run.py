@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from ..base.watch import Watch
 from ..model_file import Sam3dModel, load_model
-from .check import find_suspicious
+from .check import describe_encoder, find_suspicious
 from .dataset import CaseFiles
 from .encoders import LoadedEncoder
 from .plan import Plan
@@ -47,6 +47,7 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
         encoder.check_start(plan.config.start_from, plan.card.decoder, start.card)
     record = folder.begin(plan, encoder.sha256, options.resume, fabric.is_global_zero)
     if fabric.is_global_zero:
+        logger.info("%s", describe_encoder(plan))
         for text in find_suspicious(plan):
             logger.warning("%s", text)
     fabric.barrier()

@@ -33,7 +33,7 @@ def train(
     options = options or Options()
     folder = RunFolder(Path(output))
     folder.check(options)
-    plan = make_plan(data, config, options.cases, hashed=True, watch=watch)
+    plan = make_plan(data, config, options.cases, True, watch, options.sam_checkpoint)
     if plan.problems:
         more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
         raise InputError(plan.problems[0].problem + more)
