@@ -21,7 +21,7 @@ venv: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,demo,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,evaluate,demo,test]"
 	touch $@
 
 demo: venv
