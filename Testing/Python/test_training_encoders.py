@@ -42,9 +42,9 @@ def test_with_sams_weights_these_are_taken(weights, run_cli, tmp_path):
         plan = make_plan(HIPPOCAMPUS, config)
         assert plan.config == TrainingConfig(encoder="sam_vit_b")
         assert plan.card.window == WindowRule()
-    assert "encoder: sam_vit_b, frozen, without a detail part" in run_cli(
-        "train", "--data", HIPPOCAMPUS, "--check"
-    ).stdout
+    assert (
+        "encoder: sam_vit_b, frozen, without a detail part" in run_cli("train", "--data", HIPPOCAMPUS, "--check").stdout
+    )
     weights.unlink()
     given = tmp_path / "elsewhere.pth"
     assert make_config({}, {}, given).encoder == "sam_vit_b"

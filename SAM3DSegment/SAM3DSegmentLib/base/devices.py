@@ -139,6 +139,11 @@ def keep_freed_memory() -> None:
             mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a device: beside its work from pinned memory only, because other memory may be gone before it is read."""
+    return tensor.to(device, non_blocking=tensor.is_pinned())
+
+
 def wait_for(device: torch.device) -> None:
     """Wait until a GPU has finished, so that times can be measured; a CPU has nothing pending."""
     if device.type == "cuda":

@@ -42,8 +42,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--encoder",
         metavar="NAME",
-        help="sam_vit_b (the default where its weights are), sam_vit_l, sam_vit_h, compact_vit (the default elsewhere), "
-        "or a model whose encoder to use",
+        help="sam_vit_b (the default where its weights are here), sam_vit_l, sam_vit_h, compact_vit (else the default),"
+        " or a model whose encoder to use",
     )
     parser.add_argument(
         "--resample", action="store_true", default=None, help="resample label maps to the grid of their image"

@@ -15,7 +15,6 @@ from torch import Tensor
 from ..base.devices import resolve_device
 from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
-from ..card import PATCH_SIZE
 from ..decoder import Sam3dDecoder
 from ..geometry import spacing_and_directions
 from ..network import Network
@@ -80,7 +79,7 @@ def describe_encoder(plan: Plan) -> str:
 
 def find_suspicious(plan: Plan) -> list[str]:
     """What may be a mistake in the data, though it can be trained on."""
-    found = list(plan.dataset.notices)
+    found = [*plan.notices, *plan.dataset.notices]
     sound = [case for case in plan.facts if not case.problem]
     found += [f"{case.files.name} has no structure." for case in sound if not case.voxels]
     for label in plan.labels:
@@ -112,9 +111,8 @@ def disk_needed(plan: Plan) -> Disk:
     slices = sum(plan.depths.get(name, 0) for name in plan.training_names)
     pixels = slices * math.prod(plan.fit.grid)
     views = plan.encoder.kept_views(plan.config)
-    token_bytes = plan.card.decoder.channels[0] * (plan.image_size // PATCH_SIZE) ** 2 * 2
     view_bytes = BYTES_PER_PIXEL if plan.config.detail else 1  # classes, and the grey values that it reads
-    return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), slices * views * token_bytes)
+    return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), views * plan.view_bytes)
 
 
 def _predict_time(plan: Plan, options: Options) -> str:

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..base.errors import InputError
+from ..base.halving import RetryInHalves
 from ..base.jsonable import to_json
 from ..base.watch import Watch
 from ..card import EMBEDDING_CHANNELS, LEAST_IMAGE_SIZE, PATCH_SIZE, DecoderConfig, EncoderConfig, ModelCard
@@ -175,6 +176,21 @@ def _size_for(spacing_mm: Sequence[float], extent_mm: Sequence[float], pixels_fo
     return min(PATCH_SIZE * math.ceil(round(pixels, 3) / PATCH_SIZE), DEFAULT_IMAGE_SIZE)
 
 
+class _InHalves:
+    """A `SliceEncoder` that encodes fewer slices at a time once memory has run out."""
+
+    def __init__(self, encoder: SliceEncoder) -> None:
+        self.config = encoder.config
+        self.device = encoder.device
+        self.dtype = encoder.dtype
+        self.image_size = encoder.image_size
+        self.batch_size = encoder.batch_size
+        self._encode = RetryInHalves(encoder, "continuing with {count} slices at a time.")
+
+    def __call__(self, slices: Tensor) -> Tensor:
+        return self._encode(slices)
+
+
 class FrozenForTraining:
     """A frozen encoder on the training's device, and its tensors if the model is to carry them."""
 
@@ -185,7 +201,7 @@ class FrozenForTraining:
 
     @functools.cached_property
     def _cached(self) -> CachedEncoder:
-        return CachedEncoder(self._encoder, EmbeddingCache())
+        return CachedEncoder(_InHalves(self._encoder), EmbeddingCache())
 
     def uncached(self) -> SliceEncoder:
         """To be timed."""

@@ -12,10 +12,11 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.jsonable import from_json, to_json
 from ..base.watch import UNWATCHED, Watch
-from ..card import DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
+from ..card import PATCH_SIZE, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
 from ..geometry import Slicing, slicing_of
 from ..model_store import find_model, read_card
 from ..preparation import Preparation, SquareFit
+from ..sam.cache import cache_folder, cache_limit_bytes
 from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
 from .classes import CaseFacts, agree_on_labels
@@ -52,6 +53,7 @@ class Plan:
     spacings_mm: dict[str, Triple]
     files: dict[str, CaseFiles]
     fingerprint: dict[str, str]
+    notices: tuple[str, ...] = ()  # what is done otherwise than the settings say
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -60,6 +62,12 @@ class Plan:
     @property
     def image_size(self) -> int:
         return self.preparation.image_size
+
+    @property
+    def view_bytes(self) -> int:
+        """What the cache takes for the embeddings of one view of each training case."""
+        slices = sum(self.depths.get(name, 0) for name in self.training_names)
+        return slices * self.card.decoder.channels[0] * (self.image_size // PATCH_SIZE) ** 2 * 2
 
     @property
     def problems(self) -> tuple[CaseFacts, ...]:
@@ -72,9 +80,7 @@ class Plan:
         return tuple(sorted({name for split in self.splits for name in split.training}))
 
 
-def make_config(
-    settings: Any, overrides: dict[str, Any], sam_checkpoint: str | Path | None = None
-) -> TrainingConfig:
+def make_config(settings: Any, overrides: dict[str, Any], sam_checkpoint: str | Path | None = None) -> TrainingConfig:
     """From a JSON object, with what overrides it. Raises InputError for settings that make no sense.
 
     An encoder that is not given is the usual one; other settings that are not given are what suits the encoder, such as
@@ -133,7 +139,7 @@ def make_plan(
         author=config.author,
     )
     files = {case.name: case for case in dataset.cases}
-    return Plan(
+    plan = Plan(
         config=config,
         dataset=dataset,
         facts=facts,
@@ -147,6 +153,21 @@ def make_plan(
         files=files,
         fingerprint={look.files.name: look.sha256 for look in looks if hashed},
     )
+    return _within_cache(plan)
+
+
+def _within_cache(plan: Plan) -> Plan:
+    """With as many changed copies of each case as the cache has room for: others would be encoded in each step anew."""
+    asked, needed = plan.config.augmented_copies, plan.encoder.kept_views(plan.config) * plan.view_bytes
+    if not needed or needed <= (limit := cache_limit_bytes(cache_folder())):
+        return plan
+    copies = min(asked, max(0, limit // plan.view_bytes - 1))
+    rest = "" if plan.view_bytes <= limit else ", and slices are encoded again and again"
+    notice = (
+        f"embeddings take {needed / 1e9:.3g} GB of the cache, which may take {limit / 1e9:.3g} GB: augmented_copies is "
+        f"{copies} instead of {asked}{rest}; raise SAM3DSEGMENT_CACHE_GB, or free disk space."
+    )
+    return replace(plan, config=replace(plan.config, augmented_copies=copies), notices=(notice,))
 
 
 def _with_encoder(config: TrainingConfig, sam_checkpoint: Path | None) -> TrainingConfig:

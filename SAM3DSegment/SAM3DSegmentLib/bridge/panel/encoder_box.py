@@ -28,7 +28,7 @@ class EncoderBox:
         return self._box.itemData(self._box.currentIndex) or ""
 
     def update(self) -> None:
-        """List SAM's encoder if its weights are there, the model's own, then one for each that a model file contains."""
+        """List SAM's encoder if its weights are there, one of the model's own, then each that a model file contains."""
         chosen, seen = self.chosen() or usual_encoder(preferences.samCheckpoint()), set[str]()
         titles = {SAM: _("SAM ViT-B")} if preferences.samWeights().is_file() else {}
         titles[COMPACT_ENCODER] = _("An encoder of its own")
@@ -50,8 +50,8 @@ class EncoderBox:
             text = _("Trained on photographs of all kinds, and stays as it is. Slow without a GPU.")
         elif encoder == COMPACT_ENCODER:
             text = _(
-                "A small one, trained with the decoder on your cases alone: fast on any computer. To use SAM's encoder, "
-                "get its weights in Setup."
+                "A small one, trained with the decoder, on your cases alone: fast on any computer. To use SAM's "
+                "encoder, get its weights in Setup."
             )
         else:
             card = read_card(Path(encoder))

@@ -66,8 +66,8 @@ def askAboutFormer(name: str) -> str | None:
         if slicer.util.confirmYesNoDisplay(question, _("Go on")):
             return "--resume"
         question = _("Start {name} anew? What the stopped training has reached is lost.").format(name=name)
-    elif path.exists():
-        question = _("There is a model {name} already. Replace it?").format(name=name)
+    elif path.exists() or _recordOf(path).exists():
+        question = _("There is a model {name}, or what is left of its training. Replace it?").format(name=name)
     else:
         return ""
     return "--overwrite" if slicer.util.confirmOkCancelDisplay(question, _("Replace")) else None
@@ -79,10 +79,15 @@ def hasStoppedTraining(model: Path) -> bool:
     The training's own code knows this too, but imports torch, which the panel must not.
     """
     try:
-        record = json.loads(model.with_suffix(".training").joinpath("run.json").read_text(encoding="utf-8"))
+        record = json.loads(_recordOf(model).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return "result" not in record
+
+
+def _recordOf(model: Path) -> Path:
+    """Of the training that makes the model."""
+    return model.with_suffix(".training") / "run.json"
 
 
 def _modelPath(name: str) -> Path:
