@@ -66,14 +66,14 @@ class TrainingConfig:
     licence: str = ""
     author: str = ""
     labels: tuple[Label, ...] = ()  # empty: those that the data have
-    encoder: str = "sam_vit_b"
-    image_size: int = 0  # 0: that of a lent encoder, or finer for finer slices; else 256
+    encoder: str = "auto"  # SAM's ViT-B if its weights are here, else "compact_vit"
+    image_size: int = 0  # 0: by the encoder and the cases
     channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
     levels: int = 0  # of the decoder; 0: up to the first whose grid is at or above that of the slices
     detail: tuple[int, ...] = ()  # channels of a part that reads the grey slices beside the embeddings; (): none
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
-    window: WindowRule = WindowRule()
+    window: WindowRule | None = WindowRule()  # None: as deep as the training samples, half of it shared
     mirror: bool = False
     island_share: float = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -82,7 +82,7 @@ class TrainingConfig:
     resample: bool = False  # bring label maps that lie on another grid to that of their image
     start_from: str = ""  # a model, by name or file, whose weights to begin with
     batch_size: int = 2  # samples of each step, on each device; with a detail part every second is for it alone
-    training_depth: int = 16  # slices of one training sample
+    training_depth: int = 16  # slices of one training sample; 0: the more the smaller the cases' slices are
     dice_per_class: bool = True
     learning_rate: float = 1e-3
     weight_decay: float = 0.3
@@ -106,7 +106,7 @@ class TrainingConfig:
         for name, least, most in (
             ("augmented_copies", 0, 1000),
             ("batch_size", 1, 1024),
-            ("training_depth", 1, LARGEST_DEPTH),
+            ("training_depth", 0, LARGEST_DEPTH),
             ("warmup_steps", 0, 10**9),
             ("epochs", 0, 10**9),
             ("validations", 1, 10**4),

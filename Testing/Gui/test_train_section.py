@@ -477,9 +477,15 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     box = widget.ui.encoderBox
     shutil.copy(folders / "models" / "tiny.sam3d", folders / "models" / "tiny2.sam3d")
     widget.panel.enter()
-    assert [box.itemText(i) for i in range(box.count)] == ["Encoder of hippocampus-mri", "Encoder of tiny"]
+    assert [box.itemText(i) for i in range(box.count)] == [
+        "An encoder of its own",
+        "Encoder of hippocampus-mri",
+        "Encoder of tiny",
+    ]
     assert box.currentText == "Encoder of tiny"
     box.currentIndex = 0
+    assert "on your cases alone" in widget.ui.encoderLabel.text
+    box.currentIndex = 1
     assert "MRI of Anterior hippocampus, Posterior hippocampus only" in widget.ui.encoderLabel.text
     put_published_weights()
     widget.panel.enter()
@@ -490,6 +496,13 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     assert host.pump(lambda: box.findText("SAM ViT-B") < 0, TIMEOUT_S)
 
 
+def test_without_sams_weights_an_encoder_of_its_own_is_suggested(folders):
+    ui = host.load_module(MODULE)[2].ui
+    assert ui.encoderBox.currentText == "An encoder of its own"
+    put_published_weights()
+    assert host.load_module(MODULE)[2].ui.encoderBox.currentText == "SAM ViT-B"
+
+
 def test_a_check_says_what_the_training_will_take(patients):
     patients.ui.modelNameEdit.text = "kidneys"
     patients.ui.checkCasesButton.click()
@@ -498,6 +511,7 @@ def test_a_check_says_what_the_training_will_take(patients):
     assert host.pump(lambda: patients.ui.trainButton.enabled, TIMEOUT_S)
     said = patients.ui.trainingStatusLabel.text.splitlines()
     assert [line.partition(":")[0] for line in said] == [
+        "encoder",
         "labels",
         "2 training, 1 validation, 0 test cases",
         "disk",
@@ -632,7 +646,7 @@ def test_stop_keeps_the_best_model_and_a_former_one_is_replaced_only_when_the_us
     patients.ui.modelNameEdit.text = "kidneys"
     patients.ui.trainButton.click()
     assert is_idle(patients)
-    assert "There is a model kidneys already" in host.messages[-1].text
+    assert "There is a model kidneys, or what is left of its training" in host.messages[-1].text
     host.answerNext("question", True)
     train(patients, minutes=60)
     wait_for_steps(patients)
@@ -771,21 +785,21 @@ def test_before_a_step_is_made_stop_cancels(patients, use_program):
 def test_what_training_needs_is_installed_in_one_go_when_the_user_agrees(patients, use_program):
     use_program("import sys; sys.exit(130)")
     patients.ui.modelNameEdit.text = "kidneys"
-    with host.hide_packages("monai", "lightning-fabric"):
+    with host.hide_packages("lightning-fabric"):
         patients.panel.enter()
-        assert "monai" not in patients.ui.packagesLabel.text  # segmenting needs it not
+        assert "lightning" not in patients.ui.packagesLabel.text  # segmenting needs it not
         settle(patients)
         host.answerNext("question", False)
         patients.ui.trainButton.click()
-        assert "monai" in the_error()
+        assert "lightning-fabric" in the_error()
         assert is_idle(patients)
         assert not host.pipInstalls
         host.answerNext("question", True)
         patients.ui.trainButton.click()
         [question] = [message for message in host.messages if message.kind == "question"]
-        assert "monai>=1.3, lightning-fabric>=2.4" in question.text
+        assert "lightning-fabric>=2.4" in question.text
         [installed] = host.pipInstalls
-        assert [str(name).partition(">")[0] for name in installed] == ["monai", "lightning-fabric"]
+        assert [str(name).partition(">")[0] for name in installed] == ["lightning-fabric"]
         wait_for_end(patients)
 
 

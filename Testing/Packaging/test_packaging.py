@@ -264,9 +264,9 @@ def test_the_doctor_looks_for_what_pip_installs_and_the_pins_cover_it():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = requirements(project["dependencies"])
     assert requirements(examination._PACKAGES.values()) == wanted
-    assert requirements(examination._TRAINING_PACKAGES.values()) == requirements(
-        project["optional-dependencies"]["train"]
-    )
+    extras = project["optional-dependencies"]
+    assert requirements(examination._TRAINING_PACKAGES.values()) == requirements(extras["train"])
+    assert requirements(examination._EVALUATION_PACKAGES.values()) == requirements(extras["evaluate"])
     pinned = requirements((ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
     assert set(wanted) <= set(pinned)
 

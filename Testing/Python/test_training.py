@@ -17,6 +17,7 @@ import pytest
 import safetensors.torch
 import SimpleITK as sitk
 import torch
+from lightning_fabric.plugins.precision import MixedPrecision
 
 from conftest import HIPPOCAMPUS, MODULE, MRI
 from SAM3DSegmentLib.base.errors import Cancelled, InputError, TrainingError, WeightsError
@@ -35,8 +36,9 @@ from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation, SquareFit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
-from SAM3DSegmentLib.training.checkpoint import Checkpoint
-from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
+from SAM3DSegmentLib.training.check import check
+from SAM3DSegmentLib.training.checkpoint import Checkpoint, read_checkpoint
+from SAM3DSegmentLib.training.loop import GRADIENT_NORM, Budget, Loop, make_fabric
 from SAM3DSegmentLib.training.plan import make_config, make_plan
 from SAM3DSegmentLib.training.report import draw_case
 from SAM3DSegmentLib.training.run import train
@@ -387,6 +389,135 @@ def test_overwrite_starts_anew_and_leaves_what_is_not_ours(tmp_path, stopped):
     assert (tmp_path / "copy" / "m.training" / "notes.txt").read_text() == "mine"
 
 
+def test_a_finished_training_is_kept_until_the_one_that_replaces_it_has_made_its_model(tmp_path, lender):
+    folder, old = tmp_path / "m.training", tmp_path / "m.training.old"
+    shutil.copytree(lender.with_suffix(".training"), folder)  # its model has been moved elsewhere
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def kept(where):
+        return all((where / name).read_bytes() == content for name, content in before.items())
+
+    with pytest.raises(InputError, match="holds a finished training; move it along with its model"):
+        start(tmp_path / "m.sam3d")
+    assert kept(folder)
+    for _ in range(2):  # the second replaces what the first has reached, not what was there before both
+        with pytest.raises(Cancelled):
+            start(tmp_path / "m.sam3d", overwrite=True, cancelled=cancel_after(6))
+        assert kept(old)
+        assert "result" not in json.loads((folder / "run.json").read_text())
+    start(tmp_path / "m.sam3d", resume=True)
+    assert not old.exists()
+    assert "result" in json.loads((folder / "run.json").read_text())
+
+
+def test_an_interrupt_within_a_step_keeps_the_steps_before(tmp_path, monkeypatch):
+    """Whoever cannot wait for the end of a step, such as one of SAM on a CPU, loses that step only."""
+    step, count = Loop._loss, iter(range(10**6))
+
+    def loss(self, samples):
+        if next(count) == 5:
+            raise KeyboardInterrupt
+        return step(self, samples)
+
+    config = dataclasses.replace(COMPACT, validations=1)
+    monkeypatch.setattr(Loop, "_loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "m.sam3d", config)
+    checkpoint = read_checkpoint(tmp_path / "m.training" / "fold-1" / "checkpoint.pt")
+    assert json.loads(checkpoint["state"])["step"] == 5
+    resumed = start(tmp_path / "m.sam3d", config, resume=True)
+    assert_same_decoder(resumed, start(tmp_path / "u.sam3d", config))
+
+
+def test_an_interrupt_while_weights_change_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    def update(self, parameters):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.optim.swa_utils.AveragedModel.update_parameters", update)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "m.sam3d")
+    assert not list((tmp_path / "m.training").rglob("checkpoint.pt"))
+
+
+def test_the_scaling_of_the_loss_in_float16_is_kept(tmp_path):
+    """Without it a resumed training leaves its first steps out."""
+    loops = [make_loop(Budget(4, 0)) for _ in range(2)]
+    for loop in loops:
+        loop.fabric._precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    scaler = loops[0].fabric._precision.scaler
+    scaler.scale(torch.ones(()))  # it begins with its first use
+    scaler.update(256.0)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", {})
+    checkpoint.save(loops[0])
+    checkpoint.restore(loops[1])
+    loops[1].fabric._precision.scaler.scale(torch.ones(()))
+    assert loops[1].fabric._precision.scaler.get_scale() == 256
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."),
+        MemoryError("Unable to allocate 3 GiB for an array"),
+    ],
+)
+def test_a_training_without_memory_ends_in_one_line_that_names_what_takes_less(tmp_path, monkeypatch, run_cli, error):
+    def fail(self, samples):
+        raise error
+
+    monkeypatch.setattr(Loop, "_loss", fail)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(COMPACT)))
+    arguments = ("--data", HIPPOCAMPUS, "-o", tmp_path / "m.sam3d", "--config", tmp_path / "config.json")
+    result = run_cli("train", *arguments, "--device", "cpu", "--progress", "none")
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 1
+    assert last.startswith("ERROR: memory ran out in training (")
+    assert "batch_size than 1, training_depth than 12 or image_size than 32" in last
+    assert "Traceback" not in result.stderr
+
+
+def test_slices_are_encoded_in_halves_where_memory_runs_out(tmp_path, frozen, monkeypatch, caplog):
+    """Which changes nothing of the result."""
+    wanted = start(tmp_path / "a.sam3d", frozen)
+    encode = FrozenEncoder.__call__
+
+    def small(self, slices):
+        if len(slices) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(self, slices)
+
+    monkeypatch.setattr(FrozenEncoder, "__call__", small)
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE", str(tmp_path / "another cache"))
+    found = start(tmp_path / "b.sam3d", frozen)
+    assert "memory ran out; continuing with 2 slices at a time." in caplog.text
+    assert found.card.training.steps == wanted.card.training.steps
+    assert found.card.training.dice == pytest.approx(wanted.card.training.dice, abs=0.02)
+
+
+def test_copies_that_the_cache_has_no_room_for_are_not_made_and_that_is_said(tmp_path, frozen, monkeypatch, caplog):
+    asked = dataclasses.replace(frozen, augmented_copies=3)
+    plan = make_plan(HIPPOCAMPUS, asked)
+    assert (plan.config.augmented_copies, plan.notices) == (3, ())
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE_GB", str(2.5 * plan.view_bytes / 1e9))
+    lines, _ = check(HIPPOCAMPUS, asked, CPU)
+    [line] = [line for line in lines if "of the cache" in line]
+    assert line.startswith("suspicious: embeddings take ")
+    assert "augmented_copies is 1 instead of 3; raise SAM3DSEGMENT_CACHE_GB" in line
+    start(tmp_path / "m.sam3d", asked)
+    assert "augmented_copies is 1 instead of 3" in caplog.text
+    monkeypatch.setenv("SAM3DSEGMENT_CACHE_GB", "0")
+    [notice] = make_plan(HIPPOCAMPUS, asked).notices
+    assert "augmented_copies is 0 instead of 3, and slices are encoded again and again" in notice
+
+
+def test_a_beginning_with_one_decoder_of_several_is_said(tmp_path, lender, frozen, caplog):
+    model = load_model(lender)
+    save_model(dataclasses.replace(model, more_decoders=(model.decoder,)), tmp_path / "two.sam3d")
+    start(tmp_path / "m.sam3d", dataclasses.replace(frozen, start_from=str(tmp_path / "two.sam3d")))
+    assert "has 2 decoders; the first is begun with." in caplog.text
+
+
 def test_a_replacing_training_that_was_stopped_goes_on(tmp_path, lender):
     shutil.copy(lender, tmp_path / "m.sam3d")
     with pytest.raises(Cancelled):
@@ -613,6 +744,61 @@ def test_a_training_that_is_to_finish_has_a_last_validation_and_keeps_the_best(t
     assert loop.state.step == 31
     assert [entry["step"] for entry in loop.state.history] == [25, 31]
     assert (loop.state.best_step, loop.state.best_dice) == (best_step, 0.5)
+
+
+@pytest.mark.parametrize(("cases", "best_step"), [(1, 100), (16, 50)])
+def test_the_latest_weights_are_kept_where_the_cases_cannot_decide(tmp_path, cases, best_step):
+    """One case in doubt says nothing, sixteen cases do; a slow fall is no chance either."""
+    loop = make_loop(Budget(100, 0), validations=2)
+    given = iter((0.80, 0.79))
+    names = tuple(map(str, range(cases)))
+    validation = Validation(
+        lambda weights: Scores(names, ("A",), np.full((cases, 1), next(given))),
+        Checkpoint(tmp_path / "checkpoint.pt", {}),
+        lambda *_: None,
+    )
+    assert loop.run(batches(), [validation], UNWATCHED)
+    assert (loop.state.best_step, loop.state.best_dice, loop.state.stale) == (best_step, 0.8, 1)
+    falling = make_loop(Budget(100, 0), validations=4)
+    assert falling.run(batches(), [validate_with(tmp_path, [0.8, 0.79, 0.783, 0.777])], UNWATCHED)
+    assert falling.state.best_step == 75
+
+
+@pytest.mark.parametrize("spent", ["steps", "seconds"])
+def test_the_learning_rate_rises_then_falls_along_half_a_cosine(spent):
+    now = [0.0]
+    budget = Budget(40, 0) if spent == "steps" else Budget(0, 40)
+    loop = make_loop(budget, lambda: now[0], learning_rate=0.01, warmup_steps=4)
+    rates = []
+
+    def follow(loop):
+        rates.append(loop.optimiser.param_groups[0]["lr"])
+
+    def feed():
+        source = batches()
+        while True:
+            now[0] += 1  # a step takes a second
+            yield next(source)
+
+    assert loop.run(feed(), [follow], UNWATCHED)
+    steps = np.arange(40)
+    expected = 0.01 * np.minimum(1, (steps + 1) / 4) * (1 + np.cos(np.pi * steps / 40)) / 2
+    np.testing.assert_allclose(rates[:40], expected, atol=4e-4)
+    assert rates[-1] < 1e-4
+
+
+def test_a_gradient_is_scaled_down_to_its_norm_and_a_small_one_left():
+    def step(factor):
+        loop = make_loop(Budget(10, 0))
+        loss_of = loop._loss_of
+        loop._loss_of = lambda levels, labels: factor * loss_of(levels, labels)
+        loop._step(next(batches()), False, False)
+        return torch.cat([parameter.grad.flatten() for parameter in loop.learner.module.parameters()])
+
+    large, larger, small = step(1e3), step(1e5), step(1e-5)
+    assert float(large.norm()) == pytest.approx(GRADIENT_NORM, rel=1e-3)
+    torch.testing.assert_close(large, larger, atol=1e-3, rtol=0.05)
+    assert 0 < float(small.norm()) < 1e-2
 
 
 def test_samples_of_unlike_depth_are_trained_together():

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.transforms import Affine
-from monai.transforms.utils import create_rotate, create_scale
 
 from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
@@ -401,8 +399,35 @@ def test_the_copies_of_a_case_are_drawn_from_the_step_on_when_they_are_there(tmp
 def test_a_change_in_the_plane_is_that_of_the_whole_volume():
     """Slices that are all changed alike are moved as pictures; the same as when they are moved as a volume."""
     volume = torch.nn.functional.avg_pool2d(torch.rand(6, 48, 48, generator=torch.Generator().manual_seed(0)), 5, 1, 2)
-    matrix = create_rotate(3, (0.2, 0.0, 0.0)) @ create_scale(3, (1.0, 1.1, 0.9))
-    whole = Affine(affine=matrix, spatial_size=(6, 48, 48), mode="bilinear", padding_mode="zeros", image_only=True)
-    torch.testing.assert_close(augmentation._move(volume, matrix, 6, "bilinear"), whole(volume[None])[0].as_tensor())
-    tilted = create_rotate(3, (0.0, 0.2, 0.0)) @ matrix
-    assert not torch.allclose(augmentation._move(volume, tilted, 6, "bilinear"), whole(volume[None])[0].as_tensor())
+    matrix = augmentation._rotation(0.2, 0.0, 0.0) @ augmentation._scaling(1.0, 1.1, 0.9)
+    whole = augmentation._read_at(volume[None], matrix, (6, 48, 48), "bilinear")[0]
+    torch.testing.assert_close(augmentation._move(volume, matrix, 6, "bilinear"), whole)
+    tilted = augmentation._rotation(0.0, 0.2, 0.0) @ matrix
+    assert not torch.allclose(augmentation._move(volume, tilted, 6, "bilinear"), whole)
+
+
+def test_changes_are_those_of_monai_to_the_bit():
+    """Which drew them before: trainings stay what they were."""
+    transforms = pytest.importorskip("monai.transforms")
+    create = pytest.importorskip("monai.transforms.utils")
+    angles, shear, scale, shift = (0.2, -0.1, 0.3), (0.04, -0.03), (1.02, 0.9, 1.1), (1.5, -2.0, 3.0)
+    pairs = [
+        (augmentation._rotation(*angles), create.create_rotate(3, angles)),
+        (augmentation._in_plane_shear(*shear), create.create_shear(3, (0, 0, 0, shear[0], 0, shear[1]))),
+        (augmentation._scaling(*scale), create.create_scale(3, scale)),
+        (augmentation._translation(*shift), create.create_translate(3, shift)),
+    ]
+    for ours, theirs in pairs:
+        assert np.array_equal(ours, theirs)
+    generator = torch.Generator().manual_seed(0)
+    matrix = np.linalg.multi_dot([ours for ours, _ in pairs])
+    for volume, size, motion in (
+        (torch.rand(1, 9, 17, 30, generator=generator), (5, 17, 30), matrix),
+        (torch.rand(9, 17, 30, generator=generator), (17, 30), matrix[1:, 1:]),
+        (torch.rand(1, 1, 17, 30, generator=generator), (1, 17, 30), matrix),
+    ):
+        for mode in ("bilinear", "nearest"):
+            affine = transforms.Affine(
+                affine=motion, spatial_size=size, mode=mode, padding_mode="zeros", image_only=True
+            )
+            assert torch.equal(augmentation._read_at(volume, motion, size, mode), affine(volume).as_tensor())

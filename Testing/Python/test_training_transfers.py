@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conftest import MODULE
+from SAM3DSegmentLib.base.devices import send
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.preparation import SquareFit
 from SAM3DSegmentLib.sam.encoders import COMPACT_VIT
 from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
-from SAM3DSegmentLib.training.learner import EndToEndLearner
+from SAM3DSegmentLib.training.learner import DecoderLearner, EndToEndLearner
 from SAM3DSegmentLib.training.loop import Budget, Loop, make_fabric
 from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader, stack_on
 from test_training_samples import prepare, write_case
@@ -22,7 +24,10 @@ CHANNELS = (256, 4, 4, 4, 4)
 
 
 class Watch(TorchDispatchMode):
-    """Remembers the tensors that are sent to another device without waiting, and counts numbers asked of tensors."""
+    """Remembers the tensors that are sent to another device, and counts numbers asked of tensors.
+
+    Only pinned memory is sent without waiting: any other may be gone, or another's, before the device has read it.
+    """
 
     def __init__(self):
         super().__init__()
@@ -30,8 +35,9 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if operation is torch.ops.aten._to_copy.default and kwargs.get("non_blocking"):
+        if operation is torch.ops.aten._to_copy.default and kwargs.get("device") not in (None, args[0].device):
             self.sent.append(args[0].data_ptr())
+            assert not kwargs.get("non_blocking") or args[0].is_pinned()
         self.asked += operation is torch.ops.aten._local_scalar_dense.default
         return operation(*args, **kwargs)
 
@@ -42,6 +48,40 @@ def test_each_sample_is_sent_from_the_memory_that_it_lies_in():
     with Watch() as watch:
         assert stack_on(torch.device("meta"), tensors).shape == (3, 2, SIZE, SIZE)
     assert watch.sent == [tensor.data_ptr() for tensor in tensors]
+
+
+def test_pinned_memory_alone_is_sent_without_waiting():
+    """Seen by what the helper asks of tensors, as there is no pinned memory without a GPU."""
+
+    class Memory:
+        def __init__(self, pinned):
+            self.is_pinned = lambda: pinned
+
+        def to(self, device, non_blocking):
+            return device, non_blocking
+
+    assert send(Memory(True), "gpu") == ("gpu", True)
+    assert send(Memory(False), "gpu") == ("gpu", False)
+    sends = [path for path in (MODULE / "SAM3DSegmentLib").rglob("*.py") if "non_blocking" in path.read_text("utf-8")]
+    assert sends == [MODULE / "SAM3DSegmentLib" / "base" / "devices.py"]
+
+
+def test_embeddings_are_sent_so(tmp_path):
+    """They are a transposed view, of which torch makes a copy that is gone at once."""
+
+    class Meta:
+        device = torch.device("meta")
+
+    class Views:
+        encoder = Meta
+
+    learner = DecoderLearner(Sam3dDecoder(2, CHANNELS), Views, {})
+    fit = SquareFit.of_slices(SIZE, SIZE, (1.0, 1.0), SIZE)
+    embeddings = torch.zeros(2, 256, 2, 2, dtype=torch.float16).transpose(0, 1)
+    samples = [Sample(fit, torch.zeros(2, SIZE, SIZE), embeddings=embeddings)]
+    with Watch() as watch:
+        learner.predict(lambda embeddings, grey: [embeddings], samples)
+    assert watch.sent == [embeddings.data_ptr(), samples[0].classes.data_ptr()]
 
 
 def test_a_compact_encoder_is_sent_its_slices_so():

@@ -186,6 +186,11 @@ def give_back_unused_memory() -> None:
         torch.mps.empty_cache()
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a device: beside its work from pinned memory only, because other memory may be gone before it is read."""
+    return tensor.to(device, non_blocking=tensor.is_pinned())
+
+
 def wait_for(device: torch.device) -> None:
     """Wait until a GPU has finished, so that times can be measured; a CPU has nothing pending."""
     if device.type == "cuda":

@@ -5,6 +5,7 @@ It sees the volumes on their own grid.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -56,18 +57,13 @@ def measure_unet(data: Path, config: TrainingConfig, cases: int | None, device: 
         segmenter = UnetSegmenter(plan, learner.with_weights(weights), fabric.device)
         return score_cases(segmenter, [plan.files[name] for name in names], plan.labels, config.resample, fabric, watch)
 
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = [
-            prepare_case(
-                case.files,
-                plan.labels,
-                _native(config, case.shape_kji, case.ijk_to_ras),
-                config.resample,
-                Path(folder),
-            )
-            for case in plan.facts
-            if case.files.name in split.training
-        ]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+        prepared = []
+        for case in plan.facts:
+            if case.files.name in split.training:
+                native = _native(config, case.shape_kji, case.ijk_to_ras)
+                made = prepare_case(case.files, plan.labels, native, config.resample, Path(folder))
+                prepared.append(opened.enter_context(contextlib.closing(made)))
         samples = Samples(prepared, _Patches(prepared, config.augmentation), config, config.batch_size)
         checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", {})
         validation = Validation(

@@ -144,7 +144,7 @@ def _fewshot(options: argparse.Namespace) -> int:
     settings = [read_json(path) for path in options.config] or [{}]
     benchmark = Benchmark(
         options.data,
-        tuple(make_config(one, overrides) for one in settings),
+        tuple(make_config(one, overrides, options.sam_checkpoint) for one in settings),
         options.cases,
         options.minutes,
         options.seeds,

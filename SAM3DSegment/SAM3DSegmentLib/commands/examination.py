@@ -34,11 +34,11 @@ _PACKAGES = {
     "tqdm": "tqdm>=4.66",
 }
 _TRAINING_PACKAGES = {
-    "monai": "monai>=1.3",
     "lightning_fabric": "lightning-fabric>=2.4",
     "tensorboard": "tensorboard>=2.14",
     "matplotlib": "matplotlib>=3.8",
 }
+_EVALUATION_PACKAGES = {"monai": "monai>=1.5.2"}
 # Imported in place of the package, of which only the encoder is used; the rest needs more packages.
 _PROOFS = {"segment_anything": f"{__package__.partition('.')[0]}.encoder"}
 
@@ -66,8 +66,9 @@ def examine(model: str | None = None) -> Examination:
         findings.append((module, finding))
         if problem:
             problems.append(problem)
-    for module, requirement in _TRAINING_PACKAGES.items():
-        findings.append((module, _package(module, requirement)[0] + " (needed for training and evaluation only)"))
+    for purpose, packages in (("training", _TRAINING_PACKAGES), ("evaluation", _EVALUATION_PACKAGES)):
+        for module, requirement in packages.items():
+            findings.append((module, f"{_package(module, requirement)[0]} (needed for {purpose} only)"))
     if not problems:
         try:
             result.devices, lines = _devices()

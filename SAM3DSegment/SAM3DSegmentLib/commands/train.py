@@ -42,7 +42,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--encoder",
         metavar="NAME",
-        help="sam_vit_b, sam_vit_l, sam_vit_h, compact_vit, or a model whose encoder to use",
+        help="sam_vit_b (the default where its weights are here), sam_vit_l, sam_vit_h, compact_vit (else the default),"
+        " or a model whose encoder to use",
     )
     parser.add_argument(
         "--resample", action="store_true", default=None, help="resample label maps to the grid of their image"
@@ -63,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
     given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed", "folds", "resample")}
     if given["minutes"] is not None:
         given["epochs"] = 0
-    config = make_config(settings, {key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    config = make_config(settings, given, options.sam_checkpoint)
     how = Options(options.cases, options.sam_checkpoint, options.device, options.resume, options.overwrite)
     if options.check:
         with watched(options.progress) as watch:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..card import VitConfig
+from .weights import CHECKPOINTS
 
 SAM_ENCODERS = {
     "sam_vit_b": VitConfig(768, 12, 12, (2, 5, 8, 11)),
@@ -12,3 +15,14 @@ SAM_ENCODERS = {
 # A small encoder of the same class, for models that are trained end to end and carry it in their file.
 COMPACT_ENCODER = "compact_vit"
 COMPACT_VIT = VitConfig(192, 1, 4, (0,))
+USUAL_ENCODER = "auto"  # in a training's settings: what `usual_encoder` says
+
+
+def usual_encoder(sam_checkpoint: str | Path | None = None) -> str:
+    """Of a training that names none: SAM's ViT-B if its weights are given or here, else a compact one of its own.
+
+    The compact one needs nothing more, has seen nothing else, and with few cases is as good as one that a model lends
+    (docs/benchmarks.md).
+    """
+    has_weights = sam_checkpoint is not None or CHECKPOINTS["sam_vit_b"].path.is_file()
+    return "sam_vit_b" if has_weights else COMPACT_ENCODER

@@ -1,4 +1,4 @@
-"""Randomly changed views of a prepared case; transforms from MONAI.
+"""Randomly changed views of a prepared case.
 
 A view starts from the slices that inference sees. Noise is drawn on the volume's own pixels, then shrunk as they
 were; rotation, scaling and shear act in mm, so that shapes are kept where voxels are not cubes.
@@ -10,9 +10,8 @@ import math
 
 import numpy as np
 import torch
-from monai.transforms import Affine
-from monai.transforms.utils import create_rotate, create_scale, create_shear, create_translate
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..settings import AugmentationConfig
 from .prepared import PreparedCase, plain_view
@@ -48,7 +47,7 @@ def random_view(
         margin = (stop - start) // 2 + 1 if through_plane else 0
         first, last = max(0, start - margin), min(case.depth, stop + margin)
         grey, classes = plain_view(case, first, last)
-        to_window = create_translate(3, ((start + stop - first - last) / 2, 0, 0))
+        to_window = _translation((start + stop - first - last) / 2, 0, 0)
         matrix = to_window @ _draw_motion(case, config, through_plane, draw)
         grey = _move(_change_grey(grey, case, config, draw), matrix, stop - start, "bilinear")
         classes = _move(classes.float(), matrix, stop - start, "nearest").to(torch.uint8)
@@ -68,27 +67,64 @@ def _is_isotropic(case: PreparedCase) -> bool:
 def _draw_motion(case: PreparedCase, config: AugmentationConfig, through_plane: bool, draw: _Draws) -> np.ndarray:
     """The (4, 4) map from a view's pixels to the case's, both counted from their centres."""
     turn, tilt = math.radians(config.rotation_degrees), math.radians(config.rotation_degrees) * through_plane
-    rotation = create_rotate(3, (draw.about_zero(turn), draw.about_zero(tilt), draw.about_zero(tilt)))
-    shear = create_shear(3, (0, 0, 0, draw.about_zero(config.shear), 0, draw.about_zero(config.shear)))
+    rotation = _rotation(draw.about_zero(turn), draw.about_zero(tilt), draw.about_zero(tilt))
+    shear = _in_plane_shear(draw.about_zero(config.shear), draw.about_zero(config.shear))
     across = config.scaling * through_plane
-    scale = create_scale(3, [1 + draw.about_zero(width) for width in (across, config.scaling, config.scaling)])
+    scale = _scaling(*(1 + draw.about_zero(width) for width in (across, config.scaling, config.scaling)))
     fit = case.fit
     shift = [config.translation * fit.size * cells / inner for cells, inner in zip(fit.grid, fit.inner)]
-    translation = create_translate(3, (0, draw.about_zero(shift[0]), draw.about_zero(shift[1])))
-    mm = create_scale(3, case.spacing_mm)
+    translation = _translation(0, draw.about_zero(shift[0]), draw.about_zero(shift[1]))
+    mm = _scaling(*case.spacing_mm)
     return translation @ np.linalg.inv(mm) @ rotation @ shear @ scale @ mm
 
 
+def _translation(*shift: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def _scaling(*factors: float) -> np.ndarray:
+    return np.diag((*factors, 1.0))
+
+
+def _rotation(*radians: float) -> np.ndarray:
+    """About the axes d, h and w, each as the turns before it have left it."""
+    matrix = np.eye(4)
+    for (one, other), angle in zip(((1, 2), (2, 0), (0, 1)), radians):
+        turn = np.eye(4)
+        turn[one, one] = turn[other, other] = np.cos(angle)
+        turn[one, other], turn[other, one] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def _in_plane_shear(along_h: float, along_w: float) -> np.ndarray:
+    """First along h, then along w, so that the volume stays the same."""
+    first, second = np.eye(4), np.eye(4)
+    first[1, 2], second[2, 1] = along_h, along_w
+    return second @ first
+
+
 def _move(volume: Tensor, matrix: np.ndarray, depth: int, mode: str) -> Tensor:
+    """What `matrix` maps `depth` slices to, read from a volume (D, H, W); 0 outside of it."""
     size: tuple[int, ...] = tuple(volume.shape[1:])
     unmoved = np.eye(4)[0]
     if depth == len(volume) and np.allclose(matrix[0], unmoved) and np.allclose(matrix[:, 0], unmoved):
         matrix = matrix[1:, 1:]  # in all slices alike, which takes a seventh of the time
     else:
         volume, size = volume[None], (depth, *size)
-    moved = Affine(affine=matrix, spatial_size=size, mode=mode, padding_mode="zeros", image_only=True)(volume)
-    assert isinstance(moved, Tensor)
-    return moved.as_subclass(Tensor).reshape(depth, *size[-2:])
+    return _read_at(volume, matrix, size, mode).reshape(depth, *size[-2:])
+
+
+def _read_at(volume: Tensor, matrix: np.ndarray, size: tuple[int, ...], mode: str) -> Tensor:
+    """(C, *n) -> (C, *size): the values where a homogeneous matrix maps pixels to, all counted from their centres."""
+    centred = [torch.linspace(-(n - 1) / 2, (n - 1) / 2, n) for n in size]
+    pixels = torch.stack([*torch.meshgrid(*centred, indexing="ij"), torch.ones(size)])
+    places = torch.tensor(matrix, dtype=torch.float32) @ pixels.flatten(1)
+    rows = [2 / max(2, n) * row for n, row in zip(volume.shape[1:], places)]  # of the volume's -1..1
+    grid = torch.stack(rows[::-1], dim=-1).view(1, *size, len(size))
+    return F.grid_sample(volume[None], grid, mode, "zeros", align_corners=False)[0]
 
 
 def _change_grey(grey: Tensor, case: PreparedCase, config: AugmentationConfig, draw: _Draws) -> Tensor:

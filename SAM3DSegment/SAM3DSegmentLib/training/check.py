@@ -15,7 +15,6 @@ from torch import Tensor
 from ..base.devices import resolve_device
 from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
-from ..card import PATCH_SIZE
 from ..decoder import Sam3dDecoder
 from ..geometry import spacing_and_directions, voxel_ml
 from ..network import Network
@@ -34,7 +33,7 @@ def check(
 
     The lines after the table of the cases are an event of the watch, too.
     """
-    plan = make_plan(data, config, options.cases, watch=watch)
+    plan = make_plan(data, config, options.cases, watch=watch, sam_checkpoint=options.sam_checkpoint)
     lines = describe_plan(plan)
     try:
         lines.append(_predict_time(plan, options))
@@ -65,6 +64,7 @@ def describe_cases(plan: Plan) -> list[str]:
 def describe_plan(plan: Plan) -> list[str]:
     """What is suspicious, then the split and the disk."""
     lines = [f"suspicious: {text}" for text in find_suspicious(plan)]
+    lines.append(describe_encoder(plan))
     lines.append(
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
         f"decoder levels {plan.card.decoder.levels}"
@@ -81,9 +81,14 @@ def describe_plan(plan: Plan) -> list[str]:
     return lines
 
 
+def describe_encoder(plan: Plan) -> str:
+    detail = "with" if plan.config.detail else "without"
+    return f"encoder: {plan.encoder.describe()}, {detail} a detail part; --encoder chooses another."
+
+
 def find_suspicious(plan: Plan) -> list[str]:
     """What may be a mistake in the data, though it can be trained on."""
-    found = list(plan.dataset.notices)
+    found = [*plan.notices, *plan.dataset.notices]
     sound = [case for case in plan.facts if not case.problem]
     found += [f"{case.files.name} has no structure." for case in sound if not case.voxels]
     for label in plan.labels:
@@ -115,9 +120,8 @@ def disk_needed(plan: Plan) -> Disk:
     slices = sum(plan.depths.get(name, 0) for name in plan.training_names)
     pixels = slices * math.prod(plan.fit.grid)
     views = plan.encoder.kept_views(plan.config)
-    token_bytes = plan.card.decoder.channels[0] * (plan.image_size // PATCH_SIZE) ** 2 * 2
     view_bytes = BYTES_PER_PIXEL if plan.config.detail else 1  # classes, and the grey values that it reads
-    return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), slices * views * token_bytes)
+    return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), views * plan.view_bytes)
 
 
 def _predict_time(plan: Plan, options: Options) -> str:
@@ -142,7 +146,7 @@ def _measure(plan: Plan, options: Options) -> tuple[float, float]:
     device = resolve_device(options.device)
     source = plan.encoder.load_for_training(plan.image_size, device, options.sam_checkpoint)
     network = Network(source.uncached(), [Sam3dDecoder.from_config(plan.card.decoder)])
-    window = plan.config.window.depth
+    window = plan.card.window.depth
     black = torch.zeros(1, plan.image_size, plan.image_size)
     embeddings = network.encode(black).expand(window, -1, -1, -1, -1)
     encode_s, decode_s = _seconds(lambda: network.encode(black)), _seconds(lambda: network.decode(embeddings))

@@ -45,6 +45,7 @@ class Checkpoint:
             "module": loop.learner.module.state_dict(),
             "average": loop.average.state_dict(),
             "optimiser": loop.optimiser.state_dict(),
+            "scaling": loop.fabric._precision.state_dict(),  # of the loss in float16, else empty
             "best": self.best,
         }
         with written_whole(self.path) as partial:
@@ -57,6 +58,8 @@ class Checkpoint:
             loop.learner.module.load_state_dict(state["module"])
             loop.average.load_state_dict(state["average"])
             loop.optimiser.load_state_dict(state["optimiser"])
+            if scaling := state.get("scaling"):  # none in older files
+                loop.fabric._precision.load_state_dict(scaling)
             loop.state = TrainingState(**json.loads(state["state"]))
             loop.losses = json.loads(state["losses"])
             self.best = state["best"]

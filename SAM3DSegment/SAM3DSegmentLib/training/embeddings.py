@@ -24,6 +24,7 @@ from ..settings import TrainingConfig
 from .augmentation import random_view
 from .prepared import PreparedCase, plain_view
 from .samples import Sample
+from .splits import share_out
 
 ENCODE_BATCH = 8  # slices; never what memory allows, or a resumed run would count other steps
 READY_LAG = 16  # steps from when a copy should be there until it is drawn: workers draw ahead
@@ -91,7 +92,8 @@ class StoredViews:
     def of_rank(self, rank: int, ranks: int) -> list[tuple[int, int]]:
         """The changed copies (case, copy) that one of `ranks` processes encodes, in their order."""
         copies = range(1, self._config.augmented_copies + 1)
-        return [(case, copy) for copy in copies for case in range(len(self.cases))][rank::ranks]
+        every = [(case, copy) for copy in copies for case in range(len(self.cases))]
+        return [every[number] for number in share_out([self.batches(case) for case, _ in every], ranks)[rank]]
 
     def batches(self, case: int) -> int:
         return -(-self.cases[case].depth // ENCODE_BATCH)
@@ -116,7 +118,8 @@ class ViewEncoder:
     def __init__(self, views: StoredViews, encoder: CachedEncoder, rank: int, ranks: int) -> None:
         self.encoder = encoder
         self._views = views
-        self._plain = [(case, 0) for case in range(len(views.cases))][rank::ranks]
+        sizes = [views.batches(case) for case in range(len(views.cases))]
+        self._plain = [(case, 0) for case in share_out(sizes, ranks)[rank]]
         self._copies = self._encode_all(views.of_rank(rank, ranks))
 
     def encode_plain(self, watch: Watch) -> None:

@@ -18,9 +18,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..base.errors import InputError
+from ..base.halving import RetryInHalves
 from ..base.jsonable import to_json
 from ..base.watch import Watch
-from ..card import PATCH_SIZE, DecoderConfig, EncoderConfig, ModelCard
+from ..card import EMBEDDING_CHANNELS, LEAST_IMAGE_SIZE, PATCH_SIZE, DecoderConfig, EncoderConfig, ModelCard
 from ..decoder import Sam3dDecoder
 from ..encoder import FrozenEncoder, load_encoder
 from ..model_file import Sam3dModel, load_model
@@ -30,6 +31,7 @@ from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
 from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS
 from ..sam.vit import build_vit, load_vit_state
+from ..sam.weights import CHECKPOINTS
 from ..settings import TrainingConfig
 from .callbacks import EncodeMore
 from .embeddings import StoredViews, ViewEncoder
@@ -62,6 +64,10 @@ class TrainingEncoder:
         """Settings of a training that are the encoder's unless the user gives others."""
         return {}
 
+    def describe(self) -> str:
+        """For people: which it is, and why."""
+        raise NotImplementedError
+
     def check(self, config: TrainingConfig) -> None:
         """Raises InputError for settings that it cannot be used with."""
 
@@ -93,6 +99,9 @@ class SamEncoder(TrainingEncoder):
 
     name: str
 
+    def describe(self) -> str:
+        return f"{self.name}, frozen"
+
     def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         return FrozenForTraining(load_encoder(self.name, sam_checkpoint, image_size, device), {})
 
@@ -104,6 +113,9 @@ class LentEncoder(TrainingEncoder):
     name: str
     lender: ModelCard
 
+    def describe(self) -> str:
+        return f"that of the model {self.lender.name!r}, frozen"
+
     def settings(self) -> dict[str, Any]:
         lent: dict[str, Any] = {name: to_json(getattr(self.lender, name)) for name in ("slicing", "intensity")}
         lent |= {name: list(getattr(self.lender.decoder, name)) for name in ("channels", "detail")}
@@ -113,9 +125,7 @@ class LentEncoder(TrainingEncoder):
 
     def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
         """The lender's own, or up to 256 what shows slices pixel by pixel."""
-        pixels = max(extent_mm[1:]) / min(spacing_mm[1:])  # of a square that holds a slice
-        as_fine = PATCH_SIZE * math.ceil(round(pixels, 3) / PATCH_SIZE)
-        return max(self.lender.encoder.image_size, min(as_fine, DEFAULT_IMAGE_SIZE))
+        return max(self.lender.encoder.image_size, _size_for(spacing_mm, extent_mm))
 
     def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
         lender = load_model(self.name)
@@ -126,6 +136,25 @@ class LentEncoder(TrainingEncoder):
 @dataclass(frozen=True)
 class LearntEncoder(TrainingEncoder):
     """A compact one, trained with the decoder and frozen in the model, which carries it."""
+
+    def settings(self) -> dict[str, Any]:
+        """What was best with few cases (docs/benchmarks.md)."""
+        return {
+            "channels": [EMBEDDING_CHANNELS, 32, 16, 16, 16],
+            "detail": [16, 32, 64, 128],
+            "window": None,
+            "training_depth": 0,
+            "learning_rate": 3e-3,
+            "warmup_steps": 20,
+        }
+
+    def describe(self) -> str:
+        why = "" if CHECKPOINTS["sam_vit_b"].path.is_file() else " (SAM's weights are not on this computer)"
+        return f"{COMPACT_ENCODER}, trained with the decoder{why}"
+
+    def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
+        """Up to 256, two pixels for one of the slices: the decoder's third level then is as fine as these."""
+        return max(LEAST_IMAGE_SIZE, _size_for(spacing_mm, extent_mm, pixels_for_one=2))
 
     def check(self, config: TrainingConfig) -> None:
         if config.folds > 1:
@@ -141,6 +170,27 @@ class LearntEncoder(TrainingEncoder):
         return UntrainedForTraining(image_size, device)
 
 
+def _size_for(spacing_mm: Sequence[float], extent_mm: Sequence[float], pixels_for_one: int = 1) -> int:
+    """Up to 256, the square that shows slices of this spacing and extent with so many pixels for one of theirs."""
+    pixels = pixels_for_one * max(extent_mm[1:]) / min(spacing_mm[1:])
+    return min(PATCH_SIZE * math.ceil(round(pixels, 3) / PATCH_SIZE), DEFAULT_IMAGE_SIZE)
+
+
+class _InHalves:
+    """A `SliceEncoder` that encodes fewer slices at a time once memory has run out."""
+
+    def __init__(self, encoder: SliceEncoder) -> None:
+        self.config = encoder.config
+        self.device = encoder.device
+        self.dtype = encoder.dtype
+        self.image_size = encoder.image_size
+        self.batch_size = encoder.batch_size
+        self._encode = RetryInHalves(encoder, "continuing with {count} slices at a time.")
+
+    def __call__(self, slices: Tensor) -> Tensor:
+        return self._encode(slices)
+
+
 class FrozenForTraining:
     """A frozen encoder on the training's device, and its tensors if the model is to carry them."""
 
@@ -151,7 +201,7 @@ class FrozenForTraining:
 
     @functools.cached_property
     def _cached(self) -> CachedEncoder:
-        return CachedEncoder(self._encoder, EmbeddingCache())
+        return CachedEncoder(_InHalves(self._encoder), EmbeddingCache())
 
     def uncached(self) -> SliceEncoder:
         """To be timed."""

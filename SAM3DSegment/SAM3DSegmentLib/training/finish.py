@@ -38,5 +38,7 @@ def finish(run: Run, results: list[FoldResult]) -> Sam3dModel:
         shown = segment_case(segmenter, plan.files[worst], plan.labels, plan.config.resample)
         write_report(run.folder.report, plan, model.card.name, record, worst, *shown)
         run.watch.event("report", file=str(run.folder.report))
-        run.folder.remove_work()
+        for case in run.cases.values():
+            case.close()
+        run.folder.end()
     return model

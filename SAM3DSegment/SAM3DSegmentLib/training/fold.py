@@ -52,6 +52,10 @@ def train_fold(run: Run, number: int, split: Split) -> FoldResult:
         if not loop.run(loader, [*callbacks, checkpoint, validation], run.watch):
             checkpoint.save(loop)
             raise Cancelled(f"cancelled after {loop.state.step} steps; add --resume to go on.")
+    except KeyboardInterrupt:  # in a step, or in the encoding after it, that takes too long to wait for its end
+        if loop.is_whole:
+            checkpoint.save(loop)
+        raise
     except TrainingError as error:
         kept = str(run.folder.of_fold(number))
         raise TrainingError(f"{error} The weights before it are in {kept!r}.") from error

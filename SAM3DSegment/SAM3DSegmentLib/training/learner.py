@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..base.devices import send
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
 from ..encoder import FrozenEncoder
@@ -91,7 +92,7 @@ class DecoderLearner:
 
     def _embedding(self, sample: Sample, device: torch.device) -> Tensor:
         if sample.embeddings is not None:
-            return sample.embeddings.to(device, non_blocking=True).float()
+            return send(sample.embeddings, device).float()
         assert sample.grey is not None
         return self._embeddings.embed(sample.grey, sample.fit)  # evicted, or not yet encoded
 

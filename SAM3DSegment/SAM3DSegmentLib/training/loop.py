@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,6 +26,7 @@ from ..settings import TrainingConfig
 from .learner import Learner
 from .samples import Sample
 
+WAIT_FOR_OTHERS = timedelta(days=1)  # of devices whose cases take longer to prepare or to encode; usual are 30 minutes
 GRADIENT_NORM = 1.0  # larger gradients are scaled down to this norm
 
 
@@ -45,7 +48,7 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
     validations: int = 0
-    best_dice: float = -1.0
+    best_dice: float = -1.0  # the highest; that of the best weights is as high, up to chance
     best_step: int = 0
     best_cases: dict[str, dict[str, float]] = field(default_factory=dict)  # Dice by case and label
     stale: int = 0
@@ -64,7 +67,7 @@ def make_fabric(device: torch.device) -> Fabric:
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         fabric = Fabric(
             accelerator=device.type,
-            strategy="ddp",
+            strategy=DDPStrategy(timeout=WAIT_FOR_OTHERS),
             devices=int(os.environ["LOCAL_WORLD_SIZE"]),
             num_nodes=int(os.environ["GROUP_WORLD_SIZE"]),
             precision=precision,
@@ -114,6 +117,7 @@ class Loop:
         self.budget = budget
         self.state = TrainingState()
         self.losses: list[float] = []  # since the last validation
+        self.is_whole = True  # whether state, weights and optimiser are of one step, so that a checkpoint can be made
         learner.module.to(fabric.device)
         self.average = AveragedModel(learner.module, multi_avg_fn=_moving_average(config.average_decay))
         self.optimiser = torch.optim.AdamW(
@@ -142,6 +146,7 @@ class Loop:
                 return False
             self._elapsed = self._clock() - began
             self.state.step += 1
+            self.is_whole = True
             for callback in callbacks:
                 callback(self)
         return True
@@ -187,6 +192,7 @@ class Loop:
             self._require_finite(float(norm), "gradient")
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = self._learning_rate()
+        self.is_whole = False
         optimiser.step()
         self.average.update_parameters(self.learner.module)
         self.losses.append(mean_loss)

@@ -10,12 +10,13 @@ from lightning_fabric import Fabric
 
 from ..base.watch import Watch
 from ..model_file import Sam3dModel, load_model
-from .check import find_suspicious
+from .check import describe_encoder, find_suspicious
 from .dataset import CaseFiles
 from .encoders import LoadedEncoder
 from .plan import Plan
 from .prepared import PreparedCase, prepare_case
 from .run_folder import Options, RunFolder
+from .splits import share_out
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,14 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
     encoder = plan.encoder.load_for_training(plan.image_size, fabric.device, options.sam_checkpoint)
     start = load_model(plan.config.start_from) if plan.config.start_from else None
     if start is not None:
+        if len(start.decoders) > 1 and fabric.is_global_zero:
+            logger.warning(
+                "start_from %r has %d decoders; the first is begun with.", start.card.name, len(start.decoders)
+            )
         encoder.check_start(plan.config.start_from, plan.card.decoder, start.card)
     record = folder.begin(plan, encoder.sha256, options.resume, fabric.is_global_zero)
     if fabric.is_global_zero:
+        logger.info("%s", describe_encoder(plan))
         for text in find_suspicious(plan):
             logger.warning("%s", text)
     fabric.barrier()
@@ -55,8 +61,9 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
         return prepare_case(files, plan.labels, plan.preparation, plan.config.resample, folder.prepared)
 
     files = [plan.files[name] for name in plan.training_names]
-    for share in watch.each("prepare", files[fabric.global_rank :: fabric.world_size], "add --resume to go on."):
-        prepare(share)
+    shares = share_out([plan.depths[name] for name in plan.training_names], fabric.world_size)
+    for number in watch.each("prepare", shares[fabric.global_rank], "add --resume to go on."):
+        prepare(files[number])
     fabric.barrier()
     cases = {case.name: prepare(case) for case in files}
     return Run(plan, folder, record, encoder, start, cases, fabric, watch)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..base.errors import InputError
-from ..base.jsonable import from_json
+from ..base.jsonable import from_json, to_json
 from ..base.watch import UNWATCHED, Watch
-from ..card import DecoderConfig, EncoderConfig, Label, ModelCard
+from ..card import PATCH_SIZE, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
 from ..geometry import Slicing, slicing_of
 from ..model_store import find_model, read_card
 from ..preparation import Preparation, SquareFit
+from ..sam.cache import cache_folder, cache_limit_bytes
+from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
 from .classes import CaseFacts, agree_on_labels
 from .dataset import CaseFiles, Dataset, find_dataset
@@ -23,6 +26,10 @@ from .look import look_at_cases
 from .splits import Split, split_cases
 
 Triple = tuple[float, float, float]
+
+# Of a training sample, where the settings leave its slices open.
+SAMPLE_PIXELS = 16 * 256 * 256
+LEAST_DEPTH, MOST_DEPTH = 16, 64
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Plan:
     spacings_mm: dict[str, Triple]
     files: dict[str, CaseFiles]
     fingerprint: dict[str, str]
+    notices: tuple[str, ...] = ()  # what is done otherwise than the settings say
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -54,6 +62,12 @@ class Plan:
     @property
     def image_size(self) -> int:
         return self.preparation.image_size
+
+    @property
+    def view_bytes(self) -> int:
+        """What the cache takes for the embeddings of one view of each training case."""
+        slices = sum(self.depths.get(name, 0) for name in self.training_names)
+        return slices * self.card.decoder.channels[0] * (self.image_size // PATCH_SIZE) ** 2 * 2
 
     @property
     def problems(self) -> tuple[CaseFacts, ...]:
@@ -66,16 +80,17 @@ class Plan:
         return tuple(sorted({name for split in self.splits for name in split.training}))
 
 
-def make_config(settings: Any, overrides: dict[str, Any]) -> TrainingConfig:
+def make_config(settings: Any, overrides: dict[str, Any], sam_checkpoint: str | Path | None = None) -> TrainingConfig:
     """From a JSON object, with what overrides it. Raises InputError for settings that make no sense.
 
-    What is not given of how volumes are prepared, and of the decoder that reads them, is as in the model that lends its
-    encoder. Whether a mirrored view may be taken is not: that depends on the labels.
+    An encoder that is not given is the usual one; other settings that are not given are what suits the encoder, such as
+    those of the model that lends it. Whether a mirrored view may be taken is not: that depends on the labels.
     """
     from_json(TrainingConfig, settings)
     given = {**settings, **overrides}
-    encoder = find_encoder(from_json(TrainingConfig, given).encoder)
-    return from_json(TrainingConfig, {**encoder.settings(), **given})
+    name = from_json(TrainingConfig, given).encoder
+    encoder = usual_encoder(sam_checkpoint) if name == USUAL_ENCODER else name
+    return from_json(TrainingConfig, {**find_encoder(encoder).settings(), **given, "encoder": encoder})
 
 
 def make_plan(
@@ -84,11 +99,13 @@ def make_plan(
     most_training: int | None = None,
     hashed: bool = False,
     watch: Watch = UNWATCHED,
+    sam_checkpoint: Path | None = None,
 ) -> Plan:
     """most_training: use at most so many training cases; hashed: with the files' fingerprint, which reads all of them.
 
     Raises InputError for data or settings that cannot work, Cancelled.
     """
+    config = _with_encoder(config, sam_checkpoint)
     encoder = find_encoder(config.encoder)
     encoder.check(config)
     dataset = find_dataset(data)
@@ -103,6 +120,7 @@ def make_plan(
     image_size = config.image_size or encoder.image_size(spacing, extent)
     height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
     fit = SquareFit.of_slices(height, width, spacing[1:], image_size)
+    config = replace(config, training_depth=config.training_depth or _depth_for(fit))
     card = ModelCard(
         name=config.name,
         description=config.description,
@@ -112,7 +130,7 @@ def make_plan(
         decoder=DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
         slicing=config.slicing,
         intensity=config.intensity,
-        window=config.window,
+        window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
         mirror=config.mirror,
         island_share=config.island_share,
         spacing_mm=spacing,
@@ -121,7 +139,7 @@ def make_plan(
         author=config.author,
     )
     files = {case.name: case for case in dataset.cases}
-    return Plan(
+    plan = Plan(
         config=config,
         dataset=dataset,
         facts=facts,
@@ -135,6 +153,34 @@ def make_plan(
         files=files,
         fingerprint={look.files.name: look.sha256 for look in looks if hashed},
     )
+    return _within_cache(plan)
+
+
+def _within_cache(plan: Plan) -> Plan:
+    """With as many changed copies of each case as the cache has room for: others would be encoded in each step anew."""
+    asked, needed = plan.config.augmented_copies, plan.encoder.kept_views(plan.config) * plan.view_bytes
+    if not needed or needed <= (limit := cache_limit_bytes(cache_folder())):
+        return plan
+    copies = min(asked, max(0, limit // plan.view_bytes - 1))
+    rest = "" if plan.view_bytes <= limit else ", and slices are encoded again and again"
+    notice = (
+        f"embeddings take {needed / 1e9:.3g} GB of the cache, which may take {limit / 1e9:.3g} GB: augmented_copies is "
+        f"{copies} instead of {asked}{rest}; raise SAM3DSEGMENT_CACHE_GB, or free disk space."
+    )
+    return replace(plan, config=replace(plan.config, augmented_copies=copies), notices=(notice,))
+
+
+def _with_encoder(config: TrainingConfig, sam_checkpoint: Path | None) -> TrainingConfig:
+    """Settings made in Python that leave the encoder open: those that differ from the usual ones are given."""
+    if config.encoder != USUAL_ENCODER:
+        return config
+    given, usual = to_json(config), to_json(TrainingConfig())
+    return make_config({key: value for key, value in given.items() if value != usual[key]}, {}, sam_checkpoint)
+
+
+def _depth_for(fit: SquareFit) -> int:
+    """Slices of a training sample, so that it takes no more memory and time than 16 slices of 256 x 256 pixels."""
+    return min(MOST_DEPTH, max(LEAST_DEPTH, SAMPLE_PIXELS // math.prod(fit.grid)))
 
 
 def _levels(config: TrainingConfig, fit: SquareFit) -> int:

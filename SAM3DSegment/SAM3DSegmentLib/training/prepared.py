@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,19 +21,22 @@ from .dataset import CaseFiles
 
 SLICES_AT_A_TIME = 16
 BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the bit, and a class index
+_MAPS = ("grey", "classes")
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case, memory-mapped: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8.
+    """One case in `folder`: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8.
+
+    Both are memory maps, which each process opens for itself when it first reads them: a map that is sent to another
+    becomes a copy of all that is in the file. Windows does not remove the files before `close`.
 
     spacing_mm is that of the grid, d first; classes_in_slice (D, C) says which classes each slice has;
     left_right_axis is the axis of (D, H, W) that runs between the patient's sides.
     """
 
     name: str
-    grey: np.ndarray
-    classes: np.ndarray
+    folder: Path
     fit: SquareFit
     spacing_mm: tuple[float, float, float]
     left_right_axis: int
@@ -40,7 +44,23 @@ class PreparedCase:
 
     @property
     def depth(self) -> int:
-        return len(self.grey)
+        return len(self.classes_in_slice)
+
+    @functools.cached_property
+    def grey(self) -> np.ndarray:
+        return np.load(_file_of(self.name, self.folder, "grey"), mmap_mode="r")
+
+    @functools.cached_property
+    def classes(self) -> np.ndarray:
+        return np.load(_file_of(self.name, self.folder, "classes"), mmap_mode="r")
+
+    def close(self) -> None:
+        """They are opened again when they are read."""
+        for name in _MAPS:
+            self.__dict__.pop(name, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _MAPS}
 
 
 def prepare_case(
@@ -60,8 +80,8 @@ def prepare_case(
             "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
         }
         shape = (prepared.depth, *fit.grid)
-        _write_slices(folder / f"{files.name}.grey.npy", np.float32, shape, prepared.grey)
-        _write_slices(folder / f"{files.name}.classes.npy", np.uint8, shape, lambda a, b: classes[a:b])
+        _write_slices(_file_of(files.name, folder, "grey"), np.float32, shape, prepared.grey)
+        _write_slices(_file_of(files.name, folder, "classes"), np.uint8, shape, lambda a, b: classes[a:b])
         write_json(facts_path, facts)  # last, so that a case with facts is complete
     return _open_case(files.name, folder)
 
@@ -71,6 +91,10 @@ def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tenso
     return torch.tensor(case.grey[start:stop]), torch.tensor(case.classes[start:stop])
 
 
+def _file_of(name: str, folder: Path, what: str) -> Path:
+    return folder / f"{name}.{what}.npy"
+
+
 def _open_case(name: str, folder: Path) -> PreparedCase:
     facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     height, width, size, inner = facts["fit"]
@@ -78,8 +102,7 @@ def _open_case(name: str, folder: Path) -> PreparedCase:
     d_mm, h_mm, w_mm = facts["spacing_mm"]
     return PreparedCase(
         name,
-        np.load(folder / f"{name}.grey.npy", mmap_mode="r"),
-        np.load(folder / f"{name}.classes.npy", mmap_mode="r"),
+        folder,
         fit,
         (d_mm, h_mm * height / fit.grid[0], w_mm * width / fit.grid[1]),
         facts["left_right_axis"],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..base.devices import resolve_device
-from ..base.errors import InputError
+from ..base.devices import is_out_of_memory, resolve_device
+from ..base.errors import InputError, OutOfMemoryError
+from ..base.files import last_line
 from ..base.watch import UNWATCHED, Watch
 from ..model_file import Sam3dModel
 from ..settings import TrainingConfig
@@ -13,7 +16,7 @@ from .finish import finish
 from .fold import train_fold
 from .loop import make_fabric
 from .open_run import open_run
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .run_folder import Options, RunFolder
 
 
@@ -33,10 +36,27 @@ def train(
     options = options or Options()
     folder = RunFolder(Path(output))
     folder.check(options)
-    plan = make_plan(data, config, options.cases, hashed=True, watch=watch)
+    plan = make_plan(data, config, options.cases, True, watch, options.sam_checkpoint)
     if plan.problems:
         more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
         raise InputError(plan.problems[0].problem + more)
-    run = open_run(plan, folder, make_fabric(resolve_device(options.device)), options, watch)
-    results = [train_fold(run, number, split) for number, split in enumerate(plan.splits)]
-    return finish(run, results)
+    with _told_if_memory_runs_out(plan):
+        run = open_run(plan, folder, make_fabric(resolve_device(options.device)), options, watch)
+        results = [train_fold(run, number, split) for number, split in enumerate(plan.splits)]
+        return finish(run, results)
+
+
+@contextmanager
+def _told_if_memory_runs_out(plan: Plan) -> Iterator[None]:
+    """Raises OutOfMemoryError, naming the settings by which a training takes less."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, ImportError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        config = plan.config
+        raise OutOfMemoryError(
+            f"memory ran out in training ({last_line(error)[:200]}); close other programs, or give a smaller "
+            f"batch_size than {config.batch_size}, training_depth than {config.training_depth} or image_size than "
+            f"{plan.image_size} in the file of --config."
+        ) from error

@@ -1,12 +1,15 @@
 """The folder MODEL.training beside MODEL.sam3d: what a training keeps to go on, and what is worth reading afterwards.
 
 It has `run.json` (settings, split, fingerprint of the data, history), `report.html`, the best and the last weights as
-models, logs for TensorBoard, and, until the training has ended, its checkpoint and prepared cases.
+models, logs for TensorBoard, and, until the training has ended, its checkpoint and prepared cases. What a training
+before has left there is in MODEL.training.old until the one that replaces it has made its model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,9 @@ from ..model_store import SUFFIX
 from .checkpoint import read_run
 from .plan import Plan
 
-_MAY_CHANGE = ("minutes", "epochs")  # when a training goes on
+logger = logging.getLogger(__name__)
+
+_MAY_CHANGE = ("minutes", "epochs", "augmented_copies")  # when a training goes on; the last with the space for them
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class RunFolder:
             raise InputError(f"model {str(model)!r} has an unknown ending; use {SUFFIX}.")
         self.model = model
         self.path = path = model.with_suffix(".training")
+        self.old = model.with_suffix(".training.old")
         self.record = path / "run.json"
         self.report = path / "report.html"
         self.prepared = path / "prepared"
@@ -56,7 +62,8 @@ class RunFolder:
 
     def check(self, options: Options) -> None:
         """Raises InputError unless the model may be written, and there is a stopped training just where one goes on."""
-        stopped = self.record.is_file() and "result" not in self._read_record()
+        there = self.record.is_file()
+        stopped = there and "result" not in self._read_record()
         if options.resume and not stopped:
             raise InputError(f"there is no stopped training in {str(self.path)!r}; start without --resume.")
         if stopped and not options.resume and not options.overwrite:
@@ -64,7 +71,12 @@ class RunFolder:
                 f"{str(self.path)!r} holds a stopped training; continue it with --resume, or start again with "
                 "--overwrite."
             )
-        if self.path.exists() and not self.record.is_file() and any(self.path.iterdir()):
+        if there and not stopped and not options.overwrite:
+            raise InputError(
+                f"{str(self.path)!r} holds a finished training; move it along with its model, give another output, or "
+                "replace it with --overwrite."
+            )
+        if self.path.exists() and not there and any(self.path.iterdir()):
             raise InputError(
                 f"folder {str(self.path)!r} does not belong to a training; move it, or give another output."
             )
@@ -73,7 +85,8 @@ class RunFolder:
     def begin(self, plan: Plan, encoder_sha256: str, resume: bool, first: bool) -> dict[str, Any]:
         """Make the folder and return the training's record; first: whether of several processes this one writes.
 
-        What a training before has left there goes unless this one resumes it. Raises InputError if it is another one.
+        What a training before has left there is set aside unless this one resumes it. Raises InputError if it is
+        another one.
         """
         record = make_record(plan, encoder_sha256)
         folds = range(len(plan.splits))
@@ -83,32 +96,58 @@ class RunFolder:
                 _require_same(read_run(path), record, path)
         if first:
             if not resume:
-                self._clear()
+                self._set_aside()
             for folder in (self.path, self.prepared, self.views, *map(self.of_fold, folds)):
                 folder.mkdir(parents=True, exist_ok=True)
             write_json(self.record, record)
         return record
 
-    def remove_work(self) -> None:
-        """Remove what only a training that goes on needs."""
+    def end(self) -> None:
+        """Remove what only a training that goes on needs, and what was set aside for this one."""
         for folder in (self.prepared, self.views):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         for checkpoint in self.path.glob("fold-*/checkpoint.pt"):
-            checkpoint.unlink(missing_ok=True)
+            _remove(checkpoint)
+        _remove_training(self.old)
 
-    def _clear(self) -> None:
-        """Remove what a training writes, and nothing else."""
-        self.remove_work()
-        for folder in (self.logs, *self.path.glob("fold-*")):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.report, self.record):
-            file.unlink(missing_ok=True)
+    def _set_aside(self) -> None:
+        """Of two trainings that were replaced in turn, the second without a model, the first is kept."""
+        if self.old.exists():
+            _remove_training(self.path)
+        elif self.record.exists():
+            self.old.mkdir()
+            for part in _parts(self.path):
+                part.rename(self.old / part.name)
 
     def _read_record(self) -> dict[str, Any]:
         try:
             return json.loads(self.record.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise InputError(f"{str(self.record)!r} is damaged ({error}); start again with --overwrite.") from error
+
+
+def _parts(folder: Path) -> list[Path]:
+    """What a training has written, and nothing else; its record last, without which it is none."""
+    named = (folder / name for name in ("prepared", "views", "logs", "report.html", "run.json"))
+    return [*folder.glob("fold-*"), *filter(Path.exists, named)]
+
+
+def _remove_training(folder: Path) -> None:
+    """The folder stays if there is more in it."""
+    for part in _parts(folder):
+        _remove(part)
+    with contextlib.suppress(OSError):  # not there, or not empty
+        folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    if path.exists():
+        logger.warning("%r could not be removed, perhaps because a program has it open; remove it yourself.", str(path))
 
 
 def make_record(plan: Plan, encoder_sha256: str) -> dict[str, Any]:

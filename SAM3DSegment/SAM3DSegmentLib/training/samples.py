@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..base.devices import send
 from ..preparation import SquareFit
 from ..settings import AugmentationConfig, TrainingConfig
 from .augmentation import random_view
@@ -146,7 +147,7 @@ def stack_on(device: torch.device, tensors: list[Tensor]) -> Tensor:
 
     Stacked before, they would no longer lie in the pinned memory from which a GPU takes them beside its work.
     """
-    return torch.stack([tensor.to(device, non_blocking=True) for tensor in tensors])
+    return torch.stack([send(tensor, device) for tensor in tensors])
 
 
 def _draw(generator: torch.Generator, count: int) -> int:

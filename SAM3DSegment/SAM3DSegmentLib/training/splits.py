@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,17 @@ def split_cases(names: Iterable[str], config: TrainingConfig, most_training: int
             "ask for fewer."
         )
     return (Split(tuple(rest[validation:][:most_training]), tuple(rest[:validation]), test),)
+
+
+def share_out(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    """Numbers of the items of each of `ranks` processes, in their order: the next goes to the one with least so far."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    sums = [0] * ranks
+    for number, size in enumerate(sizes):
+        least = sums.index(min(sums))
+        shares[least].append(number)
+        sums[least] += size
+    return shares
 
 
 def _folds(names: list[str], test: tuple[str, ...], folds: int) -> tuple[Split, ...]:

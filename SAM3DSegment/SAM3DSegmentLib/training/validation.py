@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -20,11 +21,13 @@ from .scoring import make_segmenter, score_cases
 from .splits import Split
 
 Score = Callable[[dict[str, Tensor]], Scores]  # of weights
+CHANCE = 0.02  # of the Dice of one case, by which weights that are no worse may seem so; of n cases, by its sqrt(n)th
 
 
 class Validation:
     """Measures the moving average at even parts of the budget, keeps the best, and ends a training that stands still.
 
+    Of weights between which the cases cannot decide the latest are the best: the learning rate has fallen further.
     on_scores: called with the loop, the scores and whether they are the best so far.
     """
 
@@ -43,12 +46,14 @@ class Validation:
         self._checkpoint.save(loop)  # a validation that is interrupted is made again
         weights = loop.weights()
         scores = self._score(weights)
+        loop.is_whole = False
         mean = scores.mean()
         state.validations = due
-        is_best = mean > state.best_dice
-        state.stale = 0 if is_best else state.stale + 1
+        is_best = mean > state.best_dice - CHANCE / math.sqrt(len(scores.cases))
+        state.stale = 0 if mean > state.best_dice else state.stale + 1
+        state.best_dice = max(state.best_dice, mean)
         if is_best:
-            state.best_dice, state.best_step, state.best_cases = mean, state.step, scores.by_case()
+            state.best_step, state.best_cases = state.step, scores.by_case()
             self._checkpoint.best = weights
         state.history.append(
             {
@@ -61,6 +66,7 @@ class Validation:
         loop.losses.clear()
         state.is_stopped = bool(config.patience) and state.stale >= config.patience
         self._on_scores(loop, weights, scores, is_best)
+        loop.is_whole = True
         self._checkpoint.save(loop)
 
 

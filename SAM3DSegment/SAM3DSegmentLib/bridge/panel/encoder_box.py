@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 
 from ...base.errors import Sam3dError
 from ...model_store import list_models, read_card
+from ...sam.encoders import COMPACT_ENCODER, usual_encoder
 from .. import preferences
 from ..preferences import SAM
 from .controls import fillList
@@ -22,13 +23,14 @@ class EncoderBox:
         ui.encoderBox.connect("currentIndexChanged(int)", self._describe)
 
     def chosen(self) -> str:
-        """As the command line takes it; empty if there is no encoder."""
+        """As the command line takes it; empty before `update`."""
         return self._box.itemData(self._box.currentIndex) or ""
 
     def update(self) -> None:
-        """List SAM's encoder if its weights are there, then one model for each encoder that a model file contains."""
-        chosen, seen = self.chosen(), set[str]()
+        """List SAM's encoder if its weights are there, one of the model's own, then each that a model file contains."""
+        chosen, seen = self.chosen() or usual_encoder(preferences.samCheckpoint()), set[str]()
         titles = {SAM: _("SAM ViT-B")} if preferences.samWeights().is_file() else {}
+        titles[COMPACT_ENCODER] = _("An encoder of its own")
         for path in list_models():
             try:
                 card = read_card(path)
@@ -45,12 +47,15 @@ class EncoderBox:
         encoder = self.chosen()
         if encoder == SAM:
             text = _("Trained on photographs of all kinds, and stays as it is. Slow without a GPU.")
-        elif encoder:
+        elif encoder == COMPACT_ENCODER:
+            text = _(
+                "A small one, trained with the decoder, on your cases alone: fast on any computer. To use SAM's "
+                "encoder, get its weights in Setup."
+            )
+        else:
             card = read_card(Path(encoder))
             text = _(
                 "Trained on {modality} of {labels} only, and stays as it is: fast on any computer, but expect worse "
                 "results for images that look different. To use SAM's encoder, get its weights in Setup."
             ).format(modality=card.modality or _("images"), labels=", ".join(label.name for label in card.labels))
-        else:
-            text = _("There is no encoder; get SAM's weights in Setup.")
         self._label.text = text

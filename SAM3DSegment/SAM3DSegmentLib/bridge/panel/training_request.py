@@ -69,7 +69,7 @@ def askAboutFormer(name: str) -> str | None:
         question = _("Start {name} anew? What the stopped training has reached is lost.").format(name=name)
     elif path.exists():
         question = _("There is a model {name} already. Replace it?").format(name=name)
-    elif path.with_suffix(".training").exists():  # its model was moved elsewhere
+    elif _recordOf(path).exists():  # its model was moved elsewhere
         question = _("There is a finished training of {name} already. Replace its report and weights?").format(
             name=name
         )
@@ -84,10 +84,15 @@ def hasStoppedTraining(model: Path) -> bool:
     The training's own code knows this too, but imports torch, which the panel must not.
     """
     try:
-        record = json.loads(model.with_suffix(".training").joinpath("run.json").read_text(encoding="utf-8"))
+        record = json.loads(_recordOf(model).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return "result" not in record
+
+
+def _recordOf(model: Path) -> Path:
+    """Of the training that makes the model."""
+    return model.with_suffix(".training") / "run.json"
 
 
 def _modelPath(name: str) -> Path:
