@@ -262,6 +262,10 @@ def test_a_failure_in_delivery_leaves_the_segmentation_as_it_was(array, tiny_mod
         segment(volume, node, model=tiny_model, device="cpu")
     assert_same(masks_of(node, volume), before)
     assert readProvenance(node) == provenance
+    count.clear()
+    with pytest.raises(InputError, match="no room"):
+        segment(volume, model=tiny_model, device="cpu")
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [node]
 
 
 def turn(volume):

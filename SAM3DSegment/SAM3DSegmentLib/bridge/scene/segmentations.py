@@ -37,6 +37,7 @@ def writeSegments(
     ijkToSegmentation = ijkToRas(volumeNode)
     if keepsFrame:
         ijkToSegmentation = _transformBetween(volumeNode, segmentationNode) @ ijkToSegmentation
+    isNew = segmentationNode is None
     if segmentationNode is None:
         name = slicer.mrmlScene.GenerateUniqueName(f"{volumeNode.GetName()} segmentation")
         segmentationNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -50,6 +51,10 @@ def writeSegments(
             segmentId = _describedSegment(segmentationNode, label, confidences.get(label.name), keepsFrame)
             _writeMask((labelsKji == label.value).astype(np.uint8), segmentationNode, segmentId, ijkToSegmentation)
         writeProvenance(segmentationNode, provenance)
+    except BaseException:
+        if isNew:
+            slicer.mrmlScene.RemoveNode(segmentationNode)
+        raise
     finally:
         segmentationNode.EndModify(wasModifying)
     placeBeside(segmentationNode, volumeNode)
