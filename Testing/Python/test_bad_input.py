@@ -460,10 +460,13 @@ def spoilt(what, number, names="slice{:03d}.dcm"):
     return write
 
 
-def all_spoilt(d):
-    for path in make.dicom(d / "s").iterdir():
-        SPOILT["LFS pointer"](path)
-    return d / "s"
+def all_spoilt(what):
+    def write(d):
+        for path in make.dicom(d / "s").iterdir():
+            SPOILT[what](path)
+        return d / "s"
+
+    return write
 
 
 def pictures(d):
@@ -514,7 +517,8 @@ DICOM = [
     *[case(f"{what} as slice {number}", spoilt(what, number, names),
            SAID.get(what, "is not a DICOM file, or it is damaged; export the series again") + ".*named like a slice")
       for what in SPOILT for number, names in ((0, "slice{:03d}.dcm"), (-1, "IM{:04d}"))],
-    case("all slices are pointers", all_spoilt, "no DICOM series: slice001.dcm is a Git LFS pointer"),
+    case("all slices are pointers", all_spoilt("LFS pointer"), "no DICOM series: slice001.dcm is a Git LFS pointer"),
+    case("no slice has the mark", all_spoilt("no mark"), "no DICOM series: slice001.dcm is not a DICOM file, or it is"),
     case("report only", no_image("1.2.840.10008.5.1.4.1.1.88.11"),
          r"holds DICOM files, but no image: r.dcm \(Basic Text SR Storage\); give the folder of the images"),
     case("contours only", no_image("1.2.840.10008.5.1.4.1.1.481.3"), r"no image: r.dcm \(RT Structure Set Storage"),
