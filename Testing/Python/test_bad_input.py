@@ -415,10 +415,13 @@ def spoilt(what, number, names="slice{:03d}.dcm"):
     return write
 
 
-def all_spoilt(d):
-    for path in make.dicom(d / "s").iterdir():
-        SPOILT["LFS pointer"](path)
-    return d / "s"
+def all_spoilt(what):
+    def write(d):
+        for path in make.dicom(d / "s").iterdir():
+            SPOILT[what](path)
+        return d / "s"
+
+    return write
 
 
 def pictures(d):
@@ -456,7 +459,7 @@ DICOM = [
     case("orientation of zeros", slices(only(None, ImageOrientationPatient=[0] * 6)), "which is not a rotation"),
     case("no pixel spacing", slices(only(None, PixelSpacing=None)),
          r"slice001.dcm' has no valid pixel spacing \(DICOM tag 0028,0030, PixelSpacing\)"),
-    case("pixel spacing 0", slices(only(None, PixelSpacing=[0, 1])), r"has PixelSpacing \[0.0, 1.0\]"),
+    case("pixel spacing 0", slices(only(None, PixelSpacing=[0, 1])), "has PixelSpacing 0 1, which is not a voxel size"),
     case("two pixel spacings", slices(only(2, PixelSpacing=[2, 2])), "several pixel sizes"),
     case("one slice without thickness", slices(only(0, SliceThickness=None), array=voxels()[:1]),
          r"has one slice without a valid thickness \(DICOM tag 0018,0050"),
@@ -469,7 +472,8 @@ DICOM = [
     *[case(f"{what} as slice {number}", spoilt(what, number, names),
            SAID.get(what, "is not a DICOM file, or it is damaged; export the series again") + ".*named like a slice")
       for what in SPOILT for number, names in ((0, "slice{:03d}.dcm"), (-1, "IM{:04d}"))],
-    case("all slices are pointers", all_spoilt, "no DICOM series: slice001.dcm is a Git LFS pointer"),
+    case("all slices are pointers", all_spoilt("LFS pointer"), "no DICOM series: slice001.dcm is a Git LFS pointer"),
+    case("no slice has the mark", all_spoilt("no mark"), "no DICOM series: slice001.dcm is not a DICOM file, or it is"),
     case("report only", no_image("1.2.840.10008.5.1.4.1.1.88.11"),
          r"holds DICOM files, but no image: r.dcm \(Basic Text SR Storage\); give the folder of the images"),
     case("contours only", no_image("1.2.840.10008.5.1.4.1.1.481.3"), r"no image: r.dcm \(RT Structure Set Storage"),
@@ -490,6 +494,8 @@ DICOM = [
     case("distance 0", stating(2, "SpacingBetweenSlices", "0"), "cannot be read .*Refusing to change spacing"),
     case("orientation of words", stating(2, "ImageOrientationPatient", "REMOVED"), "no valid orientation .*'REMOVED'"),
     case("slope 0", stating(2, "RescaleSlope", "0"), r"has no valid scale \(DICOM tag 0028,1053, RescaleSlope: '0'\)"),
+    case("slope too large", stating(2, "RescaleSlope", "1e20"), "has no valid scale .*RescaleSlope: '1e20'"),
+    case("pixel spacing too large", stating(2, "PixelSpacing", "1e30\\1e30"), r"has PixelSpacing 1e\+30 1e\+30, which"),
     case("slope of words", stating(2, "RescaleSlope", "one"), "has no valid scale .*'one'"),
     case("intercept infinite", stating(2, "RescaleIntercept", "inf"), "has no valid scale .*RescaleIntercept: 'inf'"),
     case("huge slices", slices(only(2, Rows=60000, Columns=60000)), "is cut short: its header .* 60000 x 60000 pixels"),

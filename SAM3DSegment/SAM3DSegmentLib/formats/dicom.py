@@ -30,6 +30,7 @@ logging.getLogger("pydicom").setLevel(logging.ERROR)  # it also logs each of its
 
 TOLERANCE = 0.05  # of the distance between slices, and of unit direction vectors
 _ENDINGS = {".dcm", ".dicom", ".ima"}
+_NO_DICOM = "is not a DICOM file, or it is damaged; export the series again."
 
 Series = dict[str, list[tuple[Path, Dataset]]]  # headers of files, by series
 
@@ -95,8 +96,9 @@ def _check_others(others: list[Path], slices: list[Path]) -> None:
     for path in others:
         what = missing_content(path)
         if path.suffix.lower() in endings or _pattern(path) in patterns:
-            what = what or "is not a DICOM file, or it is damaged; export the series again."
-            raise InputError(f"{str(path)!r} {what} It is named like a slice; remove it only if it is none.")
+            raise InputError(
+                f"{str(path)!r} {what or _NO_DICOM} It is named like a slice; remove it only if it is none."
+            )
         left_out.append(path.name + (f" ({what.partition(';')[0]})" if what else ""))
     if left_out:
         logger.warning("left out of %s, because they are not DICOM: %s.", slices[0].parent, _some(left_out))
@@ -123,9 +125,9 @@ def _read_header(path: Path) -> Dataset:
 
 
 def nothing_found(folder: Path) -> InputError:
-    files = [f"{path.name} {what}" for path in visible_files(folder) if (what := missing_content(path))]
-    if files:
-        return InputError(f"folder {str(folder)!r} holds no volume file and no DICOM series: {files[0]}")
+    for path in visible_files(folder):
+        if what := missing_content(path) or (_NO_DICOM if path.suffix.lower() in _ENDINGS else None):
+            return InputError(f"folder {str(folder)!r} holds no volume file and no DICOM series: {path.name} {what}")
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
     return InputError(
         f"folder {str(folder)!r} holds no volume file and no DICOM series; give the folder that the files are in"

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from ..base.errors import InputError
 from .dicom_tags import quoted, tag_as_stated, tag_items, tag_number, tag_numbers, tag_text
+from .header import MAGNITUDES, SLOPES, SPACINGS, check_spacing
 
 # None of them describes the patient.
 TAGS = [
@@ -95,9 +96,9 @@ def _parts(group: Dataset) -> list[Dataset]:
 def _check_slope(path: Path, data: Dataset) -> tuple[float, float]:
     """Slope and intercept of stored values. Raises InputError for one with which SimpleITK would compute nonsense."""
     found = []
-    for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+    for name, default, least, most in (("RescaleSlope", 1.0, *SLOPES), ("RescaleIntercept", 0.0, 0.0, MAGNITUDES[1])):
         number = tag_number(data, name) if tag_as_stated(data, name) else default
-        if number is None or (name == "RescaleSlope" and number == 0):
+        if number is None or not least <= abs(number) <= most:
             raise InputError(f"{str(path)!r} has no valid scale ({quoted(data, name)}); export the series again.")
         found.append(number)
     return found[0], found[1]
@@ -129,8 +130,7 @@ def _frame(path: Path, number: int, size: tuple[int, int], sources: list[Dataset
         return found
 
     spacing = numbers("PixelSpacing", 2, "pixel spacing")
-    if (spacing <= 0).any():
-        raise InputError(f"{str(path)!r} has PixelSpacing {spacing.tolist()}; export the series again.")
+    check_spacing(path, "PixelSpacing", spacing.tolist())
     stated = (tag_number(source, name) for name in ("SpacingBetweenSlices", "SliceThickness") for source in sources)
     return Frame(
         path,
@@ -139,6 +139,6 @@ def _frame(path: Path, number: int, size: tuple[int, int], sources: list[Dataset
         numbers("ImagePositionPatient", 3, "position"),
         numbers("ImageOrientationPatient", 6, "orientation"),
         spacing,
-        next((thickness for thickness in stated if thickness is not None and thickness > 0), None),
+        next((thickness for thickness in stated if thickness and SPACINGS[0] <= thickness <= SPACINGS[1]), None),
         tag_text(header, "SOPInstanceUID") or path.name,
     )

@@ -19,6 +19,8 @@ from ..base.errors import InputError
 from .inflation import LARGEST_RATIO
 
 _TEXT_LIMIT = 1 << 24  # bytes of a text header; a segmentation of a thousand segments has one of a million
+MAGNITUDES = 1e-30, 1e30  # limits of the largest absolute value
+SLOPES = 1e-15, 1e15  # limits of what stored values are multiplied by
 SPACINGS = 1e-9, 1e9  # limits, in any unit
 _MM = {"": 1.0, "?": 1.0, "mm": 1.0, "millimeter": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "cm": 10.0, "m": 1e3}
 

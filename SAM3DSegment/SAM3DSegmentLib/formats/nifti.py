@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import InputError
-from .header import ImageHeader, check_finite, check_spacing, checked, volume_shape
+from .header import MAGNITUDES, SLOPES, ImageHeader, check_finite, check_spacing, checked, volume_shape
 from .inflation import GZIP_MARK, PIECE, inflated_head
 
 _TYPES = {
@@ -103,6 +103,6 @@ def _in_mm(path: Path, name: str, rows: np.ndarray, to_mm: float) -> np.ndarray:
 def _scaling(path: Path, slope: float, intercept: float) -> tuple[float, float]:
     if slope == 0 or not math.isfinite(slope):  # "no scaling", in nifti1.h
         return 1.0, 0.0
-    if not (1e-15 < abs(slope) < 1e15 and abs(intercept) < 1e30):
+    if not (SLOPES[0] <= abs(slope) <= SLOPES[1] and abs(intercept) <= MAGNITUDES[1]):
         raise InputError(f"{str(path)!r} has scl_slope {slope:g} and scl_inter {intercept:g}; fix the file's header.")
     return slope, intercept

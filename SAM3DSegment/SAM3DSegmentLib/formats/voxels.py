@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import InputError
-from .header import ImageHeader
+from .header import MAGNITUDES, ImageHeader
 from .inflation import inflated
-
-MAGNITUDES = 1e-30, 1e30  # limits of the largest absolute value
 
 
 def read_voxels(path: Path, header: ImageHeader) -> np.ndarray:
