@@ -7,32 +7,48 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import warnings
 
 from . import __version__
 from .base.errors import Cancelled, DependencyError, Sam3dError
+from .base.files import last_line
 from .base.processors import share_processors
 from .base.stop import CANCELLED, clean_up, leave_if_input_ended, stop_at_end_of_input
+from .base.surroundings import empty_streams, name_the_user, secure_streams
 from .commands import bench, cache, doctor, evaluate, models, segment, train, weights
 from .commands.shared import FAILED
 
 logger = logging.getLogger(__name__)
 
+DEBUG = "SAM3DSEGMENT_DEBUG"  # if 1, tracebacks are shown
 COMMANDS = (segment, train, evaluate, models, weights, cache, bench, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     share_processors()
+    secure_streams()
+    name_the_user()
     stop_at_end_of_input()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt, also where a command makes no Stop
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    for library in ("monai", "urllib3", "matplotlib"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
+    try:
+        options = _parser().parse_args(arguments)
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+        if os.environ.get(DEBUG) == "1":
+            logging.getLogger(__package__).setLevel(logging.DEBUG)
+        for library in ("monai", "urllib3", "matplotlib"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of its calls to itself
+        return _run(options)
+    finally:
+        clean_up()
+        empty_streams()
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options)
     except (Cancelled, KeyboardInterrupt) as error:
@@ -42,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Sam3dError as error:
         logger.error("%s", error)
     except ImportError as error:
-        logger.error("%s", DependencyError(f"{error}; run `sam3dsegment doctor` to see what is missing."))
+        logger.error("%s", DependencyError(f"{error}; {_how_to_install(error.name or '')}"))
     except MemoryError as error:
         logger.error("out of memory (%s); close other programs, or use a smaller volume.", error)
     except BrokenPipeError:
@@ -50,9 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = "" if error.filename is None else f"{str(error.filename)!r}: "
         logger.error("%s%s; check the path, free space and permissions.", place, error.strerror or error)
-    finally:
-        clean_up()
+    except Exception as error:
+        kind = type(error).__name__
+        logger.error("unexpected error (%s: %s); please report it with what %s=1 shows.", kind, last_line(error), DEBUG)
+        logger.debug("it came from here:", exc_info=True)
     return FAILED
+
+
+def _how_to_install(module: str) -> str:
+    try:
+        from .commands.examination import how_to_install
+    except ImportError:  # numpy is missing
+        return "run `sam3dsegment doctor` to see what is missing."
+    return how_to_install(module)
 
 
 def _parser() -> argparse.ArgumentParser:

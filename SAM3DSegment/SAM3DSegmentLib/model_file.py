@@ -124,7 +124,8 @@ def import_model(source: Path, overwrite: bool = False) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"folder {str(target.parent)!r} cannot be made ({error.strerror}); check its permissions."
+            f"folder {str(target.parent)!r} cannot be made ({error.strerror}); check its permissions, or set "
+            "SAM3DSEGMENT_MODELS to another folder."
         ) from error
     check_new_file(target, overwrite, [source])
     write_bytes(target, source.read_bytes())

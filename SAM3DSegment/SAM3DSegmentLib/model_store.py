@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -28,7 +29,10 @@ def bundled_folder() -> Path:
 def list_models() -> list[Path]:
     """Model files, the bundled ones first; a user's model never hides a bundled one of the same name."""
     found: dict[str, Path] = {}
-    for folder in (bundled_folder(), models_folder()):
+    folders = [bundled_folder()]
+    with contextlib.suppress(InputError):  # who has no home has no models of their own
+        folders.append(models_folder())
+    for folder in folders:
         for path in sorted(folder.glob(f"[!.]*{SUFFIX}")):
             found.setdefault(path.stem, path)
     return list(found.values())

@@ -125,6 +125,24 @@ def test_a_result_whose_name_is_too_long_is_one_line(d, command):
 
 
 @bytes_are_names
+def test_training_cases_of_any_name_are_read(d, command):
+    """A model's name has to be text, because TensorBoard cannot write elsewhere."""
+    (d / f"data{ODD}").mkdir()
+    for name in "abc":
+        named(d / f"data{ODD}", f"{name}{ODD}.nrrd", a_nrrd(d))
+        labels = make.write(d / "plain.nrrd", make.image((make.voxels() > 200).astype("u1")))
+        named(d / f"data{ODD}", f"{name}{ODD}_label.nrrd", labels)
+    config = {"encoder": "compact_vit", "image_size": 48, "channels": [256, 4, 4, 4, 4], "validations": 1}
+    (d / "c.json").write_text(json.dumps({**config, "validation_cases": 1, "training_depth": 4}))
+    train = ["train", "--data", f"data{ODD}", "--config", "c.json", "--epochs", "1", "--progress", "none", "-o"]
+    code, _, err = command(*train, f"m{ODD}.sam3d")
+    check_refusal(code, err, "is not UTF-8, so no log can be written there; rename it")
+    assert {path.name for path in d.iterdir()} == {f"data{ODD}", "c.json"}
+    code, _, err = command(*train, "m.sam3d")
+    assert code == 0, err
+
+
+@bytes_are_names
 def test_a_model_of_any_name_is_read(d, command, tiny):
     make.write(d / "a.nrrd")
     shutil.copy(tiny, d / f"m{ODD}.sam3d")

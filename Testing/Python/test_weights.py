@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -332,3 +333,20 @@ def test_published_checkpoints():
     assert PUBLISHED.sha256.startswith("ec2df62732614e57")
     with pytest.raises(InputError, match="'sam_vit_x' has no published checkpoint"):
         weights.published("sam_vit_x")
+
+
+def test_a_folder_is_no_checkpoint(run_cli, tmp_path):
+    result = run_cli("weights", "verify", "--file", tmp_path)
+    assert result.returncode == 1
+    assert "is a folder; give the file sam_vit_b_01ec64.pth in it" in result.stderr
+
+
+def test_a_link_of_git_annex_is_not_listed_as_here(run_cli):
+    """Such a file of some bytes stands where the real one was not fetched; here one of the real size is sparse."""
+    path = PUBLISHED.path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"/annex/objects/MD5E-s375042383--0")
+    assert re.search("^sam_vit_b .* damaged ", run_cli("weights", "list").stdout, re.MULTILINE)
+    with open(path, "r+b") as file:
+        file.truncate(375_042_383)
+    assert re.search("^sam_vit_b .* here ", run_cli("weights", "list").stdout, re.MULTILINE)

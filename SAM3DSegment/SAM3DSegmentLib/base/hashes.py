@@ -10,6 +10,8 @@ from .errors import InputError
 from .files import write_json
 from .folders import cache_folder
 
+MEMORY_NAME = "hashes.json"  # in the folder of the cache
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
@@ -35,7 +37,7 @@ def remembered_sha256(path: Path) -> str:
 
 
 def memory_path() -> Path:
-    return cache_folder() / "hashes.json"
+    return cache_folder() / MEMORY_NAME
 
 
 def _recall() -> dict[str, dict]:
@@ -43,7 +45,7 @@ def _recall() -> dict[str, dict]:
     try:
         known = json.loads(memory_path().read_text(encoding="utf-8"))
         return {path: entry for path, entry in known.items() if isinstance(entry["sha256"], str)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (InputError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

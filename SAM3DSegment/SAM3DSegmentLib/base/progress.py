@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Protocol, TextIO
+
+logger = logging.getLogger(__name__)
 
 
 class Display(Protocol):
@@ -32,43 +37,59 @@ class Silent:
 SILENT = Silent()
 
 
+class _Clock:
+    """How long a stage will still take, by its pace so far."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._began = 0.0
+        self._offset = 0
+
+    def seconds_left(self, stage: str, done: int, total: int) -> float | None:
+        """None while nothing is known."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._began, self._offset = stage, now, done
+        advanced = done - self._offset
+        return (now - self._began) / advanced * (total - done) if advanced > 0 else None
+
+
 class JsonLines(Silent):
     """One JSON object a line: {"stage": ..., "done": n, "total": m, "eta_s": s or null}, or {"event": ..., ...}."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._stage = ""
-        self._began = 0.0
-        self._offset = 0
+        self._clock = _Clock()
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._began, self._offset = stage, now, done
-        advanced = done - self._offset
-        eta = round((now - self._began) / advanced * (total - done), 1) if advanced > 0 else None
+        left = self._clock.seconds_left(stage, done, total)
+        eta = None if left is None else round(left, 1)
         self._write({"stage": stage, "done": done, "total": total, "eta_s": eta})
 
     def event(self, name: str, **values: Any) -> None:
         self._write({"event": name, **values})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # who does not listen shall not end the work
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
 
 
 class Bar(Silent):
-    """A bar on standard error, with the time to go."""
+    """A bar on a terminal, with the time to go."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._stage = ""
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        try:
-            from tqdm import tqdm
-        except ImportError:  # in a fresh Slicer; the work goes on without a bar
-            return
+        # Without tqdm, in a fresh Slicer, or without anybody who looks, the work goes on without a bar.
+        with contextlib.suppress(ImportError, OSError):
+            self._draw(stage, done, total)
+
+    def _draw(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
         if self._bar is None or self._stage != stage or self._bar.total != total or done < self._bar.n:
             self.close()
             self._stage = stage
@@ -76,9 +97,31 @@ class Bar(Silent):
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            with contextlib.suppress(OSError):
+                bar.close()
 
 
-DISPLAYS: dict[str, type[Silent]] = {"bar": Bar, "json": JsonLines, "none": Silent}
+class LogLines(Silent):
+    """A line every few seconds, for a log, where a bar would be one long line."""
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self._every_s = every_s
+        self._said = time.monotonic()
+        self._clock = _Clock()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        left = self._clock.seconds_left(stage, done, total)
+        if time.monotonic() - self._said < self._every_s:
+            return
+        self._said = time.monotonic()
+        to_go = "" if left is None else f", {left:.0f} s to go"
+        logger.info("%s: %d of %d%s", stage, done, total, to_go)
+
+
+def bar_or_lines() -> Silent:
+    return Bar() if sys.stderr.isatty() else LogLines()
+
+
+DISPLAYS: dict[str, Callable[[], Silent]] = {"bar": bar_or_lines, "json": JsonLines, "none": Silent}

@@ -93,9 +93,9 @@ def _measure(name: str, options: argparse.Namespace) -> int:
     if options.json:
         check_new_file(options.json, overwrite=True)
     result = bench(*values.values())
-    say(as_table(result))
     if options.json:
         write_json(options.json, to_json(result))
+    say(as_table(result))
     return DONE
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..base.errors import DependencyError
+from ..base.errors import DependencyError, InputError
 from ..base.folders import models_folder, weights_folder
 from ..model_store import list_models
 from ..sam.cache import cache_info
@@ -82,15 +84,47 @@ def examine(model: str | None = None) -> Examination:
             f"only {free / 2**20:.0f} MB of disk space are free; free at least 1 GiB for SAM's weights and embeddings."
         )
     findings.append(("models", ", ".join(path.stem for path in list_models()) or "none"))
-    there = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.path.is_file()]
-    findings.append(("SAM weights", f"{', '.join(there) or 'none'} in {weights_folder()}"))
-    cache = cache_info()
-    limit = f"at most {cache.limit_bytes / 1e9:.1f} GB"
-    findings.append(("embedding cache", f"{cache.bytes / 1e6:.0f} MB, {limit}, in {cache.folder}"))
+    findings += [("SAM weights", _or_error(_weights)), ("embedding cache", _or_error(_cache))]
     if model is not None and not problems:
         result.seconds_per_slice = _seconds_per_slice(model)
         findings.append(("speed", f"{result.seconds_per_slice:.3f} s per slice with {model}"))
     return result
+
+
+def _weights() -> str:
+    there = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.is_here]
+    return f"{', '.join(there) or 'none'} in {weights_folder()}"
+
+
+def _cache() -> str:
+    cache = cache_info()
+    return f"{cache.bytes / 1e6:.0f} MB, at most {cache.limit_bytes / 1e9:.1f} GB, in {cache.folder}"
+
+
+def _or_error(find: Callable[[], str]) -> str:
+    """What there is, or why there is no folder for it."""
+    try:
+        return find()
+    except InputError as error:
+        return str(error)
+
+
+def how_to_install(module: str) -> str:
+    """What to do about a module that cannot be imported: one command for all that is missing of its kind."""
+    for group in (_PACKAGES, _TRAINING_PACKAGES, _EVALUATION_PACKAGES):
+        if module.partition(".")[0] not in group:
+            continue
+        missing = " ".join(f'"{needed}"' for name, needed in group.items() if not _is_there(name))
+        if missing:
+            return f'run `pip install {missing}`, or in Slicer click "Install missing packages" in the section Setup.'
+    return "run `sam3dsegment doctor` to see what is missing."
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def _seconds_per_slice(model: str) -> float:
@@ -170,7 +204,10 @@ def _devices() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _existing_parent() -> str:
-    folder = models_folder()
+    try:
+        folder = models_folder()
+    except InputError:
+        return os.curdir
     while not folder.exists():
         folder = folder.parent
     return str(folder)

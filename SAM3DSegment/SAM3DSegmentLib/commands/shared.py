@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError
+from ..base.files import last_line
 from ..base.progress import DISPLAYS
 from ..base.stop import Stop
 from ..base.watch import Watch
@@ -75,8 +76,16 @@ def watched(display: str) -> Iterator[Watch]:
 
 
 def say(text: str) -> None:
-    """Write a line of the result to standard output."""
-    sys.stdout.write(text + "\n")
+    """Write a line of the result to standard output, at once. Raises InputError if that cannot take it."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"the result cannot be written to standard output ({last_line(error)}); give it another place."
+        ) from error
 
 
 def read_json(path: Path) -> Any:

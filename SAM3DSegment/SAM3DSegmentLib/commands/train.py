@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError
+from ..base.files import is_utf8
 from ..base.stop import should_finish
 from .shared import DONE, FAILED, add_command, add_computing, count, read_json, say, watched
 
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
         return FAILED if problems else DONE
     if options.output is None:
         raise InputError("no output file is given; add -o MODEL.sam3d, or --check to only check the data.")
+    if not is_utf8(options.output):
+        raise InputError(f"output {str(options.output)!r} is not UTF-8, so no log can be written there; rename it.")
     with watched(options.progress) as watch:
         model = train(options.data, options.output, config, how, replace(watch, finishing=should_finish))
     summary = model.card.training

@@ -29,7 +29,9 @@ def _list(options: argparse.Namespace) -> int:
     from ..sam.weights import CHECKPOINTS
 
     for name, checkpoint in CHECKPOINTS.items():
-        here = "here" if checkpoint.path.is_file() else "not here"
+        here = "here" if checkpoint.is_here else "not here"
+        if checkpoint.path.exists() and not checkpoint.is_here:
+            here = "damaged"  # `weights verify` says why
         say(f"{name:<12} {checkpoint.megabytes:>5} MB  {here:<9} {checkpoint.url}")
     return DONE
 

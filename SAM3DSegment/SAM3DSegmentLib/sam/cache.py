@@ -23,14 +23,14 @@ import numpy as np
 from ..base.errors import require
 from ..base.files import ABANDONED_S, partial_path
 from ..base.folders import cache_folder
-from ..base.hashes import memory_path
+from ..base.hashes import MEMORY_NAME
 
 logger = logging.getLogger(__name__)
 
 LIMIT_VARIABLE = "SAM3DSEGMENT_CACHE_GB"
 MOST_BYTES = 50 * 10**9  # by default, however large the disk is
 _ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
-_MEMORY = re.compile(re.escape(memory_path().name))
+_MEMORY = re.compile(re.escape(MEMORY_NAME))
 _PARTIAL = re.compile(rf"\.[0-9a-f]+\.partial\.({_ENTRY.pattern}|{_MEMORY.pattern})")
 
 
@@ -89,7 +89,11 @@ class EmbeddingCache:
             os.replace(partial, path)
         except OSError as error:
             self._is_writable = False
-            logger.warning("embeddings are not cached: %s cannot be written (%s).", self.folder, error.strerror)
+            logger.warning(
+                "embeddings are not cached: %s cannot be written (%s); set SAM3DSEGMENT_CACHE to another folder.",
+                self.folder,
+                error.strerror,
+            )
         else:
             self._taken += len(content)
             self._unmeasured += len(content)

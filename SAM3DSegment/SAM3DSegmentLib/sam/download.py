@@ -98,7 +98,8 @@ class _Transfer(threading.Thread):
         except OSError as error:
             self._discard()
             self.error = WeightsError(
-                f"{str(self._path)!r} cannot be written ({last_line(error)}); check free space and permissions."
+                f"{str(self._path)!r} cannot be written ({last_line(error)}); check free space and permissions, or "
+                "set SAM3DSEGMENT_WEIGHTS to another folder."
             )
         except Exception as error:  # else the thread would end in silence
             self.error = error

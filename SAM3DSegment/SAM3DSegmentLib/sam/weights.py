@@ -38,6 +38,14 @@ class Checkpoint:
     def path(self) -> Path:
         return weights_folder() / self.file_name
 
+    @property
+    def is_here(self) -> bool:
+        """By its size: not the few bytes of a link of git-annex or Git LFS, nor a copy that was cut short."""
+        try:
+            return self.path.is_file() and abs(self.path.stat().st_size / 1e6 - self.megabytes) < 0.01 * self.megabytes
+        except OSError:
+            return False
+
 
 CHECKPOINTS = {
     checkpoint.encoder: checkpoint
@@ -85,6 +93,8 @@ def resolve_checkpoint(encoder: str, given: str | Path | None) -> Path:
 
 def verify(checkpoint: Checkpoint, path: Path) -> None:
     """Read all of `path`; raises WeightsError unless it is the published file to the byte."""
+    if path.is_dir():
+        raise WeightsError(f"{str(path)!r} is a folder; give the file {checkpoint.file_name} in it.")
     if not path.is_file():
         raise WeightsError(
             f"{str(path)!r} does not exist; run `sam3dsegment weights download {checkpoint.encoder}` "

@@ -6,6 +6,7 @@ early. Which copies a step may draw is a matter of its number alone, so that a r
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ class StoredViews:
         if copy == 0:
             return plain_view(prepared, 0, prepared.depth)
         # By its name, so that folds, in which it has another number, share its copies.
-        entropy = (self._config.seed, copy, zlib.crc32(prepared.name.encode()))
+        entropy = (self._config.seed, copy, zlib.crc32(os.fsencode(prepared.name)))
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         return random_view(prepared, 0, prepared.depth, self._config.augmentation, generator)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def _hash_files(case: CaseFiles) -> str:
         if path.suffix.lower() in _DETACHED_HEADERS:
             files += sorted(p for p in path.parent.glob(path.stem + ".*") if p.is_file() and p != path)
         for file in files:
-            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            digest.update(os.fsencode(f"{file.name} {file.stat().st_size} "))
             with file.open("rb") as content:
                 while block := content.read(2**20):
                     digest.update(block)
