@@ -121,23 +121,7 @@ def make_plan(
     height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
     fit = SquareFit.of_slices(height, width, spacing[1:], image_size)
     config = replace(config, training_depth=config.training_depth or _depth_for(fit))
-    card = ModelCard(
-        name=config.name,
-        description=config.description,
-        modality=config.modality or dataset.modality,
-        labels=labels,
-        encoder=EncoderConfig(config.encoder, image_size),
-        decoder=DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
-        slicing=config.slicing,
-        intensity=config.intensity,
-        window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
-        mirror=config.mirror,
-        island_share=config.island_share,
-        spacing_mm=spacing,
-        extent_mm=extent,
-        licence=config.licence or dataset.licence,
-        author=config.author,
-    )
+    card = _make_card(config, dataset, labels, fit, spacing, extent)
     files = {case.name: case for case in dataset.cases}
     plan = Plan(
         config=config,
@@ -154,6 +138,29 @@ def make_plan(
         fingerprint={look.files.name: look.sha256 for look in looks if hashed},
     )
     return _within_cache(plan)
+
+
+def _make_card(
+    config: TrainingConfig, dataset: Dataset, labels: tuple[Label, ...], fit: SquareFit, spacing: Triple, extent: Triple
+) -> ModelCard:
+    """But for what only the training finds out."""
+    return ModelCard(
+        name=config.name,
+        description=config.description,
+        modality=config.modality or dataset.modality,
+        labels=labels,
+        encoder=EncoderConfig(config.encoder, fit.size),
+        decoder=DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
+        slicing=config.slicing,
+        intensity=config.intensity,
+        window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
+        mirror=config.mirror,
+        island_share=config.island_share,
+        spacing_mm=spacing,
+        extent_mm=extent,
+        licence=config.licence or dataset.licence,
+        author=config.author,
+    )
 
 
 def _within_cache(plan: Plan) -> Plan:
