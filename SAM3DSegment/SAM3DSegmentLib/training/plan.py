@@ -19,7 +19,7 @@ from ..preparation import Preparation, SquareFit
 from ..sam.cache import cache_folder, cache_limit_bytes
 from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
-from .classes import CaseFacts, agree_on_labels
+from .classes import CaseFacts, agree_on_labels, has_sides
 from .dataset import CaseFiles, Dataset, find_dataset
 from .encoders import TrainingEncoder, find_encoder
 from .look import look_at_cases
@@ -111,6 +111,7 @@ def make_plan(
     dataset = find_dataset(data)
     looks = look_at_cases(dataset, config.resample, hashed, watch)
     labels, facts = agree_on_labels(dataset, looks, config.labels)
+    config = _with_flips(config, facts, labels)
     slicings = {case.files.name: slicing_of(case.ijk_to_ras, config.slicing) for case in facts if not case.problem}
     if not slicings:
         raise InputError(facts[0].problem)
@@ -183,6 +184,13 @@ def _with_encoder(config: TrainingConfig, sam_checkpoint: Path | None) -> Traini
         return config
     given, usual = to_json(config), to_json(TrainingConfig())
     return make_config({key: value for key, value in given.items() if value != usual[key]}, {}, sam_checkpoint)
+
+
+def _with_flips(config: TrainingConfig, facts: tuple[CaseFacts, ...], labels: tuple[Label, ...]) -> TrainingConfig:
+    """With what the cases say where the settings leave open whether views may be flipped."""
+    if config.augmentation.flip_left_right is not None:
+        return config
+    return replace(config, augmentation=replace(config.augmentation, flip_left_right=not has_sides(facts, labels)))
 
 
 def _depth_for(fit: SquareFit) -> int:
