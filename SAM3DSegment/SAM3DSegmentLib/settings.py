@@ -36,7 +36,9 @@ class AugmentationConfig:
     scaling: float = 0.15
     shear: float = 0.05
     translation: float = 0.06  # fraction of the square
-    flip_left_right: bool = False  # only where left and right structures share a label
+    # Only where left and right structures share a label. None: unless a structure has "left" or "right" in its name, or
+    # lies on one side of the volumes.
+    flip_left_right: bool | None = False
     gamma: float = 0.4  # exponent is exp(+-gamma)
     contrast: float = 0.2
     noise: float = 0.05  # standard deviation, of a 0..1 range

@@ -2,14 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, ROOT
 from SAM3DSegmentLib.base.jsonable import to_json
-from SAM3DSegmentLib.card import WindowRule
+from SAM3DSegmentLib.card import Label, WindowRule
 from SAM3DSegmentLib.preparation import SquareFit
 from SAM3DSegmentLib.sam.weights import CHECKPOINTS
 from SAM3DSegmentLib.settings import TrainingConfig
+from SAM3DSegmentLib.training.classes import has_sides
 from SAM3DSegmentLib.training.plan import _depth_for, make_config, make_plan
 from test_training_samples import write_case
 
@@ -86,3 +89,51 @@ def test_the_settings_of_the_benchmark_repeat_no_default():
         for name in set(settings) - {"encoder"}:
             without = {key: value for key, value in settings.items() if key != name}
             assert make_config(without, {}) != make_config(settings, {}), f"{name} of {path.name}"
+
+
+def write_kidneys(folder, names=None):
+    """Two cases with a structure on each side, stored with i to the left in one and to the right in the other."""
+    for number, direction in enumerate((1, -1)):
+        array = np.zeros((8, 20, 40), np.uint8)
+        array[2:6, 5:15, 4:12], array[2:6, 5:15, 29:37] = (1, 2)[::direction]
+        for what, values in (("", array * 100.0), ("_label", array)):
+            image = sitk.GetImageFromArray(values)
+            image.SetDirection((direction, 0, 0, 0, direction, 0, 0, 0, 1))
+            sitk.WriteImage(image, str(folder / f"case{number}{what}.nii.gz"))
+    if names:
+        (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **names}}))
+
+
+def flips(folder):
+    return make_plan(folder, make_config({}, {})).config.augmentation.flip_left_right
+
+
+def test_views_are_flipped_unless_a_structure_has_a_side(tmp_path):
+    assert flips(HIPPOCAMPUS)
+    write_kidneys(tmp_path)
+    plan = make_plan(tmp_path, make_config({}, {}))
+    assert [case.sides for case in plan.facts] == [{"Label 1": -1.0, "Label 2": 1.0}] * 2 or [
+        case.sides for case in plan.facts
+    ] == [{"Label 1": 1.0, "Label 2": -1.0}] * 2
+    assert not flips(tmp_path)
+    assert make_config({}, {"encoder": "sam_vit_b"}).augmentation.flip_left_right is False
+
+
+@pytest.mark.parametrize(
+    ("name", "has_side"),
+    [
+        ("Left kidney", True),
+        ("kidney_R", True),
+        ("hippocampus-lh", True),
+        ("Linke Niere", True),
+        ("rein droit", True),
+        ("左腎", True),
+        ("Liver", False),
+        ("Bright tumour", False),
+        ("cleft", False),
+        ("Rectum", False),
+        ("L3", True),  # a vertebra: not flipped, which costs little
+    ],
+)
+def test_a_side_is_known_by_the_name(name, has_side):
+    assert has_sides((), (Label(1, name, (1, 2, 3)),)) == has_side

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,13 +22,21 @@ _TISSUE = Terminology("SCT", "85756007", "Tissue")
 # Distinct colours for labels that come without one (Okabe & Ito's palette, safe for colour-blind readers).
 _COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
+ON_ONE_SIDE = 0.8  # of `Look.sides`, the mean of all cases: a structure and its mirror image hardly overlap
+_SIDE_NAMES = re.compile(
+    r"(?<![^\W_\d])(l|r|lh|rh|lt|rt|left|right|link\w*|recht\w*|gauche|droite?|izquierd\w|derech\w|sinistr\w|destr\w)"
+    r"(?![^\W_\d])|左|右",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True)
 class Look:
     """What one case's files say: the image's grid, and the structures as the label map names them.
 
-    voxels: of each of `own` on the image's grid; by_name: whether `own` are named. sha256: of the names and contents of
-    the files, if it was asked for. problem: why it cannot be trained on, or "".
+    voxels: of each of `own` on the image's grid, and sides: the share of them on the right of the image's middle less
+    that on the left; by_name: whether `own` are named. sha256: of the names and contents of the files, if it was asked
+    for. problem: why it cannot be trained on, or "".
     """
 
     files: CaseFiles
@@ -36,18 +45,20 @@ class Look:
     own: tuple[Label, ...] = ()
     by_name: bool = False
     voxels: tuple[int, ...] = ()
+    sides: tuple[float, ...] = ()
     sha256: str = ""
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """One case in the terms of all cases' labels; `voxels` of each label that it has, by name."""
+    """One case in the terms of all cases' labels; `voxels` and `sides` of each label that it has, by name."""
 
     files: CaseFiles
     shape_kji: tuple[int, ...] = ()
     ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
     voxels: dict[str, int] = field(default_factory=dict)
+    sides: dict[str, float] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -182,7 +193,17 @@ def _facts_of(look: Look, labels: tuple[Label, ...]) -> CaseFacts:
         return CaseFacts(look.files, problem=str(error))
     voxels = {labels[index].name: look.voxels[number] for number, index in matched.items() if look.voxels[number]}
     in_order = {label.name: voxels[label.name] for label in labels if label.name in voxels}
-    return CaseFacts(look.files, look.shape_kji, look.ijk_to_ras, in_order)
+    sides = {labels[index].name: look.sides[number] for number, index in matched.items() if look.voxels[number]}
+    return CaseFacts(look.files, look.shape_kji, look.ijk_to_ras, in_order, sides)
+
+
+def has_sides(facts: Sequence[CaseFacts], labels: tuple[Label, ...]) -> bool:
+    """Whether a label is, by its name or its place, of one side, so that a mirrored volume would teach it wrong."""
+    for label in labels:
+        sides = [case.sides[label.name] for case in facts if label.name in case.sides]
+        if _SIDE_NAMES.search(label.name) or (sides and abs(np.mean(sides)) > ON_ONE_SIDE):
+            return True
+    return False
 
 
 def _unnamed_label(index: int, value: int, name: str = "") -> Label:

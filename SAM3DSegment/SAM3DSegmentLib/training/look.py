@@ -37,9 +37,22 @@ def _look(case: CaseFiles, resample: bool, hashed: bool) -> Look:
         indices = on_grid_of(image, class_indices(label_map, own), label_map, resample)
     except Sam3dError as error:
         return Look(case, own=own, by_name=by_name, problem=str(error))
+    sides = _sides(indices, image.ijk_to_ras, len(own))
     voxels = np.bincount(indices.ravel(), minlength=len(own) + 1)[1:].tolist()
     sha256 = _hash_files(case) if hashed else ""
-    return Look(case, image.array_kji.shape, image.ijk_to_ras, own, by_name, tuple(voxels), sha256)
+    return Look(case, image.array_kji.shape, image.ijk_to_ras, own, by_name, tuple(voxels), sides, sha256)
+
+
+def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple[float, ...]:
+    """Of each of the structures 1 to `count`: the share of it right of the image's middle less that left of it."""
+    along = ijk_to_ras[0, :3] / np.linalg.norm(ijk_to_ras[:3, :3], axis=0)
+    axis = int(np.abs(along).argmax())
+    slices = np.moveaxis(indices_kji, 2 - axis, 0)
+    half = len(slices) // 2
+    low, high = (
+        np.bincount(part.ravel(), minlength=count + 1)[1:] for part in (slices[:half], slices[len(slices) - half :])
+    )
+    return tuple((np.sign(along[axis]) * (high - low) / np.maximum(low + high, 1)).tolist())
 
 
 def _read_grid(path: Path) -> Volume:

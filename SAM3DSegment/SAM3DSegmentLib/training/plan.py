@@ -19,7 +19,7 @@ from ..preparation import Preparation, SquareFit
 from ..sam.cache import cache_folder, cache_limit_bytes
 from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
-from .classes import CaseFacts, agree_on_labels
+from .classes import CaseFacts, agree_on_labels, has_sides
 from .dataset import CaseFiles, Dataset, find_dataset
 from .encoders import TrainingEncoder, find_encoder
 from .look import look_at_cases
@@ -111,6 +111,7 @@ def make_plan(
     dataset = find_dataset(data)
     looks = look_at_cases(dataset, config.resample, hashed, watch)
     labels, facts = agree_on_labels(dataset, looks, config.labels)
+    config = _with_flips(config, facts, labels)
     slicings = {case.files.name: slicing_of(case.ijk_to_ras, config.slicing) for case in facts if not case.problem}
     if not slicings:
         raise InputError(facts[0].problem)
@@ -121,23 +122,7 @@ def make_plan(
     height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
     fit = SquareFit.of_slices(height, width, spacing[1:], image_size)
     config = replace(config, training_depth=config.training_depth or _depth_for(fit))
-    card = ModelCard(
-        name=config.name,
-        description=config.description,
-        modality=config.modality or dataset.modality,
-        labels=labels,
-        encoder=EncoderConfig(config.encoder, image_size),
-        decoder=DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
-        slicing=config.slicing,
-        intensity=config.intensity,
-        window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
-        mirror=config.mirror,
-        island_share=config.island_share,
-        spacing_mm=spacing,
-        extent_mm=extent,
-        licence=config.licence or dataset.licence,
-        author=config.author,
-    )
+    card = _make_card(config, dataset, labels, fit, spacing, extent)
     files = {case.name: case for case in dataset.cases}
     plan = Plan(
         config=config,
@@ -154,6 +139,29 @@ def make_plan(
         fingerprint={look.files.name: look.sha256 for look in looks if hashed},
     )
     return _within_cache(plan)
+
+
+def _make_card(
+    config: TrainingConfig, dataset: Dataset, labels: tuple[Label, ...], fit: SquareFit, spacing: Triple, extent: Triple
+) -> ModelCard:
+    """But for what only the training finds out."""
+    return ModelCard(
+        name=config.name,
+        description=config.description,
+        modality=config.modality or dataset.modality,
+        labels=labels,
+        encoder=EncoderConfig(config.encoder, fit.size),
+        decoder=DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
+        slicing=config.slicing,
+        intensity=config.intensity,
+        window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
+        mirror=config.mirror,
+        island_share=config.island_share,
+        spacing_mm=spacing,
+        extent_mm=extent,
+        licence=config.licence or dataset.licence,
+        author=config.author,
+    )
 
 
 def _within_cache(plan: Plan) -> Plan:
@@ -176,6 +184,13 @@ def _with_encoder(config: TrainingConfig, sam_checkpoint: Path | None) -> Traini
         return config
     given, usual = to_json(config), to_json(TrainingConfig())
     return make_config({key: value for key, value in given.items() if value != usual[key]}, {}, sam_checkpoint)
+
+
+def _with_flips(config: TrainingConfig, facts: tuple[CaseFacts, ...], labels: tuple[Label, ...]) -> TrainingConfig:
+    """With what the cases say where the settings leave open whether views may be flipped."""
+    if config.augmentation.flip_left_right is not None:
+        return config
+    return replace(config, augmentation=replace(config.augmentation, flip_left_right=not has_sides(facts, labels)))
 
 
 def _depth_for(fit: SquareFit) -> int:

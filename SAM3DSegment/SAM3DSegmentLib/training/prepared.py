@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,22 +20,19 @@ from .dataset import CaseFiles
 
 SLICES_AT_A_TIME = 16
 BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the bit, and a class index
-_MAPS = ("grey", "classes")
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case in `folder`: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8.
-
-    Both are memory maps, which each process opens for itself when it first reads them: a map that is sent to another
-    becomes a copy of all that is in the file. Windows does not remove the files before `close`.
+    """One case, memory-mapped: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8.
 
     spacing_mm is that of the grid, d first; classes_in_slice (D, C) says which classes each slice has;
     left_right_axis is the axis of (D, H, W) that runs between the patient's sides.
     """
 
     name: str
-    folder: Path
+    grey: np.ndarray
+    classes: np.ndarray
     fit: SquareFit
     spacing_mm: tuple[float, float, float]
     left_right_axis: int
@@ -44,23 +40,28 @@ class PreparedCase:
 
     @property
     def depth(self) -> int:
-        return len(self.classes_in_slice)
-
-    @functools.cached_property
-    def grey(self) -> np.ndarray:
-        return np.load(_file_of(self.name, self.folder, "grey"), mmap_mode="r")
-
-    @functools.cached_property
-    def classes(self) -> np.ndarray:
-        return np.load(_file_of(self.name, self.folder, "classes"), mmap_mode="r")
+        return len(self.grey)
 
     def close(self) -> None:
-        """They are opened again when they are read."""
-        for name in _MAPS:
-            self.__dict__.pop(name, None)
+        """Let go of the files, which Windows does not remove before. Nothing can be read afterwards."""
+        for name in ("grey", "classes"):
+            vars(self).pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _MAPS}
+        """For another process, which opens the files itself: a map would become a copy of all that is in its file."""
+        maps = {name: Path(value.filename) for name, value in vars(self).items() if _is_map(value)}
+        return {**vars(self), **maps}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: _open(value) if isinstance(value, Path) else value for name, value in state.items()})
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, np.memmap) and value.filename is not None
+
+
+def _open(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")
 
 
 def prepare_case(
@@ -102,7 +103,8 @@ def _open_case(name: str, folder: Path) -> PreparedCase:
     d_mm, h_mm, w_mm = facts["spacing_mm"]
     return PreparedCase(
         name,
-        folder,
+        _open(_file_of(name, folder, "grey")),
+        _open(_file_of(name, folder, "classes")),
         fit,
         (d_mm, h_mm * height / fit.grid[0], w_mm * width / fit.grid[1]),
         facts["left_right_axis"],
