@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import MRI, MRI_LABEL
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.bench.measuring import Candidate, as_table, compare
-from SAM3DSegmentLib.bench.networks import DEPTH, bench_encoder, decoder_gflop, vit_gflop
+from SAM3DSegmentLib.bench.networks import DEPTH, bench_encoder, decoder_gflop
 from SAM3DSegmentLib.card import VitConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.sam.vit import build_vit
+from SAM3DSegmentLib.sam.vit import build_vit, vit_gflop
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ def segment(
 ) -> slicer.vtkMRMLSegmentationNode:
     """Segment in this process and return the segmentation node; for scripts and self-tests, as it blocks.
 
-    choices: the fields of `Choices`. onProgress(stage, slices done, slices in all); shouldCancel() is asked between
+    choices: the fields of `Choices`. onProgress(stage, parts done, parts in all); shouldCancel() is asked between
     batches of slices. Raises an error of `errors.py`, `Cancelled` among them; the scene is then as before.
     """
     [chosen] = _fromKeywords(choices, Choices)
