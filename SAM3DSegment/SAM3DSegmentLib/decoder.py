@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .base.errors import InputError
 from .card import DecoderConfig
-from .detail import NEGATIVE_SLOPE, GreyDetail
+from .detail import NEGATIVE_SLOPE, GreyDetail, cost_of_convolutions
 
 
 class ResDualConv3d(nn.Module):
@@ -147,6 +147,12 @@ class Sam3dDecoder(nn.Module):
             if level < finest:
                 g = self._upsample(g)
         return logits
+
+    def cost(self, depth: int, side: int) -> float:
+        """As `cost_of_convolutions`, for a window of so many slices of side x side tokens; of the heads the finest."""
+        places = [depth * side**2 * 4**level for level in range(len(self.layers))]
+        of_head = places[-1] * (4 if self.config.head == "convolutional" else 1)
+        return sum(map(cost_of_convolutions, self.layers, places)) + cost_of_convolutions(self.heads[-1], of_head)
 
     def _in_fast_layout(self, tensor: Tensor) -> Tensor:
         """On a CPU channels_last is up to 1.3 times as fast at inference, and as slow in training.

@@ -13,7 +13,7 @@ from .base.hashes import remembered_sha256
 from .card import PATCH_SIZE, EncoderConfig
 from .sam.encoders import SAM_ENCODERS
 from .sam.packed_vit import PackedVit
-from .sam.vit import build_vit, load_vit_state, read_checkpoint
+from .sam.vit import build_vit, load_vit_state, read_checkpoint, vit_gflop
 from .sam.weights import resolve_checkpoint
 
 
@@ -29,6 +29,7 @@ class FrozenEncoder:
         self.dtype = dtype
         self._width: int = vit.get_parameter("pos_embed").shape[-1]
         self._packed = PackedVit(vit, device, dtype)
+        self.computed = 0
 
     @property
     def image_size(self) -> int:
@@ -38,15 +39,26 @@ class FrozenEncoder:
         expected = (3, self.image_size, self.image_size)
         if slices.ndim != 4 or tuple(slices.shape[1:]) != expected:
             raise InputError(f"slices of shape {tuple(slices.shape)} do not fit; this encoder takes (B, *{expected}).")
-        return self._packed(slices).float()
+        embeddings = self._packed(slices).float()
+        self.computed += len(slices)
+        return embeddings
+
+    @property
+    def multiplications(self) -> float:
+        vit = self.config.vit or SAM_ENCODERS[self.config.name]
+        return vit_gflop(vit, self.image_size) * 1e9 / 2
 
     @property
     def batch_size(self) -> int:
-        """Slices per call: as many as fit in a quarter of the free memory, at most 8 (more is no faster)."""
+        """Slices per call: as many as fit in a quarter of the free memory, at most 8 (more is no faster).
+
+        On a CPU no more than are computed at once, so that progress is told and a request to stop heard after each.
+        """
         tokens = (self.image_size // PATCH_SIZE) ** 2
+        most = min(8, self._packed.at_once) if self.device.type == "cpu" else 8
         # About 16 activations of the embedding's width live at once (MLP 4, q/k/v with positions 9, residuals 3).
         slice_bytes = 16 * tokens * self._width * 4
-        return int(max(1, min(8, available_memory_bytes(self.device) // 4 // slice_bytes)))
+        return int(max(1, min(most, available_memory_bytes(self.device) // 4 // slice_bytes)))
 
 
 def load_encoder(

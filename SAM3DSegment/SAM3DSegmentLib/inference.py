@@ -24,11 +24,11 @@ from .sam.cache import EmbeddingCache
 from .sam.cached_encoder import CachedEncoder
 from .streaming import classify, measure_speed, stream_logits
 from .suitability import VolumeFacts, find_and_warn
-from .work import Work
+from .work import PARTS, Work
 
 logger = logging.getLogger(__name__)
 
-OnProgress = Callable[[str, int, int], None]  # stage, slices done, slices in all
+OnProgress = Callable[[str, int, int], None]  # stage, parts of the work done, parts in all
 ShouldCancel = Callable[[], bool]
 OnChoice = Callable[[QualityChoice], None]
 
@@ -47,9 +47,9 @@ def segment_volume(
     """Segment one volume: (K, J, I) of any real type and its 4x4 matrix in mm -> labels (K, J, I) uint8.
 
     The labels lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality:
-    a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, slices done,
-    slices in all) and should_cancel() are called between batches of slices. A volume that does not look like the
-    model's training data is told in a warning.
+    a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, parts done,
+    parts in all) and should_cancel() are called as the work goes on; equal parts take about equal times. A volume that
+    does not look like the model's training data is told in a warning.
     Raises an error of `base.errors`; `Cancelled` when should_cancel() became true.
     """
     if not isinstance(model, Sam3dModel):
@@ -201,5 +201,5 @@ class Segmenter:
                 labels[slab][island] = 0
                 if confidence is not None:
                     confidence[slab][island] = 0
-        watch.progress("segment", prepared.depth, prepared.depth)
+        watch.progress("segment", PARTS, PARTS)
         return labels_kji, confidence_kji

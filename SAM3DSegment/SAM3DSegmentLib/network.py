@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .card import EncoderConfig
+from .card import PATCH_SIZE, EncoderConfig
 from .decoder import Sam3dDecoder
+from .detail import cost_of_convolutions
 from .intensity import sam_normalise
 
 
@@ -22,12 +24,21 @@ class SliceEncoder(Protocol):
     dtype: torch.dtype
 
     @property
+    def computed(self) -> int: ...  # slices so far, without those that it remembered
+
+    @property
+    def multiplications(self) -> float: ...  # of a slice that is computed
+
+    @property
     def image_size(self) -> int: ...
 
     @property
     def batch_size(self) -> int: ...
 
     def __call__(self, slices: Tensor) -> Tensor: ...
+
+
+OnMultiplied = Callable[[float], None]
 
 
 class Network:
@@ -40,6 +51,9 @@ class Network:
     def __init__(self, encoder: SliceEncoder, decoders: Sequence[Sam3dDecoder]) -> None:
         self.encoder = encoder
         self._decoders = [copy.deepcopy(d).eval().to(device=encoder.device, dtype=encoder.dtype) for d in decoders]
+        self._on_multiplied: OnMultiplied | None = None
+        for decoder in self._decoders:
+            _after_each_convolution(decoder, self._multiplied)
         self._black: Tensor | None = None  # embedding (1, 1, 256, s, s) of a black slice, once there was one
 
     @torch.no_grad()
@@ -96,6 +110,29 @@ class Network:
             logits = (logits + self._mean_detail(view.flip(mirror - 3)).flip(mirror - 3)) / 2
         return logits[0].transpose(0, 1)
 
+    @contextmanager
+    def counted(self, on_multiplied: OnMultiplied) -> Iterator[None]:
+        """Meanwhile on_multiplied(its cost) is called after each convolution of decoders and detail parts."""
+        self._on_multiplied = on_multiplied
+        try:
+            yield
+        finally:
+            self._on_multiplied = None
+
+    def _multiplied(self, multiplications: float) -> None:
+        if self._on_multiplied is not None:
+            self._on_multiplied(multiplications)
+
+    def decoding_cost(self, depth: int) -> float:
+        """Of all decoders, for one view of a window of so many slices."""
+        side = self.encoder.image_size // PATCH_SIZE
+        return sum(decoder.cost(depth, side) for decoder in self._decoders)
+
+    def detail_cost(self, depth: int, grid: tuple[int, int]) -> float:
+        """Of all detail parts, for one view of a window of so many slices of this grid."""
+        parts = [decoder.detail for decoder in self._decoders]
+        return sum(part.cost(depth, grid) for part in parts if part is not None)
+
     def _mean_detail(self, view: Tensor) -> Tensor:
         """(1, 1, D, *grid) -> (1, C, D, *grid) float32."""
         parts = [decoder.detail for decoder in self._decoders if decoder.detail is not None]
@@ -106,3 +143,12 @@ class Network:
         """(1, 256, D, s, s) -> (1, C, D, g, g) float32."""
         first, *others = (decoder(view, only_finest=True)[-1].float() for decoder in self._decoders)
         return sum(others, first) / len(self._decoders)
+
+
+def _after_each_convolution(module: nn.Module, on_multiplied: OnMultiplied) -> None:
+    def count(convolution: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        on_multiplied(cost_of_convolutions(convolution, output[:, 0].numel()))
+
+    for part in module.modules():
+        if isinstance(part, (nn.Conv3d, nn.ConvTranspose3d)):
+            part.register_forward_hook(count)

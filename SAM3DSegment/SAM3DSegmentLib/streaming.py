@@ -17,13 +17,41 @@ from .base.halving import RetryInHalves
 from .base.watch import Watch
 from .network import Network
 from .preparation import Prepared
-from .work import SecondsPerSlice, Work
+from .work import AFTER, BEFORE, Cost, SecondsPerSlice, Tally, Work
 
 LEAST_WINDOW = 8  # slices; in shorter ones the instance norms see too little to be trusted
 
 
 def stream_logits(prepared: Prepared, network: Network, work: Work, watch: Watch) -> Iterator[Tensor]:
-    """Logits (C, H, W) float32 of each slice of the volume, in order, on its own pixels. Raises Cancelled."""
+    """Logits (C, H, W) float32 of each slice of the volume, in order, on its own pixels. Raises Cancelled.
+
+    A slice counts as finished when the next one is asked for.
+    """
+    tally = Tally(work, cost_of(prepared, network, work), watch)
+    with network.counted(tally.decoded):
+        for logits in _stream(prepared, network, work, watch, tally):
+            yield logits
+            tally.finished()
+
+
+def cost_of(prepared: Prepared, network: Network, work: Work) -> Cost:
+    """What the work takes, in multiplications."""
+
+    def of_windows(windows: list[tuple[int, int]], of_window: Callable[[int], float]) -> float:
+        start, stop = windows[0]  # all have one length
+        return len(windows) * work.decoded_views * of_window(stop - start)
+
+    decoding = of_windows(work.windows, network.decoding_cost)
+    if network.has_detail:
+        grid = prepared.fit.grid
+        decoding += of_windows(work.detail_windows, lambda depth: network.detail_cost(depth, grid))
+    # Pixels are prepared and finished in float32, whatever the network multiplies in, which is twice as fast in half.
+    pixels = prepared.fit.height * prepared.fit.width / (2 if network.encoder.dtype == torch.float32 else 1)
+    of_encoded = work.encoded_views * network.encoder.multiplications
+    return Cost(of_encoded, pixels * BEFORE * work.depth / work.encoded, decoding, pixels * AFTER)
+
+
+def _stream(prepared: Prepared, network: Network, work: Work, watch: Watch, tally: Tally) -> Iterator[Tensor]:
     fit, device, mirror = prepared.fit, network.encoder.device, work.mirror
 
     def decode(window: Tensor) -> Tensor:
@@ -32,7 +60,7 @@ def stream_logits(prepared: Prepared, network: Network, work: Work, watch: Watch
     def add(window: Tensor) -> Tensor:
         return network.detail(window, mirror)
 
-    embeddings = _encode_slices(prepared, network, work, watch)
+    embeddings = _encode_slices(prepared, network, work, watch, tally)
     if work.decode_every_slice:
         logits = _blend_windows(_fill_between(embeddings, work), decode, work.windows, device, watch)
     else:
@@ -54,17 +82,17 @@ def classify(logits: Tensor) -> tuple[Tensor, Tensor]:
     return probability.mT, classes.mT
 
 
-def _encode_slices(prepared: Prepared, network: Network, work: Work, watch: Watch) -> Iterator[Tensor]:
+def _encode_slices(prepared: Prepared, network: Network, work: Work, watch: Watch, tally: Tally) -> Iterator[Tensor]:
     """Embeddings (views, 256, s, s) of every slice, or of each `work.step`th."""
     encode = RetryInHalves(lambda grey: network.encode(grey, work.mirror), "continuing with {count} slices at a time.")
     ready = 0
     while ready < work.depth:
         watch.check()
         stop = min(ready + network.encoder.batch_size * work.step, work.depth)
+        before = network.encoder.computed
         batch = encode(prepared.squares(ready, stop, work.step))
         ready = stop
-        # The last slice counts as done only when the mask is complete.
-        watch.progress("segment", min(ready, work.depth - 1), work.depth)
+        tally.encoded(len(batch), (network.encoder.computed - before) * network.encoder.multiplications)
         yield from batch
 
 

@@ -523,14 +523,14 @@ def test_an_unknown_quality_in_a_scene_is_shown_and_refused(widget, volume):
 )
 def test_an_event_that_cannot_be_shown_stops_nothing(widget, volume, use_program, event):
     """The program fails at the end, after its progress: with an event that stopped it, it would be cancelled."""
-    progress = '{"stage": "segment", "done": 3, "total": 35, "eta_s": 2.5}'
+    progress = '{"stage": "segment", "done": 300, "total": 1000, "eta_s": 2.5}'
     use_program(
         f"import sys, time\nprint({event!r}, flush=True)\nprint({progress!r}, flush=True)\n"
         "time.sleep(0.5)\nsys.exit('ERROR: the end.')"
     )
     widget.ui.inputSelector.setCurrentNode(volume)
     widget.ui.segmentButton.click()
-    assert host.pump(lambda: widget.ui.statusLabel.text.startswith("Slice 3 of 35"), TIMEOUT_S)
+    assert host.pump(lambda: widget.ui.statusLabel.text.startswith("30 % done"), TIMEOUT_S)
     assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
     assert host.messages[-1].text == "the end."
 

@@ -1,9 +1,11 @@
 """The benchmarks: what they count, how they compare, and that each runs to its table and file."""
 
 import json
+import os
 import shutil
 import time
 
+import psutil
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import MRI, MRI_LABEL
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.bench.measuring import Candidate, as_table, compare
-from SAM3DSegmentLib.bench.networks import DEPTH, bench_encoder, decoder_gflop, vit_gflop
+from SAM3DSegmentLib.bench.networks import DEPTH, bench_encoder, decoder_gflop
 from SAM3DSegmentLib.card import VitConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
-from SAM3DSegmentLib.sam.vit import build_vit
+from SAM3DSegmentLib.sam.vit import build_vit, vit_gflop
 
 CPU = torch.device("cpu")
 ON_A_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -148,3 +150,17 @@ def test_bench_reuse(run_cli, tmp_path):
     first, second = run_bench(run_cli, tmp_path, "reuse", "--image-size", 64, "--slices", 4)["rows"]
     assert second["ratio"] == pytest.approx(first["seconds"] / second["seconds"])
     assert second["ratio"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="loops are put on single processors on Linux only")
+def test_bench_load_leaves_no_loop_running(run_cli, tmp_path):
+    alone, spinning, *beside = run_bench(run_cli, tmp_path, "load", "--slices", 2, "--rounds", 1)["rows"]
+    assert (alone["name"], alone["ratio"]) == ("alone", 1)
+    assert "spin" in spinning["name"]
+    assert [row["name"] for row in beside] == [
+        "3 loops on one core",
+        "3 loops on one core, they spin",
+        "3 loops on every core",
+    ]
+    assert not psutil.Process().children()

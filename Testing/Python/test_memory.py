@@ -13,6 +13,7 @@ from conftest import MODULE
 from SAM3DSegmentLib.base.errors import OutOfMemoryError
 from SAM3DSegmentLib.base.halving import RetryInHalves
 from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.network import Network
 
 
 def greedy(most, asked):
@@ -58,17 +59,15 @@ def test_one_item_that_does_not_fit_and_any_other_error_are_raised():
         RetryInHalves(broken, "{count}")(torch.zeros(5))
 
 
-class Small:
+class Small(Network):
     """A network whose memory never suffices; what a GPU is for a model that is too large for it.
 
     A fake, because there is no GPU in these tests.
     """
 
-    has_detail = False
-
-    def __init__(self, network):
-        self.encoder = dataclasses.replace(_Device(), batch_size=4)
-        self.network = network
+    def __init__(self, model):
+        self.encoder = _Device()
+        self._decoders = model.decoders
 
     def encode(self, grey, mirror):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
@@ -77,20 +76,23 @@ class Small:
 @dataclasses.dataclass
 class _Device:
     device: torch.device = torch.device("cuda")
-    batch_size: int = 1
+    batch_size: int = 4
+    image_size: int = 112
+    computed: int = 0
+    multiplications: float = 1.0
 
 
 def test_where_a_gpu_is_too_small_the_cpu_goes_on(bundled_model, caplog):
     good = Segmenter.load(bundled_model, "cpu", "fp32")
     volume = np.random.default_rng(0).normal(size=(6, 20, 20)).astype(np.float32)
-    segmenter = Segmenter(good.card, Small(good.network), load_on_cpu=lambda: good.network)
+    segmenter = Segmenter(good.card, Small(bundled_model), load_on_cpu=lambda: good.network)
     np.testing.assert_array_equal(segmenter.segment(volume, np.eye(4)), good.segment(volume, np.eye(4)))
     assert "cuda does not have enough memory; continuing on the CPU" in caplog.text
 
 
 def test_after_a_volume_that_is_too_large_the_next_has_the_gpu_again(bundled_model, monkeypatch):
     """Of a folder. Which network is taken is asked here; nothing is computed, because there is no GPU."""
-    loaded, gpu, cpu = [], Small(None), Small(None)
+    loaded, gpu, cpu = [], Small(bundled_model), Small(bundled_model)
 
     def compute(self, array, *more):
         if self.network is gpu and array.size > 1000:
@@ -108,7 +110,7 @@ def test_after_a_volume_that_is_too_large_the_next_has_the_gpu_again(bundled_mod
 
 
 def test_where_nothing_suffices_one_line_says_what_to_do(bundled_model):
-    segmenter = Segmenter(bundled_model.card, Small(None))
+    segmenter = Segmenter(bundled_model.card, Small(bundled_model))
     with pytest.raises(OutOfMemoryError, match=r"6x20x20 voxels, even in small parts; close other programs"):
         segmenter.segment(np.ones((6, 20, 20), np.float32), np.eye(4))
 

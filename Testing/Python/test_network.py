@@ -24,6 +24,7 @@ class Recorder:
         self.image_size, self.batch_size = encoder.image_size, encoder.batch_size
         self.seen = []
         self._encoder = encoder
+        self.computed, self.multiplications = 0, 1.0
 
     def __call__(self, slices):
         self.seen.extend(slices)

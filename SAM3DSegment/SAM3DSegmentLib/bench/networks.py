@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base.devices import keep_freed_memory, resolve_device, resolve_precision
-from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, Label, ModelCard, VitConfig, require_image_size
+from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, EncoderConfig, Label, ModelCard, require_image_size
 from ..decoder import NEGATIVE_SLOPE, Sam3dDecoder
 from ..encoder import FrozenEncoder
 from ..inference import Segmenter
@@ -26,7 +26,7 @@ from ..sam.cached_encoder import CachedEncoder
 from ..sam.encoders import SAM_ENCODERS
 from ..sam.layers import AttentionMethod
 from ..sam.packed_vit import PackedVit
-from ..sam.vit import build_vit, load_vit_state, read_checkpoint
+from ..sam.vit import build_vit, load_vit_state, read_checkpoint, vit_gflop
 from ..sam.weights import published
 from .measuring import BenchResult, Candidate, Row, clock, compare, conditions, threads
 
@@ -119,18 +119,6 @@ def bench_reuse(
         size = f"{slices} slices of {image_size} x {image_size} voxels"
         where = conditions(target, weights=weights, volume=size, seconds=kind)
     return BenchResult("reuse", where, rows)
-
-
-def vit_gflop(config: VitConfig, image_size: int) -> float:
-    """Operations (1e9; a multiplication and an addition are two) that one slice needs, empty places left out."""
-    side, width = image_size // PATCH_SIZE, config.embed_dim
-    tokens, window = side * side, config.window_size**2
-    global_blocks = len(config.global_attention_blocks)
-    keys = global_blocks * tokens + (config.depth - global_blocks) * window
-    patches = tokens * 3 * PATCH_SIZE**2 * width
-    linear = config.depth * tokens * width * width * (3 + 1 + 8)
-    neck = tokens * EMBEDDING_CHANNELS * (width + 9 * EMBEDDING_CHANNELS)
-    return 2 * (patches + linear + 2 * tokens * keys * width + neck) / 1e9
 
 
 def decoder_gflop(decoder: Sam3dDecoder, side: int) -> float:

@@ -29,7 +29,7 @@ Result = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]  # labels, confide
 class Callbacks:
     """What a segmentation calls, on the main thread; exactly one of the last three, at its end.
 
-    onProgress(stage, slices done, slices in all, seconds to go or None).
+    onProgress(stage, parts done, parts in all, seconds to go or None).
     onChoice(quality, seconds): with the quality "auto", before it computes: what was chosen, and how long it will
     probably take.
     onFinished(segmentation node); onFailed(message); onCancelled().

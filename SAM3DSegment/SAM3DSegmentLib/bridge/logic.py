@@ -24,7 +24,7 @@ def segment(
 ) -> slicer.vtkMRMLSegmentationNode:
     """Segment in this process and return the segmentation node; for scripts and self-tests, as it blocks.
 
-    choices: the fields of `Choices`. onProgress(stage, slices done, slices in all); shouldCancel() is asked between
+    choices: the fields of `Choices`. onProgress(stage, parts done, parts in all); shouldCancel() is asked between
     batches of slices. Raises an error of `errors.py`, `Cancelled` among them; the scene is then as before. Segments
     that were edited, or belong to another volume, are replaced only with `overwrite=True`. See also `undo`.
     """

@@ -22,6 +22,14 @@ class CachedEncoder:
         self._encoder = encoder
 
     @property
+    def computed(self) -> int:
+        return self._encoder.computed
+
+    @property
+    def multiplications(self) -> float:
+        return self._encoder.multiplications
+
+    @property
     def image_size(self) -> int:
         return self._encoder.image_size
 

@@ -48,9 +48,14 @@ class PackedVit:
         self._norm1, self._norm2 = Norm(norm1, frame), Norm(norm2, frame)
         self._convolution = frame.cast(convolution.weight).contiguous(memory_format=torch.channels_last)
 
+    @property
+    def at_once(self) -> int:
+        """Slices that a CPU computes together."""
+        return max(1, TOKENS_AT_ONCE // self._side**2)
+
     @torch.no_grad()
     def __call__(self, slices: Tensor) -> Tensor:
-        at_once = max(1, TOKENS_AT_ONCE // self._side**2) if self._frame.device.type == "cpu" else len(slices)
+        at_once = self.at_once if self._frame.device.type == "cpu" else len(slices)
         try:
             return torch.cat([self._encode(part) for part in slices.split(at_once)])
         except RuntimeError:

@@ -65,6 +65,18 @@ def build_vit(config: VitConfig, image_size: int) -> nn.Module:
     )
 
 
+def vit_gflop(config: VitConfig, image_size: int) -> float:
+    """Operations (1e9; a multiplication and an addition are two) that one slice needs, empty places left out."""
+    side, width = image_size // PATCH_SIZE, config.embed_dim
+    tokens, window = side * side, config.window_size**2
+    global_blocks = len(config.global_attention_blocks)
+    keys = global_blocks * tokens + (config.depth - global_blocks) * window
+    patches = tokens * 3 * PATCH_SIZE**2 * width
+    linear = config.depth * tokens * width * width * (3 + 1 + 8)
+    neck = tokens * EMBEDDING_CHANNELS * (width + 9 * EMBEDDING_CHANNELS)
+    return 2 * (patches + linear + 2 * tokens * keys * width + neck) / 1e9
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of SAM's image encoder in a checkpoint, under the encoder's own names. Raises WeightsError."""
     try:

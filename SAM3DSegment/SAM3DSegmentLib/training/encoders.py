@@ -186,7 +186,13 @@ class _InHalves:
         self.dtype = encoder.dtype
         self.image_size = encoder.image_size
         self.batch_size = encoder.batch_size
+        self.multiplications = encoder.multiplications
+        self._encoder = encoder
         self._encode = RetryInHalves(encoder, "continuing with {count} slices at a time.")
+
+    @property
+    def computed(self) -> int:
+        return self._encoder.computed
 
     def __call__(self, slices: Tensor) -> Tensor:
         return self._encode(slices)

@@ -246,7 +246,7 @@ class SegmentSection:
         self._box.say(self._choice)
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
-        text = self._choice + _("Slice {done} of {total}").format(done=done, total=total)
+        text = self._choice + _("{percent} % done").format(percent=100 * done // total)
         if secondsToGo is not None and done < total:
             text += ", " + _("about {seconds} s to go").format(seconds=math.ceil(secondsToGo))
         self._box.showProgress(done, total, text)
