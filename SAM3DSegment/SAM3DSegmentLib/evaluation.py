@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
+from .base.devices import check_numpy
 from .base.errors import InputError, Sam3dError
 from .base.files import last_line
 from .base.watch import UNWATCHED, Watch
@@ -76,6 +77,7 @@ def evaluate_folders(
     compared is noted as failed. Raises InputError if the tolerance is not a finite number of mm, a folder is missing,
     no names agree, or no case holds a label; Cancelled between two cases.
     """
+    check_numpy()
     if not 0 <= tolerance_mm < math.inf:
         raise InputError(f"tolerance {tolerance_mm} mm is not a finite number of at least 0; 1 mm is a good start.")
     for folder in (predictions, labels):
