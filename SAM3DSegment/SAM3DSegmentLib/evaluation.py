@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
+from .base.devices import check_numpy
 from .base.errors import InputError
 from .base.files import one_line
 from .base.watch import UNWATCHED, Watch
@@ -138,6 +139,7 @@ def evaluate_folders(
     Raises InputError if the tolerance is not a finite number of mm, a folder is missing, no names agree, no case holds
     a label, or no label is in both folders; Cancelled between two cases.
     """
+    check_numpy()
     if not 0 <= tolerance_mm < math.inf:
         raise InputError(f"tolerance {tolerance_mm} mm is not a finite number of at least 0; 1 mm is a good start.")
     references, predicted = _files(predictions, labels)

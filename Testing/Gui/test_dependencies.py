@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import subprocess
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from packaging.requirements import Requirement
 
 import host
 import qt
-import slicer_util
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SAM3DSegment" / "SAM3DSegment.py"
@@ -220,9 +217,8 @@ def test_what_is_there_already_is_kept(widget):
 
 
 @pytest.mark.parametrize("error", [None, subprocess.CalledProcessError(1, "pip install")])
-def test_slicers_newer_pip_is_told_the_same_and_tells_no_failure_itself(widget, monkeypatch, error):
-    packaging = types.SimpleNamespace(pip_install=slicer_util.pipInstallOfPackaging)
-    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+def test_slicers_newer_pip_is_told_the_same_and_tells_no_failure_itself(widget, error):
+    host.add_packaging()
     with host.hide_packages("segment-anything", "tqdm"):
         widget.panel.enter()
         host.answerNext("pip", None)

@@ -255,6 +255,11 @@ def add_pytorch_extension() -> None:
     importlib.import_module("pytorch_utils").add()
 
 
+def add_packaging() -> None:
+    """From now until the end of the test `slicer.packaging` is there, as since Slicer 5.12."""
+    importlib.import_module("slicer_util").addPackaging()
+
+
 def run_self_test(name: str) -> None:
     """Run the tests of a loaded module as Slicer's "Reload and Test" does; what they raise is raised, SkipTest too."""
     slicer.selfTests[name]()
@@ -331,6 +336,7 @@ def reset() -> None:
     slicer.app.settings().clear()
     slicer.modules.__dict__.pop("sampleDataSources", None)
     importlib.import_module("pytorch_utils").remove()
+    importlib.import_module("slicer_util").removePackaging()
     slicer.app.setTesting(False)
     reports.clear()
     reports.collectExceptions()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,12 +79,12 @@ def pretendToInstall(kind: str, requirements: list[str]) -> None:
 def _pipInstall(requirements: str | list[str]) -> None:
     """slicer.util's up to Slicer 5.10, which knows nothing else."""
     words, constraints = _withoutConstraints(requirements)
-    reports.pipInstalls.append(words)
+    reports.pipInstalls.append(requirements if isinstance(requirements, str) else words)
     reports.pipConstraints.append(constraints)
     pretendToInstall("pip", words)
 
 
-def pipInstallOfPackaging(
+def _pipInstallOfPackaging(
     requirements: str | list[str],
     constraints: Any = None,
     no_deps_requirements: Any = None,
@@ -110,4 +112,14 @@ def withoutUser() -> None:
     slicer.util.selectModule = _selectModule
     slicer.util.pip_install = _pipInstall
     if hasattr(slicer, "packaging"):
-        slicer.packaging.pip_install = pipInstallOfPackaging
+        slicer.packaging.pip_install = _pipInstallOfPackaging
+
+
+def addPackaging() -> None:
+    if not hasattr(slicer, "packaging"):
+        sys.modules["slicer.packaging"] = types.SimpleNamespace(pip_install=_pipInstallOfPackaging)
+
+
+def removePackaging() -> None:
+    if not hasattr(slicer, "packaging"):
+        sys.modules.pop("slicer.packaging", None)

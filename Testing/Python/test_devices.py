@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conftest import MODULE
+from conftest import HIPPOCAMPUS, MODULE
 from SAM3DSegmentLib.base import devices
 from SAM3DSegmentLib.base.errors import DependencyError, InputError
 from SAM3DSegmentLib.base.halving import RetryInHalves
 from SAM3DSegmentLib.commands.examination import examine
+from SAM3DSegmentLib.evaluation import evaluate_folders
 
 CPU = torch.device("cpu")
 HAS_NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: nothing was tried on a GPU")
@@ -295,6 +296,8 @@ def test_a_torch_that_cannot_work_with_this_numpy_is_told_in_one_line(monkeypatc
         devices.resolve_device("auto")
     assert f"numpy {np.__version__}" in str(error.value)
     assert examine().problems == [str(error.value)]
+    with pytest.raises(DependencyError):
+        evaluate_folders(HIPPOCAMPUS / "labelsTr", HIPPOCAMPUS / "labelsTr")
 
 
 @pytest.mark.gpu
