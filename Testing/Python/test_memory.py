@@ -96,7 +96,7 @@ def test_after_a_volume_that_is_too_large_the_next_has_the_gpu_again(bundled_mod
 
     def compute(self, array, *more):
         if self.network is gpu and array.size > 1000:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return array, None
 
     monkeypatch.setattr(Segmenter, "_compute", compute)

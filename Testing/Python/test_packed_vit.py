@@ -91,7 +91,7 @@ def test_where_memory_runs_out_no_buffers_of_the_attempt_are_kept(monkeypatch):
     packed(slices(1, 64))
 
     def fail(x):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     monkeypatch.setattr(packed, "_neck", fail)
     with pytest.raises(RuntimeError, match="out of memory"):

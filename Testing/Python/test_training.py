@@ -457,7 +457,7 @@ def test_the_scaling_of_the_loss_in_float16_is_kept(tmp_path):
 @pytest.mark.parametrize(
     "error",
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."),
         MemoryError("Unable to allocate 3 GiB for an array"),
     ],
@@ -484,7 +484,7 @@ def test_slices_are_encoded_in_halves_where_memory_runs_out(tmp_path, frozen, mo
 
     def small(self, slices):
         if len(slices) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return encode(self, slices)
 
     monkeypatch.setattr(FrozenEncoder, "__call__", small)
