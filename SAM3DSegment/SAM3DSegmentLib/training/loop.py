@@ -83,7 +83,7 @@ class _Float32ForTwoSlices(nn.Module):
     """A module, whose inputs are (N, C, D, h, w) or None, computing windows of two slices in float32 on a CPU.
 
     There oneDNN's bf16 gradient of a 3x3x3 convolution over exactly two slices is read from memory that nobody wrote
-    (torch 2.14; one slice, or three and more, are right).
+    (torch 2.2.2, 2.14.1 and 2.15.0; one slice, or three and more, are right).
     """
 
     def __init__(self, module: nn.Module) -> None:
