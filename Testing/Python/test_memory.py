@@ -76,6 +76,7 @@ class Small(Network):
 @dataclasses.dataclass
 class _Device:
     device: torch.device = torch.device("cuda")
+    dtype: torch.dtype = torch.bfloat16
     batch_size: int = 4
     image_size: int = 112
     computed: int = 0
