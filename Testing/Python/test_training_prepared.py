@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 import shutil
 from pathlib import Path
 
@@ -67,7 +66,8 @@ def windows(monkeypatch):
 
     def refuse(original):
         def call(path, *arguments, **options):
-            if re.search(rf"/{re.escape(Path(path).name)}$", Path("/proc/self/maps").read_text(), re.MULTILINE):
+            inode = os.stat(path, dir_fd=options.get("dir_fd"), follow_symlinks=False).st_ino
+            if any(line.split()[4] == str(inode) for line in Path("/proc/self/maps").read_text().splitlines()):
                 raise PermissionError(13, "The process cannot access the file", str(path))
             return original(path, *arguments, **options)
 
