@@ -349,6 +349,7 @@ def test_everything_survives_saving_and_loading_the_scene(widget, volume, tiny_m
     assert [table.item(row, 1).text() for row in range(table.rowCount)] == list(masks)
 
 
+@pytest.mark.slow
 def test_check_my_computer_measures_and_lists_devices(widget, volume, tiny_model, tmp_path, monkeypatch):
     choose(widget, tiny_model)
     monkeypatch.setenv("SAM3DSEGMENT_WEIGHTS", str(tmp_path))

@@ -279,6 +279,7 @@ def test_an_exception_in_a_callback_of_progress_ends_the_run(array, tiny_model):
     assert not host.child_processes()
 
 
+@pytest.mark.slow
 def test_ended_jobs_leave_nothing_in_memory(array, tiny_model):
     """20 of them, most cancelled at once for speed; each holds a volume of 16 MB while it lasts."""
     large = add_volume(np.zeros((64, 256, 256), np.float32), np.eye(4))

@@ -42,6 +42,7 @@ def test_the_decoders_work_is_what_torch_counts():
     assert decoder_gflop(decoder, 2) == pytest.approx(counted, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_candidates_are_compared_with_the_first():
     def slow():
         until = time.process_time() + 0.02

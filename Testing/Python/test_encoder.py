@@ -137,6 +137,7 @@ def test_missing_checkpoint_unknown_name_and_odd_size_say_what_to_do(tmp_path, u
         load_encoder("sam_vit_b", untrained_sam, 128, "cpu", expected_sha256="0" * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("real_package", ["before", "after", "never"])
 def test_the_encoder_leaves_torchvision_alone(real_package):
     """In a child process: segment_anything's own package is not imported, and stays importable."""

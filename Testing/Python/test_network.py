@@ -69,10 +69,10 @@ def test_air_is_encoded_once():
     assert len(network.encoder.seen) == 3 * 3 + 1
 
 
-def test_a_volume_in_air_is_as_it_is_when_all_of_it_is_encoded(bundled_model, monkeypatch):
+def test_a_volume_in_air_is_as_it_is_when_all_of_it_is_encoded(one_decoder, monkeypatch):
     mri = read_volume(MRI)
     array = np.pad(mri.array_kji, ((0, 0), (0, 0), (9, 20)), constant_values=mri.array_kji.min())
-    segmenter = Segmenter.load(bundled_model, "cpu", "fp32")
+    segmenter = Segmenter.load(one_decoder, "cpu", "fp32")
     mask = segmenter.segment(array, mri.ijk_to_ras)
     monkeypatch.setattr(Network, "encode", Network._encode)
     np.testing.assert_array_equal(mask, segmenter.segment(array, mri.ijk_to_ras))

@@ -79,14 +79,14 @@ def test_nothing_and_everything_stay_as_they_are(value):
     np.testing.assert_array_equal(remove_islands(labels, 0.1), labels)
 
 
-def test_a_model_says_whether_islands_are_removed(bundled_model):
+def test_a_model_says_whether_islands_are_removed(one_decoder):
     """Of two hippocampi one behind the other, the second cut off, one is smaller."""
     mri = read_volume(MRI)
     two = np.concatenate([mri.array_kji, mri.array_kji[:, :, :22]], axis=2)
 
     def segment(share):
-        card = dataclasses.replace(bundled_model.card, island_share=share)
-        segmenter = Segmenter.load(dataclasses.replace(bundled_model, card=card), "cpu", "fp32")
+        card = dataclasses.replace(one_decoder.card, island_share=share)
+        segmenter = Segmenter.load(dataclasses.replace(one_decoder, card=card), "cpu", "fp32")
         return segmenter.segment_with_confidence(two, mri.ijk_to_ras)
 
     with_islands, confidence = segment(0.0)

@@ -21,9 +21,10 @@ def _own_environment(monkeypatch):
 
 
 def display_of_openmp(**environment):
-    """What the OpenMP that torch has loaded says of its settings, in a real run of the command line."""
+    """What the OpenMP that torch has loaded says of its settings, after a command of the command line."""
     variables = {**os.environ, "PYTHONPATH": str(MODULE), "OMP_DISPLAY_ENV": "VERBOSE", **environment}
-    command = [sys.executable, "-m", "SAM3DSegmentLib", "doctor"]
+    run = "from SAM3DSegmentLib.cli import main; main(['cache', 'info']); import torch"
+    command = [sys.executable, "-c", run]
     said = subprocess.run(command, capture_output=True, text=True, env=variables).stderr
     assert "OPENMP DISPLAY ENVIRONMENT BEGIN" in said
     return said

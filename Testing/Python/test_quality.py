@@ -175,6 +175,7 @@ def test_an_unknown_quality_is_refused_before_anything_is_loaded(bundled_model):
         Segmenter.load(dataclasses.replace(bundled_model, encoder_tensors={}), quality="superb")
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_auto_has_chosen(run_cli, tmp_path):
     report = tmp_path / "report.json"
     arguments = ["-o", tmp_path / "out.nii.gz", "--report", report, "--progress", "json"]

@@ -204,6 +204,7 @@ def test_bench_stops_with_the_process_that_it_measures():
         wait_until(lambda: not is_running(measured))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_what_bench_measures_stops_even_if_bench_is_killed():
     with launched(*command("bench", "volume", "--slices", "2000", "--device", "cpu")) as (_launcher, pid):

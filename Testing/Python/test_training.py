@@ -527,6 +527,7 @@ def test_a_replacing_training_that_was_stopped_goes_on(tmp_path, lender):
     assert (tmp_path / "m.sam3d").read_bytes() != lender.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_model_to_begin_with_must_read_the_same_encoder(tmp_path, frozen, lender):
     start(tmp_path / "other.sam3d", dataclasses.replace(COMPACT, seed=1))
     begun = dataclasses.replace(frozen, start_from=str(lender))
@@ -539,6 +540,7 @@ def test_a_model_to_begin_with_must_read_the_same_encoder(tmp_path, frozen, lend
     assert refined.card.encoder.image_size == 48
 
 
+@pytest.mark.slow
 def test_a_model_of_fewer_levels_begins_with_the_coarse_ones_of_another(tmp_path):
     whole = start(tmp_path / "whole.sam3d", dataclasses.replace(COMPACT, levels=4))
     fewer = dataclasses.replace(COMPACT, levels=2, start_from=str(tmp_path / "whole.sam3d"), learning_rate=1e-12)

@@ -90,6 +90,7 @@ def test_a_benchmark_without_held_out_cases_is_refused():
         Benchmark(HIPPOCAMPUS, (CONFIG,), (5,), (0.0,), (0,))
 
 
+@pytest.mark.slow
 def test_settings_are_compared_under_their_names(tmp_path):
     detailed = dataclasses.replace(CONFIG, name="with detail", detail=(4, 6))
     one = Benchmark(HIPPOCAMPUS, (CONFIG,), (2,), (0.01,), (0,), device="cpu")
