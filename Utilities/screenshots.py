@@ -99,7 +99,7 @@ def train(widget, folder: Path) -> None:
         ui.caseSegmentationSelector.setCurrentNode(segmentation)
         ui.caseVolumeSelector.setCurrentNode(volume)
         ui.addCaseButton.click()
-        wait(lambda: "looked through" not in ui.casesLabel.text)
+        wait(lambda: "being read" not in ui.casesLabel.text)
     ui.modelNameEdit.text = "my-hippocampus"
     ui.minutesBox.value = 1
     ui.casesFolderLabel.text = shown

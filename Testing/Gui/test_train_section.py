@@ -646,7 +646,7 @@ def test_stop_keeps_the_best_model_and_a_former_one_is_replaced_only_when_the_us
     patients.ui.modelNameEdit.text = "kidneys"
     patients.ui.trainButton.click()
     assert is_idle(patients)
-    assert "There is a model kidneys, or what is left of its training" in host.messages[-1].text
+    assert "There is a model kidneys already. Replace it?" in host.messages[-1].text
     host.answerNext("question", True)
     train(patients, minutes=60)
     wait_for_steps(patients)

@@ -615,6 +615,7 @@ def test_a_damaging_learning_rate_stops_in_one_line_and_keeps_the_last_good_weig
         ) as error:
             start(tmp_path / "m.sam3d", config, display=Poison())
     assert "\n" not in str(error.value)
+    assert "What was best at a validation before it is in" in str(error.value)
     kept = load_model(tmp_path / "m.training" / "fold-1" / "best.sam3d")
     assert all(torch.isfinite(value).all() for value in kept.decoder.state_dict().values())
     assert not (tmp_path / "m.sam3d").exists()

@@ -58,7 +58,8 @@ def train_fold(run: Run, number: int, split: Split) -> FoldResult:
         raise
     except TrainingError as error:
         kept = str(run.folder.of_fold(number))
-        raise TrainingError(f"{error} The weights before it are in {kept!r}.") from error
+        hint = f" What was best at a validation before it is in {kept!r}." if checkpoint.best else ""
+        raise TrainingError(f"{error}{hint}") from error
     finally:
         if log is not None:
             log.close()
