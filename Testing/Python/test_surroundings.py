@@ -223,8 +223,12 @@ def test_a_bundled_model_needs_no_home_and_no_name(open_folder, home):
         (("models", "list"), 0, ""),
         pytest.param(("doctor",), 0, "", marks=pytest.mark.slow),
         pytest.param(("evaluate", "--predictions", LABELS, "--labels", LABELS), 0, "", marks=pytest.mark.slow),
-        pytest.param(
-            ("train", "--data", HIPPOCAMPUS, "--check", "--encoder", "hippocampus-mri"), 0, "", marks=pytest.mark.slow
+        pytest.param(("train", "--data", HIPPOCAMPUS, "--check"), 0, "", marks=pytest.mark.slow),
+        pytest.param(  # whose embeddings are kept there
+            ("train", "--data", HIPPOCAMPUS, "--check", "--encoder", "hippocampus-mri"),
+            1,
+            "set SAM3DSEGMENT_CACHE to a folder for the cache",
+            marks=pytest.mark.slow,
         ),
         (("weights", "list"), 1, "set SAM3DSEGMENT_WEIGHTS to a folder for the weights"),
         (("weights", "path"), 1, "set SAM3DSEGMENT_WEIGHTS to a folder for the weights"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..base.errors import InputError
 from ..card import VitConfig
 from .weights import CHECKPOINTS
 
@@ -24,5 +25,12 @@ def usual_encoder(sam_checkpoint: str | Path | None = None) -> str:
     The compact one needs nothing more, has seen nothing else, and with few cases is as good as one that a model lends
     (docs/benchmarks.md).
     """
-    has_weights = sam_checkpoint is not None or CHECKPOINTS["sam_vit_b"].path.is_file()
-    return "sam_vit_b" if has_weights else COMPACT_ENCODER
+    return "sam_vit_b" if sam_checkpoint is not None or has_sams_weights() else COMPACT_ENCODER
+
+
+def has_sams_weights() -> bool:
+    """Whether those of ViT-B are on this computer; a user without a home has none."""
+    try:
+        return CHECKPOINTS["sam_vit_b"].path.is_file()
+    except InputError:
+        return False

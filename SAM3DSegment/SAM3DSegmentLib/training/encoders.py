@@ -29,9 +29,8 @@ from ..model_store import find_model, read_card
 from ..network import SliceEncoder
 from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
-from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS
+from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, has_sams_weights
 from ..sam.vit import build_vit, load_vit_state
-from ..sam.weights import CHECKPOINTS
 from ..settings import TrainingConfig
 from .callbacks import EncodeMore
 from .embeddings import StoredViews, ViewEncoder
@@ -150,7 +149,7 @@ class LearntEncoder(TrainingEncoder):
         }
 
     def describe(self) -> str:
-        why = "" if CHECKPOINTS["sam_vit_b"].path.is_file() else " (SAM's weights are not on this computer)"
+        why = "" if has_sams_weights() else " (SAM's weights are not on this computer)"
         return f"{COMPACT_ENCODER}, trained with the decoder{why}"
 
     def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
