@@ -157,9 +157,7 @@ def evaluate_folders(
             logger.error("%s", result.failed[case])
             logger.debug("%s failed here:", case, exc_info=True)
     _check_labels(metrics, predictions, labels)
-    found = sorted(
-        {label for case in metrics.values() for label in case}, key=lambda label: (isinstance(label, str), label)
-    )
+    found = sorted({label for case in metrics.values() for label in case}, key=_order)
     for name, of_case in metrics.items():
         result.rows.extend(_row(name, label, [of_case.get(label, ABSENT)]) for label in found)
     result.rows.extend(_row("mean", label, [case.get(label, ABSENT) for case in metrics.values()]) for label in found)

@@ -54,9 +54,11 @@ def segment_files(
     todo = [target for target in targets.each if not target.is_done or outputs.overwrite]
     summary = Summary(skipped=[str(target.source.path) for target in skipped])
     report = Report.open(outputs.report, keep=targets.is_folder)
-    segmenter = load_segmenter() if todo else None
+    if not todo:
+        report.write(summary)
+        return summary
+    segmenter = load_segmenter()
     for target in todo:
-        assert segmenter is not None
         try:
             watch.check()
             record = _segment_file(segmenter, model, target, request, watch)
@@ -74,8 +76,6 @@ def segment_files(
         else:
             summary.records.append(record)
             logger.info("%s -> %s in %.1f s", target.source.path, target.path, record["seconds"])
-        report.write(summary)
-    if not todo:
         report.write(summary)
     return summary
 

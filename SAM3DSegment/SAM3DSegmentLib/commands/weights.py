@@ -29,10 +29,9 @@ def _list(options: argparse.Namespace) -> int:
     from ..sam.weights import CHECKPOINTS
 
     for name, checkpoint in CHECKPOINTS.items():
-        here = "here" if checkpoint.is_here else "not here"
-        if checkpoint.path.exists() and not checkpoint.is_here:
-            here = "damaged"  # `weights verify` says why
-        say(f"{name:<12} {checkpoint.megabytes:>5} MB  {here:<9} {checkpoint.url}")
+        missing = "damaged" if checkpoint.path.exists() else "not here"  # `weights verify` says why
+        state = "here" if checkpoint.is_here else missing
+        say(f"{name:<12} {checkpoint.megabytes:>5} MB  {state:<9} {checkpoint.url}")
     return DONE
 
 
