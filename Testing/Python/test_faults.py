@@ -4,6 +4,7 @@ Every run is a real process. They are forked from a server that has imported the
 fall into the work and not into imports; moments are drawn from a fixed seed over the time of an undisturbed run.
 """
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -96,7 +97,8 @@ def kill_at(process, moment):
     """True if it was killed, False if it had ended before."""
     process.join(moment)
     if process.exitcode is None:
-        os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended just now
+            os.kill(process.pid, signal.SIGKILL)
         process.join(10)
     return process.exitcode == -signal.SIGKILL
 
