@@ -14,6 +14,7 @@ PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every 
 # With one cell in each direction, the decoder's norms would see a single value in a volume of one slice.
 LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
 LARGEST_DEPTH = 4096  # slices that a decoder sees at once
+UNKNOWN = 255  # in place of a class index: nobody has said what this voxel is
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
 

@@ -22,7 +22,8 @@ from .base.files import one_line
 from .base.watch import UNWATCHED, Watch
 from .formats.images import read_header
 from .formats.label_maps import LabelMap, read_label_map
-from .formats.segments import BACKGROUND, name_key, read_segments
+from .formats.painted import known_voxels
+from .formats.segments import IGNORE, NO_STRUCTURES, name_key, read_segments
 from .formats.volumes import volumes_by_name
 from .geometry import grid_offset, is_same_grid, spacing_and_directions, voxel_ml
 from .metrics import dice, mean_defined
@@ -76,16 +77,19 @@ class Names:
     """How structures are called: by the names of segments, whatever their values, which may differ between files.
 
     of_value: for plain label maps, the names that a value has in dataset.json, else in any segmentation; spelling: the
-    first of the names that differ only in case and spaces.
+    first of the names that differ only in case and spaces. ignore: the value in plain label maps of voxels of which
+    nothing is known.
     """
 
     of_value: dict[int, set[str]] = field(default_factory=dict)
     spelling: dict[str, str] = field(default_factory=dict)
+    ignore: int | None = None
 
     @classmethod
     def of_files(cls, paths: Iterable[Path], described: Mapping[int, str]) -> Names:
         """described: of dataset.json, which counts where any file is a segmentation. Files with errors are skipped."""
-        names = cls()
+        ignored = (value for value, name in described.items() if name_key(name) == IGNORE)
+        names = cls(ignore=next(ignored, None))
         for path in paths:
             try:
                 header = read_header(path)
@@ -93,7 +97,7 @@ class Names:
             except Exception:
                 continue  # it is told when the file is compared
             for segment in segments:
-                if segment.key != BACKGROUND:
+                if segment.key not in NO_STRUCTURES:
                     names.of_value.setdefault(segment.value, set()).add(names.spelt(segment.name))
         if names.of_value:
             names.of_value.update({value: {names.spelt(name)} for value, name in described.items()})
@@ -111,10 +115,10 @@ class Names:
         found: dict[Structure, list[tuple[int, int]]] = {}
         if label_map.segments is not None:
             for segment in label_map.present():
-                if segment.key != BACKGROUND:
+                if segment.key not in NO_STRUCTURES:
                     found.setdefault(self.spelt(segment.name), []).append((segment.layer, segment.value))
             return found
-        for value in label_map.values():
+        for value in label_map.values() - {self.ignore}:
             names = sorted(self.of_value.get(value, ()))
             if len(names) > 1 and not beside_plain:
                 raise InputError(
@@ -219,10 +223,11 @@ def _compare_case(
     grid = _common_grid(ours, theirs)
     reference_parts = names.parts(theirs, beside_plain=ours.segments is None)
     parts = names.parts(ours, beside_plain=theirs.segments is None)
+    known = np.pad(known_voxels(theirs, names.ignore), grid[1], constant_values=True)
     return {
         structure: compare_label(
-            _mask(ours, parts.get(structure, []), grid[0]),
-            _mask(theirs, reference_parts.get(structure, []), grid[1]),
+            np.pad(_mask(ours, parts.get(structure, [])), grid[0]) & known,
+            np.pad(_mask(theirs, reference_parts.get(structure, [])), grid[1]) & known,
             theirs.ijk_to_ras,
             tolerance_mm,
         )
@@ -248,12 +253,12 @@ def _common_grid(ours: LabelMap, theirs: LabelMap) -> tuple[list[tuple[int, int]
     )
 
 
-def _mask(label_map: LabelMap, parts: list[tuple[int, int]], padding: list[tuple[int, int]]) -> np.ndarray:
-    """Where any of the (layer, value) is, boolean (K, J, I), padded."""
+def _mask(label_map: LabelMap, parts: list[tuple[int, int]]) -> np.ndarray:
+    """Where any of the (layer, value) is, boolean (K, J, I)."""
     found = np.zeros(label_map.layers.shape[1:], bool)
     for layer, value in parts:
         found |= label_map.layers[layer] == value
-    return np.pad(found, padding)
+    return found
 
 
 def _row(case: str, label: Structure, metrics: list[LabelMetrics]) -> Row:

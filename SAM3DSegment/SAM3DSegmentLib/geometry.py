@@ -61,6 +61,17 @@ def axis_names(plane: str) -> str:
     return " x ".join(("R-L", "A-P", "S-I")[world] for world, _ in _PLANE_DIRECTIONS[plane])
 
 
+def plane_across(ijk_to_ras: np.ndarray, axis: int) -> str:
+    """ "axial", "coronal" or "sagittal": in which plane slices lie that follow each other along `axis` of (K, J, I)."""
+    return _PLANE_OF_WORLD_AXIS[_world_of_ijk(spacing_and_directions(ijk_to_ras)[1])[2 - axis]]
+
+
+def _world_of_ijk(directions: np.ndarray) -> tuple[int, ...]:
+    """The axis of R, A and S, from 0, that each of i, j, k is nearest to, such that all three are taken."""
+    closeness = np.abs(directions).round(6)
+    return max(itertools.permutations(range(3)), key=lambda p: sum(closeness[p[axis], axis] for axis in (0, 1, 2)))
+
+
 def spacing_and_directions(ijk_to_ras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ijk_to_ras (4, 4) -> spacing (3,) in mm and unit direction columns (3, 3) of the axes i, j, k.
 
@@ -128,10 +139,7 @@ def slicing_of(ijk_to_ras: np.ndarray, rule: SlicingRule) -> Slicing:
     An oblique axis counts as the world axis that it is nearest to, such that all three are taken.
     """
     spacing_ijk, directions = spacing_and_directions(ijk_to_ras)
-    closeness = np.abs(directions).round(6)
-    world_of_ijk = max(
-        itertools.permutations(range(3)), key=lambda p: sum(closeness[p[axis], axis] for axis in (0, 1, 2))
-    )
+    world_of_ijk = _world_of_ijk(directions)
     ijk_of_world = [world_of_ijk.index(world) for world in (0, 1, 2)]
     ascending = np.sort(spacing_ijk)
     plane = rule.plane

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base.errors import InputError
+from .card import UNKNOWN
 
 
 class DiceLoss(nn.Module):
@@ -18,6 +19,8 @@ class DiceLoss(nn.Module):
     each class that the sample has, so that a small structure counts as much as the background. For a class that the
     sample lacks the ratio is 0 with next to no gradient, whatever P is, so it is left out; where such a class is found
     all the same, the classes that are really there and the cross-entropy pay for it.
+
+    All sums are over known voxels: where a label is UNKNOWN, Y and P are 0, and so is the gradient.
     """
 
     def __init__(self, per_class: bool = True) -> None:
@@ -25,30 +28,32 @@ class DiceLoss(nn.Module):
         self.per_class = per_class
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 -> scalar."""
-        probabilities = logits.softmax(dim=1)
-        one_hot = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0)
+        """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 or UNKNOWN -> scalar."""
+        known = (labels != UNKNOWN)[:, None]
+        probabilities = logits.softmax(dim=1) * known
+        one_hot = torch.zeros_like(probabilities).scatter_(1, labels[:, None] * known, 1.0) * known
         space = (2, 3, 4)
         overlap = (one_hot * probabilities).sum(space)  # (N, C)
         occupied = one_hot.sum(space)
         squares = occupied + probabilities.square().sum(space)
         if not self.per_class:
-            return 1 - (2 * overlap.sum(1) / squares.sum(1)).mean()
+            return 1 - (2 * overlap.sum(1) / squares.sum(1).clamp_min(1)).mean()  # >= 1 where a voxel is known
         present = occupied > 0
-        ratio = torch.where(present, 2 * overlap / squares.clamp_min(1), 0.0)  # squares >= 1 where a voxel is
-        return 1 - (ratio.sum(1) / present.sum(1)).mean()
+        ratio = torch.where(present, 2 * overlap / squares.clamp_min(1), 0.0)
+        return 1 - (ratio.sum(1) / present.sum(1).clamp_min(1)).mean()
 
 
 class DiceCrossEntropyLoss(nn.Module):
-    """L = CE + (1 - SoftDice); CE is the mean over voxels."""
+    """L = CE + (1 - SoftDice); CE is the mean over known voxels, 0 if there are none."""
 
     def __init__(self, per_class: bool = True) -> None:
         super().__init__()
         self.dice = DiceLoss(per_class)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 -> scalar."""
-        return F.cross_entropy(logits, labels) + self.dice(logits, labels)
+        """logits (N, C, D, H, W) float, labels (N, D, H, W) int64 in 0..C-1 or UNKNOWN -> scalar."""
+        entropy = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
+        return entropy / (labels != UNKNOWN).sum().clamp_min(1) + self.dice(logits, labels)
 
 
 class DeepSupervisionLoss(nn.Module):

@@ -81,6 +81,7 @@ class TrainingConfig:
     augmentation: AugmentationConfig = AugmentationConfig()
     augmented_copies: int = 4  # per case, for a frozen encoder, whose embeddings are computed once
     foreground_share: float = 0.33  # of the samples that are placed on a structure, each label as often as the others
+    painted_slices: bool = False  # of every case only the slices on which something is painted are known
     resample: bool = False  # bring label maps that lie on another grid to that of their image
     start_from: str = ""  # a model, by name or file, whose weights to begin with
     batch_size: int = 2  # samples of each step, on each device; with a detail part every second is for it alone

@@ -114,7 +114,7 @@ def read(folder, name):
 
     dataset = find_dataset(folder, least=1)
     labels, _ = agree_on_labels(dataset, look_at_cases(dataset))
-    image, indices = read_case(next(case for case in dataset.cases if case.name == name), labels, resample=False)
+    image, indices = read_case(next(case for case in dataset.cases if case.name == name), labels)
     return image, indices, labels
 
 

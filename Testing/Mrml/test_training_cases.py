@@ -103,7 +103,7 @@ def test_segments_are_matched_by_name_whatever_their_order_layers_and_extent(sce
     labels = find_labels(dataset)
     assert [(label.value, label.name.lower()) for label in labels] == [(1, "anterior"), (2, "posterior")]
     for case, shift in zip(dataset.cases, (0, 1, 0)):
-        _, indices = read_case(case, labels, resample=False)
+        _, indices = read_case(case, labels)
         assert np.array_equal(indices, mask("Anterior", shift) + 2 * mask("Posterior", shift)), case.name
 
 
@@ -139,7 +139,7 @@ def test_a_segment_that_no_label_names_is_refused(scene, tmp_path):
         write_case(scene, tmp_path, name, ["Anterior", "Posterior"])
     dataset = find_dataset(tmp_path)
     with pytest.raises(InputError, match="has the segment 'Posterior', which is none of Anterior"):
-        read_case(dataset.cases[0], find_labels(dataset)[:1], resample=False)
+        read_case(dataset.cases[0], find_labels(dataset)[:1])
 
 
 def test_names_and_bare_values_are_not_mixed(scene, tmp_path):

@@ -16,7 +16,7 @@ from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training import classes, look
 from SAM3DSegmentLib.training.check import check, find_suspicious
-from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
+from SAM3DSegmentLib.training.classes import LabelRules, agree_on_labels, read_case
 from SAM3DSegmentLib.training.dataset import files_of_case, find_dataset, new_case_files
 from SAM3DSegmentLib.training.look import look_at_cases
 from SAM3DSegmentLib.training.plan import make_plan
@@ -63,7 +63,7 @@ def find_labels(dataset):
 
 
 def examine(dataset, labels, resample):
-    return agree_on_labels(dataset, look_at_cases(dataset, resample), labels)[1]
+    return agree_on_labels(dataset, look_at_cases(dataset, LabelRules(resample)), labels)[1]
 
 
 def fingerprint(dataset):
@@ -121,11 +121,7 @@ def test_an_image_of_several_channels_is_refused(tmp_path):
         ("[1]", "is not a JSON object"),
         ('{"labels": {"whole": [1, 2], "core": 2}}', "labels that cannot be read"),
         ('{"labels": 3}', "labels that cannot be read"),
-        (
-            '{"labels": {"background": 0, "A": 1, "ignore": 3}}',
-            "gives 3 the name 'ignore', but voxels cannot be ignored",
-        ),
-        ('{"labels": {"1": "A", "2": "Ignore"}}', "gives 2 the name 'Ignore', but voxels cannot be ignored"),
+        ('{"labels": {"ignore": 0, "A": 1}}', "names 0 'ignore', but the background is 0; renumber the labels"),
         ('{"labels": {"A": 0, "B": 1, "background": 2}}', "names 0 'A', but the background is 0; renumber the labels"),
         ('{"labels": {"1": "A", "2": "Background"}}', "names 2 'Background', but the background is 0"),
         ('{"labels": {"A": 1, "B": 1}}', "labels that cannot be read .'A' and 'B' are both 1"),
@@ -278,10 +274,10 @@ def test_a_label_map_on_another_grid_is_refused_by_name_or_resampled_when_asked(
     problem = problem_of(decathlon)
     assert "b.nii.gz' is not on the grid of its image" in problem
     assert "--resample" in problem
-    facts = examine(find_dataset(decathlon), AB, resample=True)
+    facts = examine(find_dataset(decathlon), AB, LabelRules(resample=True))
     assert not any(case.problem for case in facts)
     case = find_dataset(decathlon).cases[1]
-    _, indices = read_case(case, AB, resample=True)
+    _, indices = read_case(case, AB, LabelRules(resample=True))
     assert np.count_nonzero(indices != labels_array()) < 0.1 * np.count_nonzero(labels_array())
 
 
@@ -292,7 +288,7 @@ def test_resampling_follows_the_labels_place_in_the_world(decathlon):
     image.SetOrigin((-20.25, 4.75, 2.5))
     flipped = sitk.Flip(image, (True, False, False))
     sitk.WriteImage(flipped, str(decathlon / "labelsTr" / "b.nii.gz"))
-    _, indices = read_case(find_dataset(decathlon).cases[1], AB, resample=True)
+    _, indices = read_case(find_dataset(decathlon).cases[1], AB, LabelRules(resample=True))
     assert np.array_equal(indices, labels_array())
 
 

@@ -25,6 +25,7 @@ from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
+from SAM3DSegmentLib.training.classes import COMPLETE
 from SAM3DSegmentLib.training.dataset import CaseFiles
 from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
 from SAM3DSegmentLib.training.learner import DecoderLearner, EndToEndLearner
@@ -61,7 +62,7 @@ def write_case(folder, name, size_ijk=(40, 36, 12), spacing=(1.0, 1.0, 1.0), see
 
 def prepare(folder, files, size=48):
     (folder / "prepared").mkdir(exist_ok=True)
-    return prepare_case(files, LABELS, Preparation(SlicingRule(), IntensityRule(), size), False, folder / "prepared")
+    return prepare_case(files, LABELS, Preparation(SlicingRule(), IntensityRule(), size), COMPLETE, folder / "prepared")
 
 
 @pytest.fixture

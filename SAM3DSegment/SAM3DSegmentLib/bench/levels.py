@@ -8,12 +8,13 @@ import numpy as np
 
 from ..base.devices import keep_freed_memory
 from ..base.errors import require
+from ..card import UNKNOWN
 from ..inference import Segmenter
 from ..metrics import label_dice
 from ..model_file import load_model
 from ..quality import BEST, QUALITIES
 from ..settings import TrainingConfig
-from ..training.classes import read_case
+from ..training.classes import LabelRules, read_case
 from ..training.dataset import find_dataset
 from ..training.splits import split_cases
 from .measuring import BenchResult, Row, clock, conditions, threads
@@ -26,7 +27,8 @@ def bench_quality(
     require(config.test_cases > 0, "test_cases is 0; give settings that hold some out, such as 40.")
     keep_freed_memory()
     loaded = load_model(model)
-    cases = {case.name: case for case in find_dataset(data).cases}
+    dataset = find_dataset(data)
+    cases, rules = {case.name: case for case in dataset.cases}, LabelRules.of(config, dataset)
     names = split_cases(cases, config)[0].test
     first = Segmenter.load(loaded, device, precision)
     levels = {name: Segmenter(loaded.card, first.network, quality=name) for name in QUALITIES}
@@ -37,12 +39,13 @@ def bench_quality(
     with threads(thread_count):
         kind, now = clock(first.network.encoder.device)
         for number, case in enumerate(names):
-            image, classes = read_case(cases[case], labels, config.resample)
+            image, classes = read_case(cases[case], labels, rules)
+            known = classes != UNKNOWN
             for name, segmenter in levels.items():
                 began = now()
                 found = segmenter.segment(image.array_kji, image.ijk_to_ras)
                 seconds[name] += (now() - began) / len(names)
-                dice[name][number] = label_dice(found, values[classes], values[1:].tolist())
+                dice[name][number] = label_dice(found[known], values[classes[known]], values[1:].tolist())
         where = conditions(
             first.network.encoder.device, model=model, precision=precision, cases=len(names), seconds=kind
         )

@@ -55,14 +55,14 @@ def measure_unet(data: Path, config: TrainingConfig, cases: int | None, device: 
 
     def score(names: tuple[str, ...], weights: dict[str, Tensor]) -> Scores:
         segmenter = UnetSegmenter(plan, learner.with_weights(weights), fabric.device)
-        return score_cases(segmenter, [plan.files[name] for name in names], plan.labels, config.resample, fabric, watch)
+        return score_cases(segmenter, [plan.files[name] for name in names], plan.labels, plan.rules, fabric, watch)
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         prepared = []
         for case in plan.facts:
             if case.files.name in split.training:
                 native = _native(config, case.shape_kji, case.ijk_to_ras)
-                made = prepare_case(case.files, plan.labels, native, config.resample, Path(folder))
+                made = prepare_case(case.files, plan.labels, native, plan.rules, Path(folder))
                 prepared.append(opened.enter_context(contextlib.closing(made)))
         samples = Samples(prepared, _Patches(prepared, config.augmentation), config, config.batch_size)
         checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", {})

@@ -47,6 +47,12 @@ def add(commands: Any) -> None:
         " or a model whose encoder to use",
     )
     parser.add_argument(
+        "--painted-slices",
+        action="store_true",
+        default=None,
+        help="of each case only the slices on which something is painted are complete; nothing is known of the others",
+    )
+    parser.add_argument(
         "--resample", action="store_true", default=None, help="resample label maps to the grid of their image"
     )
     parser.add_argument("--seed", type=int, metavar="S")
@@ -62,7 +68,10 @@ def run(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     settings = read_json(options.config) if options.config else {}
-    given = {key: getattr(options, key) for key in ("minutes", "epochs", "encoder", "seed", "folds", "resample")}
+    given = {
+        key: getattr(options, key)
+        for key in ("minutes", "epochs", "encoder", "seed", "folds", "resample", "painted_slices")
+    }
     if given["minutes"] is not None:
         given["epochs"] = 0
     given = {key: value for key, value in given.items() if value is not None}

@@ -14,14 +14,21 @@ from ..base.errors import InputError
 from ..card import Label, Terminology
 
 BACKGROUND = "background"
+IGNORE = "ignore"  # a segment, or a value in dataset.json: voxels of which nobody says what they are
+EMPTY = "empty"  # a segment: marks a slice that was looked at and shows no structure
+NO_STRUCTURES = (BACKGROUND, IGNORE, EMPTY)
 BINARY = "Binary labelmap"
 _SEPARATORS = str.maketrans("~^|", "- /")  # of the serialised form, in which Slicer has no way to quote them
+ONLY_PAINTED_TAG = "SAM3DSegment.PaintedSlices"  # of every segment, as Slicer keeps the tags of segments and no field
 OWN_FIELD = "SAM3DSegment"  # marks what this program wrote; Slicer drops it, so what was corrected there has none
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One structure as a Slicer segmentation stores it: where it is (`value` in `layer`), and what it is."""
+    """One structure as a Slicer segmentation stores it: where it is (`value` in `layer`), and what it is.
+
+    only_painted: whether it says that nothing is known of slices on which nothing is painted.
+    """
 
     name: str
     value: int
@@ -30,6 +37,7 @@ class Segment:
     category: Terminology | None
     type: Terminology | None
     modifier: Terminology | None
+    only_painted: bool = False
 
     @property
     def key(self) -> str:
@@ -41,8 +49,11 @@ def name_key(name: str) -> str:
     return " ".join(name.lower().split())
 
 
-def segmentation_fields(shape_kji: tuple[int, ...], labels: tuple[Label, ...]) -> dict[str, str]:
-    """The fields by which Slicer reads a label map of this shape as a segmentation."""
+def segmentation_fields(
+    shape_kji: tuple[int, ...], labels: tuple[Label, ...], only_painted: bool = False
+) -> dict[str, str]:
+    """The fields by which Slicer reads a label map of this shape as a segmentation; only_painted: as in `Segment`."""
+    mark = f"{ONLY_PAINTED_TAG}:1|" if only_painted else ""
     metadata = {
         "Segmentation_MasterRepresentation": BINARY,
         "Segmentation_ContainedRepresentationNames": f"{BINARY}|",
@@ -60,7 +71,7 @@ def segmentation_fields(shape_kji: tuple[int, ...], labels: tuple[Label, ...]) -
         metadata[prefix + "LabelValue"] = str(label.value)
         metadata[prefix + "Layer"] = "0"
         metadata[prefix + "Extent"] = f"0 {width - 1} 0 {height - 1} 0 {depth - 1}"
-        metadata[prefix + "Tags"] = f"TerminologyEntry:{terminology_entry(label)}|"
+        metadata[prefix + "Tags"] = f"TerminologyEntry:{terminology_entry(label)}|{mark}"
     return metadata
 
 
@@ -105,7 +116,8 @@ def _read_segment(metadata: dict[str, str], number: str) -> Segment:
         return metadata.get(f"Segment{number}_{name}", default)
 
     red, green, blue = (round(255 * float(part)) for part in field("Color", "0.5 0.5 0.5").split())
-    category, kind, modifier = _read_terminology(field("Tags", ""))
+    tags = field("Tags", "")
+    category, kind, modifier = _read_terminology(tags)
     return Segment(
         " ".join(field("Name", field("ID", "")).split()),  # in one line
         int(field("LabelValue", "1")),
@@ -114,6 +126,7 @@ def _read_segment(metadata: dict[str, str], number: str) -> Segment:
         category,
         kind,
         modifier,
+        f"{ONLY_PAINTED_TAG}:1" in tags.split("|"),
     )
 
 

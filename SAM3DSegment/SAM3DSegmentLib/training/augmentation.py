@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..card import UNKNOWN
 from ..settings import AugmentationConfig
 from .prepared import PreparedCase, plain_view
 
@@ -50,7 +51,9 @@ def random_view(
         to_window = _translation((start + stop - first - last) / 2, 0, 0)
         matrix = to_window @ _draw_motion(case, config, through_plane, draw)
         grey = _move(_change_grey(grey, case, config, draw), matrix, stop - start, "bilinear")
-        classes = _move(classes.float(), matrix, stop - start, "nearest").to(torch.uint8)
+        moved = _move(classes.float() + 1, matrix, stop - start, "nearest")
+        beyond = UNKNOWN if case.is_partly_known else 0
+        classes = torch.where(moved > 0, moved - 1, beyond).to(torch.uint8)
     else:
         grey, classes = plain_view(case, start, stop)
     if flips:

@@ -19,6 +19,7 @@ from ..decoder import Sam3dDecoder
 from ..geometry import spacing_and_directions, voxel_ml
 from ..network import Network
 from ..settings import TrainingConfig
+from .classes import CaseFacts
 from .plan import Plan, make_plan
 from .prepared import BYTES_PER_PIXEL
 from .run_folder import Options
@@ -57,6 +58,8 @@ def describe_cases(plan: Plan) -> list[str]:
         mm = " x ".join(f"{s:.3g}" for s in spacing)
         ml = voxel_ml(case.ijk_to_ras)
         labels = ", ".join(f"{name} {count * ml:.2f}" for name, count in case.voxels.items()) or "none"
+        if case.painted:
+            labels += f"; {case.painted.describe(case.ijk_to_ras)}"
         lines.append(f"{case.files.name:<28} {size:<18} {mm:<18} {plan.depths[case.files.name]:>6}  {labels}")
     return lines
 
@@ -91,6 +94,7 @@ def find_suspicious(plan: Plan) -> list[str]:
     found = [*plan.notices, *plan.dataset.notices]
     sound = [case for case in plan.facts if not case.problem]
     found += [f"{case.files.name} has no structure." for case in sound if not case.voxels]
+    found += _find_strange_painting(plan, sound)
     for label in plan.labels:
         lacking = [case.files.name for case in sound if case.voxels and label.name not in case.voxels]
         if lacking:
@@ -105,6 +109,29 @@ def find_suspicious(plan: Plan) -> list[str]:
         spacing = np.array(spacing_mm)
         if (np.maximum(spacing / median, median / spacing) > FAR).any():
             found.append(f"{name} has a spacing of {spacing.tolist()} mm, the median is {median.tolist()}.")
+    return found
+
+
+def _find_strange_painting(plan: Plan, sound: list[CaseFacts]) -> list[str]:
+    found = []
+    for case in sound:
+        if case.seems_painted:
+            told = case.seems_painted.describe(case.ijk_to_ras)
+            found.append(f"{case.files.name}: {told}; if the others are not empty, train with --painted-slices.")
+        elif case.painted and len(case.painted.numbers) == 1:
+            found.append(f"{case.files.name} has one painted slice only; paint some more, across the structure.")
+        elif case.painted and not case.painted.has_gaps:
+            found.append(
+                f"{case.files.name} has no gap between its {len(case.painted.numbers)} painted slices; if it is "
+                "complete, do not say that only painted slices are."
+            )
+    for label in plan.labels:
+        skipping = [case.skipping[label.name] for case in sound if label.name in case.voxels]
+        if skipping and all(skipping):
+            found.append(
+                f"{label.name!r} is missing in every case on painted slices between its own; a painted slice has to "
+                "show all structures."
+            )
     return found
 
 

@@ -11,11 +11,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..base.errors import InputError
-from ..card import Label, Terminology
+from ..card import UNKNOWN, Label, Terminology
 from ..formats.label_maps import LabelMap, read_label_map
-from ..formats.segments import BACKGROUND, Segment, name_key
+from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
+from ..formats.segments import EMPTY as EMPTY_NAME
+from ..formats.segments import IGNORE, NO_STRUCTURES, Segment, name_key
 from ..formats.volumes import Volume, image_on_grid, read_volume
-from ..geometry import grid_offset, is_same_grid
+from ..geometry import grid_offset, is_same_grid, plane_across
+from ..settings import TrainingConfig
 from .dataset import DESCRIPTION, CaseFiles, Dataset
 
 _TISSUE = Terminology("SCT", "85756007", "Tissue")
@@ -31,12 +34,36 @@ _SIDE_NAMES = re.compile(
 
 
 @dataclass(frozen=True)
+class LabelRules:
+    """How the label maps of a data set are read.
+
+    resample: whether one on another grid is brought to that of its image. only_painted: of every case only the painted
+    slices are known, not only of those that say so themselves. ignore: the value in plain label maps of voxels of which
+    nothing is known.
+    """
+
+    resample: bool = False
+    only_painted: bool = False
+    ignore: int | None = None
+
+    @classmethod
+    def of(cls, config: TrainingConfig, dataset: Dataset) -> LabelRules:
+        return cls(config.resample, config.painted_slices, dataset.ignore)
+
+
+COMPLETE = LabelRules()  # unless they say otherwise
+
+
+@dataclass(frozen=True)
 class Look:
     """What one case's files say: the image's grid, and the structures as the label map names them.
 
     voxels: of each of `own` on the image's grid, and sides: the share of them on the right of the image's middle less
     that on the left; by_name: whether `own` are named. sha256: of the names and contents of the files, if it was asked
     for. problem: why it cannot be trained on, or "".
+
+    painted: the slices that are known, if not all are; skipping: of each of `own` whether painted slices between its
+    own lack it. seems_painted: slices that were painted as it seems, though all are said to be known.
     """
 
     files: CaseFiles
@@ -46,29 +73,36 @@ class Look:
     by_name: bool = False
     voxels: tuple[int, ...] = ()
     sides: tuple[float, ...] = ()
+    skipping: tuple[bool, ...] = ()
+    painted: PaintedSlices | None = None
+    seems_painted: PaintedSlices | None = None
     sha256: str = ""
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """One case in the terms of all cases' labels; `voxels` and `sides` of each label that it has, by name."""
+    """One case in the terms of all cases' labels; of each that it has, by name, `voxels`, `sides` and `skipping`."""
 
     files: CaseFiles
     shape_kji: tuple[int, ...] = ()
     ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
     voxels: dict[str, int] = field(default_factory=dict)
     sides: dict[str, float] = field(default_factory=dict)
+    skipping: dict[str, bool] = field(default_factory=dict)
+    painted: PaintedSlices | None = None
+    seems_painted: PaintedSlices | None = None
     problem: str = ""
 
 
-def own_labels(label_map: LabelMap) -> tuple[Label, ...]:
-    """The structures of one label map as it names them: its segments, or of a plain one its values."""
+def own_labels(label_map: LabelMap, ignore: int | None = None) -> tuple[Label, ...]:
+    """The structures of one label map as it names them: its segments, or of a plain one its values but `ignore`."""
     if label_map.segments is None:
-        return tuple(_unnamed_label(index, value) for index, value in enumerate(sorted(label_map.values())))
+        values = sorted(label_map.values() - {ignore})
+        return tuple(_unnamed_label(index, value) for index, value in enumerate(values))
     found: dict[str, Segment] = {}
     for segment in label_map.present():
-        if segment.key != BACKGROUND:
+        if segment.key not in NO_STRUCTURES:
             found.setdefault(segment.key, segment)
     return tuple(
         Label(index + 1, s.name, s.color, s.category or _TISSUE, s.type or _TISSUE, s.modifier)
@@ -84,33 +118,70 @@ def agree_on_labels(
     Raises InputError if no label map has a structure, or their names and values cannot be matched.
     """
     labels = given or _find_labels(dataset, looks)
+    if len(labels) >= EMPTY:
+        raise InputError(f"{len(labels)} labels are too many; train on at most {EMPTY - 1}.")
     return labels, tuple(_facts_of(look, labels) for look in looks)
 
 
-def read_case(case: CaseFiles, labels: tuple[Label, ...], resample: bool) -> tuple[Volume, np.ndarray]:
+def read_case(case: CaseFiles, labels: tuple[Label, ...], rules: LabelRules = COMPLETE) -> tuple[Volume, np.ndarray]:
     """The image, and class indices (K, J, I) uint8 on its grid. Raises InputError where they do not fit."""
     image = read_volume(case.image)
-    label_map = read_label_map(case.label_map)
-    indices = class_indices(label_map, labels)
-    return image, on_grid_of(image, indices, label_map, resample)
+    return image, classes_on(image, read_label_map(case.label_map), labels, rules)[0]
 
 
-def class_indices(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
-    """Indices 0..C-1 into (background, *labels), (K, J, I) uint8, on the label map's own grid.
+def classes_on(
+    image: Volume, label_map: LabelMap, labels: tuple[Label, ...], rules: LabelRules
+) -> tuple[np.ndarray, PaintedSlices | None]:
+    """Indices 0..C-1 into (background, *labels) or UNKNOWN, (K, J, I) uint8, on the grid of `image`.
+
+    With them the painted slices, if nothing is known of the others. Raises InputError where the two do not fit, or
+    nothing is known.
+    """
+    indices = on_grid_of(image, class_indices(label_map, labels, rules.ignore), label_map, rules.resample)
+    painted = None
+    if rules.only_painted or any(segment.only_painted for segment in label_map.segments or ()):
+        painted = _painted_slices(indices, image.ijk_to_ras, label_map.path)
+        indices = painted.keep(indices)
+    indices = np.where(indices == EMPTY, 0, indices).astype(np.uint8)
+    if (indices == UNKNOWN).all():
+        raise InputError(f"{str(label_map.path)!r} leaves every voxel unknown ({IGNORE!r}); paint some slices whole.")
+    return indices, painted
+
+
+def _painted_slices(indices: np.ndarray, ijk_to_ras: np.ndarray, path: Path) -> PaintedSlices:
+    if crossing := painted_across(indices):
+        planes = " and ".join(plane_across(ijk_to_ras, axis) for axis in crossing)
+        raise InputError(
+            f"{str(path)!r} is painted on {planes} slices, and which of them are complete cannot be told; keep the "
+            "slices of one direction."
+        )
+    painted = find_painted(indices)
+    if painted is None:
+        raise InputError(
+            f"{str(path)!r} has no painted slice, and only painted slices are known; paint some, or take the case out."
+        )
+    return painted
+
+
+def class_indices(label_map: LabelMap, labels: tuple[Label, ...], ignore: int | None = None) -> np.ndarray:
+    """Indices 0..C-1 into (background, *labels), EMPTY or UNKNOWN, (K, J, I) uint8, on the label map's own grid.
 
     Raises InputError for a structure that `labels` do not have, and for segments that overlap.
     """
-    own = own_labels(label_map)
+    own = own_labels(label_map, ignore)
     matched = _match_labels(label_map.path, own, labels, by_name=label_map.segments is not None)
     if label_map.segments is None:
         lookup = np.zeros(256, np.uint8)
+        if ignore is not None:
+            lookup[ignore] = UNKNOWN
         for number, label in enumerate(own):
             lookup[label.value] = matched[number] + 1
         return lookup[label_map.layers[0]]
     index_of = {name_key(label.name): matched[number] + 1 for number, label in enumerate(own)}
     indices = np.zeros(label_map.layers.shape[1:], np.uint8)
-    for segment in label_map.present():
-        if segment.key == BACKGROUND:
+    present = label_map.present()
+    for segment in present:
+        if segment.key in NO_STRUCTURES:
             continue
         mask = label_map.layers[segment.layer] == segment.value
         taken = indices[mask]
@@ -122,11 +193,17 @@ def class_indices(label_map: LabelMap, labels: tuple[Label, ...]) -> np.ndarray:
                 "(Segment Editor: Logical operators, Subtract)."
             )
         indices[mask] = index_of[segment.key]
+    for segment in present:
+        mask = label_map.layers[segment.layer] == segment.value
+        if segment.key == EMPTY_NAME:
+            indices[mask & (indices == 0)] = EMPTY
+        elif segment.key == IGNORE:
+            indices[mask] = UNKNOWN
     return indices
 
 
 def on_grid_of(image: Volume, indices: np.ndarray, label_map: LabelMap, resample: bool) -> np.ndarray:
-    """Class indices on the grid of `image`, (K, J, I) uint8.
+    """Class indices as `class_indices` gives them, on the grid of `image`, (K, J, I) uint8.
 
     What lies on the same grid, or on a box of it (a cropped segmentation), is placed as it is; anything else is
     resampled by nearest neighbour if `resample`, else refused with InputError.
@@ -191,10 +268,18 @@ def _facts_of(look: Look, labels: tuple[Label, ...]) -> CaseFacts:
         matched = _match_labels(look.files.label_map, look.own, labels, look.by_name)
     except InputError as error:
         return CaseFacts(look.files, problem=str(error))
-    voxels = {labels[index].name: look.voxels[number] for number, index in matched.items() if look.voxels[number]}
-    in_order = {label.name: voxels[label.name] for label in labels if label.name in voxels}
-    sides = {labels[index].name: look.sides[number] for number, index in matched.items() if look.voxels[number]}
-    return CaseFacts(look.files, look.shape_kji, look.ijk_to_ras, in_order, sides)
+    number_of = {labels[index].name: number for number, index in matched.items() if look.voxels[number]}
+    names = [label.name for label in labels if label.name in number_of]
+    return CaseFacts(
+        look.files,
+        look.shape_kji,
+        look.ijk_to_ras,
+        {name: look.voxels[number_of[name]] for name in names},
+        {name: look.sides[number_of[name]] for name in names},
+        {name: look.skipping[number_of[name]] for name in names},
+        look.painted,
+        look.seems_painted,
+    )
 
 
 def has_sides(facts: Sequence[CaseFacts], labels: tuple[Label, ...]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..base.errors import InputError, require
 from ..formats.content import is_dangling, missing_content, visible_files
-from ..formats.segments import BACKGROUND, name_key
+from ..formats.segments import BACKGROUND, IGNORE, name_key
 from ..formats.volumes import VolumeFile, list_volume_files
 
 _LABEL_ENDING = re.compile(r"[-_ .](labels?|seg|segmentation|mask)$", re.IGNORECASE)
@@ -36,7 +36,10 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Cases on disk, what `dataset.json` says of them, and what was left out (`notices`, one line each)."""
+    """Cases on disk, what `dataset.json` says of them, and what was left out (`notices`, one line each).
+
+    ignore: the value, from `dataset.json`, of voxels of which nothing is known.
+    """
 
     folder: Path
     cases: tuple[CaseFiles, ...]
@@ -44,6 +47,7 @@ class Dataset:
     modality: str
     licence: str
     notices: tuple[str, ...]
+    ignore: int | None = None
 
 
 Pairs = tuple[tuple[CaseFiles, ...], tuple[str, ...]]  # cases, notices
@@ -67,6 +71,7 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
             + (" ".join(notices[:2]) or "Put images into imagesTr, and label maps of the same names into labelsTr.")
         )
     names = _label_names(description, folder / DESCRIPTION)
+    ignore = _pop_ignored(names)
     background = names.pop(0, BACKGROUND)
     if name_key(background) != BACKGROUND:
         notices += (f"{DESCRIPTION} names the value 0 {background!r}; it is taken as the background.",)
@@ -77,6 +82,7 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
         _as_text(description.get("modality") or description.get("channel_names")),
         _as_text(description.get("licence") or description.get("license")),
         notices,
+        ignore,
     )
 
 
@@ -252,16 +258,21 @@ def _label_names(description: dict[str, Any], path: Path) -> dict[int, str]:
     value_of: dict[str, int] = {}
     for number, name in names.items():
         key = name_key(name)
-        if key == "ignore":
-            raise InputError(
-                f"{str(path)!r} gives {number} the name {name!r}, but voxels cannot be ignored; set them to the "
-                "background or to a structure, and remove the name."
-            )
+        if key == IGNORE and number == 0:
+            raise InputError(f"{str(path)!r} names 0 {name!r}, but the background is 0; renumber the labels.")
         if (key == BACKGROUND) != (number == 0) and BACKGROUND in map(name_key, names.values()):
             raise InputError(f"{str(path)!r} names {number} {name!r}, but the background is 0; renumber the labels.")
         if value_of.setdefault(key, number) != number:
             raise InputError(f"{str(path)!r} gives {name!r} the values {value_of[key]} and {number}; keep one of them.")
     return names
+
+
+def _pop_ignored(names: dict[int, str]) -> int | None:
+    """The value that is named "ignore", as in nnU-Net's data; it is no structure, and taken out of `names`."""
+    value = next((number for number, name in names.items() if name_key(name) == IGNORE), None)
+    if value is not None:
+        del names[value]
+    return value
 
 
 def _as_text(value: Any) -> str:

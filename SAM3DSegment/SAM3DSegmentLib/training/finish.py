@@ -19,7 +19,7 @@ def finish(run: Run, results: list[FoldResult]) -> Sam3dModel:
     if plan.splits[0].test:
         files = [plan.files[name] for name in plan.splits[0].test]
         segmenter = make_segmenter(plan, trained)
-        scores = score_cases(segmenter, files, plan.labels, plan.config.resample, run.fabric, run.watch)
+        scores = score_cases(segmenter, files, plan.labels, plan.rules, run.fabric, run.watch)
         note, tested = TEST_NOTE, scores.by_case()
     else:
         scores = Scores.from_cases(validated, tuple(label.name for label in plan.labels))
@@ -35,7 +35,7 @@ def finish(run: Run, results: list[FoldResult]) -> Sam3dModel:
         save_model(model, run.folder.model)
         write_json(run.folder.record, record)
         segmenter = make_segmenter(plan, trained)
-        shown = segment_case(segmenter, plan.files[worst], plan.labels, plan.config.resample)
+        shown = segment_case(segmenter, plan.files[worst], plan.labels, plan.rules)
         write_report(run.folder.report, plan, model.card.name, record, worst, *shown)
         run.watch.event("report", file=str(run.folder.report))
         for case in run.cases.values():

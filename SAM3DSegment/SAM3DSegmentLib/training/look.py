@@ -13,34 +13,56 @@ from ..base.watch import UNWATCHED, Watch
 from ..card import Label
 from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
+from ..formats.painted import PaintedSlices, looks_painted
 from ..formats.volumes import Volume
-from .classes import Look, class_indices, on_grid_of, own_labels
+from .classes import COMPLETE, LabelRules, Look, classes_on, own_labels
 from .dataset import CaseFiles, Dataset
 
 _DETACHED_HEADERS = (".nhdr", ".mhd")  # whose voxels are in a file beside them
 
 
 def look_at_cases(
-    dataset: Dataset, resample: bool = False, hashed: bool = False, watch: Watch = UNWATCHED
+    dataset: Dataset, rules: LabelRules = COMPLETE, hashed: bool = False, watch: Watch = UNWATCHED
 ) -> tuple[Look, ...]:
     """Reads the headers of images, label maps, and if `hashed` all files to their end. Raises Cancelled."""
-    return tuple(_look(case, resample, hashed) for case in watch.each("look", dataset.cases))
+    return tuple(_look(case, rules, hashed) for case in watch.each("look", dataset.cases))
 
 
-def _look(case: CaseFiles, resample: bool, hashed: bool) -> Look:
+def _look(case: CaseFiles, rules: LabelRules, hashed: bool) -> Look:
     own: tuple[Label, ...] = ()
     by_name = False
     try:
         label_map = read_label_map(case.label_map)
-        own, by_name = own_labels(label_map), label_map.segments is not None
+        own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
         image = _read_grid(case.image)
-        indices = on_grid_of(image, class_indices(label_map, own), label_map, resample)
+        indices, painted = classes_on(image, label_map, own, rules)
     except Sam3dError as error:
         return Look(case, own=own, by_name=by_name, problem=str(error))
-    sides = _sides(indices, image.ijk_to_ras, len(own))
-    voxels = np.bincount(indices.ravel(), minlength=len(own) + 1)[1:].tolist()
-    sha256 = _hash_files(case) if hashed else ""
-    return Look(case, image.array_kji.shape, image.ijk_to_ras, own, by_name, tuple(voxels), sides, sha256)
+    return Look(
+        case,
+        image.array_kji.shape,
+        image.ijk_to_ras,
+        own,
+        by_name,
+        voxels=tuple(_count(indices, len(own)).tolist()),
+        sides=_sides(indices, image.ijk_to_ras, len(own)),
+        skipping=_skipping(indices, painted, len(own)) if painted else (False,) * len(own),
+        painted=painted,
+        seems_painted=None if painted else looks_painted(indices),
+        sha256=_hash_files(case) if hashed else "",
+    )
+
+
+def _count(indices: np.ndarray, count: int) -> np.ndarray:
+    """Voxels of each of the structures 1 to `count`."""
+    return np.bincount(indices.ravel(), minlength=count + 1)[1 : count + 1]
+
+
+def _skipping(indices_kji: np.ndarray, painted: PaintedSlices, count: int) -> tuple[bool, ...]:
+    """Of each of the structures 1 to `count`: whether painted slices between its first and last lack it."""
+    slices = np.moveaxis(indices_kji, painted.axis, 0)[list(painted.numbers)]
+    has = np.array([_count(piece, count) > 0 for piece in slices])
+    return tuple(bool(len(there)) and len(there) <= there[-1] - there[0] for there in map(np.flatnonzero, has.T))
 
 
 def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple[float, ...]:
@@ -49,9 +71,7 @@ def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple
     axis = int(np.abs(along).argmax())
     slices = np.moveaxis(indices_kji, 2 - axis, 0)
     half = len(slices) // 2
-    low, high = (
-        np.bincount(part.ravel(), minlength=count + 1)[1:] for part in (slices[:half], slices[len(slices) - half :])
-    )
+    low, high = (_count(part, count) for part in (slices[:half], slices[len(slices) - half :]))
     return tuple((np.sign(along[axis]) * (high - low) / np.maximum(low + high, 1)).tolist())
 
 

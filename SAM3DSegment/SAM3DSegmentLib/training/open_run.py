@@ -58,7 +58,7 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
     fabric.barrier()
 
     def prepare(files: CaseFiles) -> PreparedCase:
-        return prepare_case(files, plan.labels, plan.preparation, plan.config.resample, folder.prepared)
+        return prepare_case(files, plan.labels, plan.preparation, plan.rules, folder.prepared)
 
     files = [plan.files[name] for name in plan.training_names]
     shares = share_out([plan.depths[name] for name in plan.training_names], fabric.world_size)

@@ -18,6 +18,7 @@ from .plan import Plan
 
 VALIDATION_NOTE = "mean over the validation cases by which the checkpoint was chosen, so slightly optimistic"
 TEST_NOTE = "mean over test cases that neither training nor the choice of the checkpoint has seen"
+PAINTED_NOTE = "; of cases that are painted in part, on their painted slices"
 FOLDS_NOTE = "mean over all cases, each by the decoder that was not trained on it (its checkpoint was chosen by them)"
 
 
@@ -45,7 +46,7 @@ def make_summary(
         seed=plan.config.seed,
         dice={name: round(value, 4) for name, value in dice.items()},
         dice_cases=dice_cases,
-        dice_note=note,
+        dice_note=note + (PAINTED_NOTE if any(case.painted for case in plan.facts) else ""),
         versions={"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
 

@@ -19,7 +19,7 @@ from ..preparation import Preparation, SquareFit
 from ..sam.cache import cache_folder, cache_limit_bytes
 from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
-from .classes import CaseFacts, agree_on_labels, has_sides
+from .classes import CaseFacts, LabelRules, agree_on_labels, has_sides
 from .dataset import CaseFiles, Dataset, find_dataset
 from .encoders import TrainingEncoder, find_encoder
 from .look import look_at_cases
@@ -43,6 +43,7 @@ class Plan:
 
     config: TrainingConfig
     dataset: Dataset
+    rules: LabelRules
     facts: tuple[CaseFacts, ...]
     splits: tuple[Split, ...]
     encoder: TrainingEncoder
@@ -109,7 +110,8 @@ def make_plan(
     encoder = find_encoder(config.encoder)
     encoder.check(config)
     dataset = find_dataset(data)
-    looks = look_at_cases(dataset, config.resample, hashed, watch)
+    rules = LabelRules.of(config, dataset)
+    looks = look_at_cases(dataset, rules, hashed, watch)
     labels, facts = agree_on_labels(dataset, looks, config.labels)
     config = _with_flips(config, facts, labels)
     slicings = {case.files.name: slicing_of(case.ijk_to_ras, config.slicing) for case in facts if not case.problem}
@@ -127,6 +129,7 @@ def make_plan(
     plan = Plan(
         config=config,
         dataset=dataset,
+        rules=rules,
         facts=facts,
         splits=split_cases(files, config, most_training),
         encoder=encoder,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..base.files import write_json, written_whole
-from ..card import Label
+from ..card import UNKNOWN, Label
 from ..preparation import Preparation, SquareFit
-from .classes import read_case
+from .classes import LabelRules, read_case
 from .dataset import CaseFiles
 
 SLICES_AT_A_TIME = 16
@@ -24,10 +24,11 @@ BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case, memory-mapped: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8.
+    """One case, memory-mapped: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8, some UNKNOWN.
 
     spacing_mm is that of the grid, d first; classes_in_slice (D, C) says which classes each slice has;
-    left_right_axis is the axis of (D, H, W) that runs between the patient's sides.
+    left_right_axis is the axis of (D, H, W) that runs between the patient's sides; is_partly_known: whether a class is
+    UNKNOWN.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PreparedCase:
     spacing_mm: tuple[float, float, float]
     left_right_axis: int
     classes_in_slice: np.ndarray
+    is_partly_known: bool = False
 
     @property
     def depth(self) -> int:
@@ -65,12 +67,12 @@ def _open(path: Path) -> np.ndarray:
 
 
 def prepare_case(
-    files: CaseFiles, labels: tuple[Label, ...], preparation: Preparation, resample: bool, folder: Path
+    files: CaseFiles, labels: tuple[Label, ...], preparation: Preparation, rules: LabelRules, folder: Path
 ) -> PreparedCase:
     """Prepare a case as inference does, or open what is in `folder` from before."""
     facts_path = folder / f"{files.name}.json"
     if not facts_path.is_file():
-        image, classes_kji = read_case(files, labels, resample)
+        image, classes_kji = read_case(files, labels, rules)
         prepared = preparation.prepare(image.array_kji, image.ijk_to_ras)
         classes = prepared.classes(classes_kji, 0, prepared.depth)
         fit = prepared.fit
@@ -78,6 +80,7 @@ def prepare_case(
             "fit": [fit.height, fit.width, fit.size, list(fit.inner)],
             "spacing_mm": list(prepared.slicing.spacing_mm),
             "left_right_axis": prepared.slicing.left_right_axis,
+            "is_partly_known": bool((classes == UNKNOWN).any()),
             "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
         }
         shape = (prepared.depth, *fit.grid)
@@ -109,6 +112,7 @@ def _open_case(name: str, folder: Path) -> PreparedCase:
         (d_mm, h_mm * height / fit.grid[0], w_mm * width / fit.grid[1]),
         facts["left_right_axis"],
         np.array(facts["has_class"]),
+        facts["is_partly_known"],
     )
 
 

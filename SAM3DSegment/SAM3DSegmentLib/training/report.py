@@ -15,13 +15,15 @@ import SimpleITK as sitk
 import torch
 
 from ..base.files import write_text
-from ..card import Label
+from ..card import UNKNOWN, Label
 from ..formats.volumes import Volume
 from ..preparation import Prepared
 from .plan import Plan
 
 _WIDTH, _HEIGHT, _MARGIN = 500, 240, 44
 _PICTURE_PIXELS = 320  # of each panel, at least
+_STRIP_PIXELS = 14  # height
+_DARK = 0.4  # brightness of what nobody has painted
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
@@ -57,7 +59,12 @@ def write_report(
     dices = {**record["result"]["validation"], **record["result"]["test"]}[case]
     dice = ", ".join(f"{label} {value:.3f}" for label, value in dices.items())
     where = f"Slice {index + 1} of {prepared.depth} ({prepared.slicing.plane}), where the two differ most"
-    picture = Picture(png, f"{case}: Dice {dice}. {where}: the image, the reference, the model.")
+    caption = f"{case}: Dice {dice}. {where}: the image, the reference, the model."
+    if (reference_kji == UNKNOWN).any():
+        caption += (
+            " Dark in the reference: not painted. Below: the slices of which something is known, this one in red."
+        )
+    picture = Picture(png, caption)
     write_text(path, make_report(name, record, plan.labels, picture))
 
 
@@ -71,7 +78,7 @@ def make_report(name: str, record: dict[str, Any], labels: tuple[Label, ...], pi
         parts.append(f'<div class="charts">{_charts(fold, history, colors)}</div>')
     for what, title in (("test", "Test cases"), ("validation", "Validation cases")):
         if result[what]:
-            parts += [f"<h2>{title}: Dice</h2>", _case_table(result[what], tuple(colors))]
+            parts += [f"<h2>{title}: Dice</h2>", _case_table(result[what], tuple(colors), record["painted"])]
     if picture is not None:
         image = base64.b64encode(picture.png).decode()
         parts += [
@@ -93,20 +100,38 @@ def draw_case(
 ) -> tuple[bytes, int]:
     """PNG of the slice where two maps of class indices differ most, and its number from 0.
 
-    Left the slice, in the middle the reference, on the right what was found.
+    Left the slice, in the middle the reference, on the right what was found. Where the reference is UNKNOWN it is dark,
+    and a strip below has a mark for each slice of which something is known.
     """
     reference, found = (prepared.slicing.to_dhw(indices) for indices in (reference_kji, found_kji))
-    differs = (reference != found).sum((1, 2))
-    index = int(differs.argmax()) if differs.any() else int((reference > 0).sum((1, 2)).argmax())
+    known = reference != UNKNOWN
+    differs = ((reference != found) & known).sum((1, 2))
+    index = int(differs.argmax()) if differs.any() else int(((reference > 0) & known).sum((1, 2)).argmax())
     grey = prepared.squares(index, index + 1)[0]
     scale = max(1, -(-_PICTURE_PIXELS // len(grey)))
     palette = torch.tensor([(0, 0, 0), *(label.color for label in labels)], dtype=torch.float32)
     panels = [grey[..., None].expand(-1, -1, 3)]
     for indices in (reference_kji, found_kji):
         classes = prepared.fit.place_labels(prepared.classes(indices, index, index + 1))[0].long()
-        panels.append(torch.where(classes[..., None] > 0, 0.5 * panels[0] + 0.5 * palette[classes], panels[0]))
+        unknown = classes == UNKNOWN
+        classes[unknown] = 0
+        panel = torch.where(classes[..., None] > 0, 0.5 * panels[0] + 0.5 * palette[classes], panels[0])
+        panels.append(torch.where(unknown[..., None], _DARK * panel, panel))
     row = torch.cat(panels, dim=1).round().to(torch.uint8)
-    return _png(row.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()), index
+    picture = row.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()
+    if not known.all():
+        picture = np.concatenate([picture, _strip(known.any((1, 2)), index, picture.shape[1])])
+    return _png(picture), index
+
+
+def _strip(is_known: np.ndarray, shown: int, width: int) -> np.ndarray:
+    """(height, width, 3) uint8: all slices from left to right, the known ones bright, the shown one red."""
+    colors = np.where(is_known[:, None], 210, 60).repeat(3, 1).astype(np.uint8)
+    colors[shown] = (230, 60, 60)
+    of_column = np.arange(width) * len(is_known) // width
+    strip = colors[of_column]
+    strip[np.diff(of_column, prepend=-1) > 0] = 0  # a line between two slices
+    return np.repeat(strip[None], _STRIP_PIXELS, 0)
 
 
 def _png(rgb: np.ndarray) -> bytes:
@@ -171,16 +196,21 @@ def _chart(title: str, series: dict[str, list[tuple[int, float]]], colors: dict[
     )
 
 
-def _case_table(cases: dict[str, dict[str, float]], labels: tuple[str, ...]) -> str:
+def _case_table(cases: dict[str, dict[str, float]], labels: tuple[str, ...], painted: dict[str, str]) -> str:
+    """painted: of cases that are known in part, on what their figures stand."""
     head = "".join(f"<th>{_text(name)}</th>" for name in labels)
+    told = {case: painted.get(case, "all slices") for case in cases}
+    known = any(case in painted for case in cases)
     rows = "".join(
         f"<tr><td>{_text(case)}</td>"
         + "".join(_dice_cell(dice.get(name)) for name in labels)
         + _dice_cell(_mean(dice) if dice else None)
+        + (f"<td>{_text(told[case])}</td>" if known else "")
         + "</tr>"
         for case, dice in sorted(cases.items(), key=lambda item: _mean(item[1]))
     )
-    return f"<table><tr><th>Case, worst first</th>{head}<th>mean</th></tr>{rows}</table>"
+    head += "<th>mean</th>" + ("<th>measured where</th>" if known else "")
+    return f"<table><tr><th>Case, worst first</th>{head}</tr>{rows}</table>"
 
 
 def _mean(dice: dict[str, float]) -> float:

@@ -159,6 +159,9 @@ def make_record(plan: Plan, encoder_sha256: str) -> dict[str, Any]:
         "decoder": to_json(plan.card.decoder),
         "splits": [to_json(split) for split in plan.splits],
         "fingerprint": plan.fingerprint,
+        "painted": {
+            case.files.name: case.painted.describe(case.ijk_to_ras) for case in plan.facts if case.painted is not None
+        },
     }
     return json.loads(json.dumps(record))  # as it will be read again
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -58,7 +59,7 @@ class Samples(Dataset[Any]):
     """Number -> sample. A pass takes as many windows of each case as cover it, in an order of its own.
 
     A window has `training_depth` slices, or all of a case that has fewer. `foreground_share` of them are placed on a
-    structure of the case, each label as often as the others; the rest lie anywhere.
+    structure of the case, each label as often as the others; the rest lie anywhere where something is known.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class Samples(Dataset[Any]):
 
     def _place(self, case: PreparedCase, generator: torch.Generator) -> tuple[int, int]:
         depth = min(self._config.training_depth, case.depth)
-        start = _draw(generator, case.depth - depth + 1)
+        starts = np.flatnonzero(sliding_window_view(case.classes_in_slice.any(1), depth).any(1))
+        start = int(starts[_draw(generator, len(starts))])
         present = np.flatnonzero(case.classes_in_slice[:, 1:].any(0)) + 1
         if len(present) and float(torch.rand(1, generator=generator)) < self._config.foreground_share:
             label = present[_draw(generator, len(present))]

@@ -10,12 +10,12 @@ import torch
 from lightning_fabric import Fabric
 
 from ..base.watch import UNWATCHED, Watch
-from ..card import Label
+from ..card import UNKNOWN, Label
 from ..formats.volumes import Volume
 from ..inference import Segmenter
 from ..metrics import Scores, label_dice
 from ..network import Network
-from .classes import read_case
+from .classes import LabelRules, read_case
 from .dataset import CaseFiles
 from .learner import TrainedNetwork
 from .plan import Plan
@@ -34,10 +34,10 @@ def make_segmenter(plan: Plan, trained: list[TrainedNetwork]) -> Segmenter:
 
 
 def segment_case(
-    segmenter: Segments, case: CaseFiles, labels: tuple[Label, ...], resample: bool, watch: Watch = UNWATCHED
+    segmenter: Segments, case: CaseFiles, labels: tuple[Label, ...], rules: LabelRules, watch: Watch = UNWATCHED
 ) -> tuple[Volume, np.ndarray, np.ndarray]:
     """The image, and on its grid class indices (K, J, I) uint8: those of the reference, and those that were found."""
-    image, reference = read_case(case, labels, resample)
+    image, reference = read_case(case, labels, rules)
     found = segmenter.segment(image.array_kji, image.ijk_to_ras, watch)
     indices = np.zeros(256, np.uint8)
     indices[[label.value for label in labels]] = range(1, len(labels) + 1)
@@ -48,18 +48,19 @@ def score_cases(
     segmenter: Segments,
     cases: list[CaseFiles],
     labels: tuple[Label, ...],
-    resample: bool,
+    rules: LabelRules,
     fabric: Fabric,
     watch: Watch,
 ) -> Scores:
-    """Segment the cases, each device its share, one at a time in memory. Raises Cancelled.
+    """Segment the cases, each device its share, one at a time in memory; on known voxels. Raises Cancelled.
 
     With several devices it cannot be cancelled in between: all have to reach the end together.
     """
     dice = np.zeros((len(cases), len(labels)))
     watch = watch.silent() if fabric.world_size == 1 else UNWATCHED
     for number in range(fabric.global_rank, len(cases), fabric.world_size):
-        _, reference, found = segment_case(segmenter, cases[number], labels, resample, watch)
+        _, reference, found = segment_case(segmenter, cases[number], labels, rules, watch)
+        found[reference == UNKNOWN] = UNKNOWN
         dice[number] = label_dice(found, reference, list(range(1, len(labels) + 1)))
     shared = fabric.all_reduce(torch.from_numpy(dice).to(fabric.device, torch.float32), reduce_op="sum")
     assert isinstance(shared, torch.Tensor)

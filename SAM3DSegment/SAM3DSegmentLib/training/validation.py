@@ -79,7 +79,7 @@ def validate_fold(
 
     def score(weights: dict[str, Tensor]) -> Scores:
         segmenter = make_segmenter(plan, [learner.trained(weights)])
-        return score_cases(segmenter, files, plan.labels, plan.config.resample, run.fabric, run.watch)
+        return score_cases(segmenter, files, plan.labels, plan.rules, run.fabric, run.watch)
 
     def on_scores(loop: Loop, weights: dict[str, Tensor], scores: Scores, is_best: bool) -> None:
         if log is None:

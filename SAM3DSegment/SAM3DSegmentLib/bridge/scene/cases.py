@@ -94,14 +94,16 @@ def surveyCases(folder: Path) -> Survey:
 
 
 def _lookAtCases(dataset: Dataset) -> tuple[Look, ...]:
+    from ...training.classes import LabelRules
     from ...training.look import look_at_cases
 
+    rules = LabelRules(ignore=dataset.ignore)
     former = dict(_looks)
     _looks.clear()
     found = []
     for case in dataset.cases:
         key = case, _stamp(case)
-        look = former.get(key) or look_at_cases(replace(dataset, cases=(case,)))[0]
+        look = former.get(key) or look_at_cases(replace(dataset, cases=(case,)), rules)[0]
         if not look.problem:  # which may be gone without a change of the files
             _looks[key] = look
         found.append(look)
