@@ -10,12 +10,15 @@ import torch
 from conftest import HIPPOCAMPUS
 from SAM3DSegmentLib.base.errors import Cancelled, InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
-from SAM3DSegmentLib.bench.fewshot import OURS, UNET, Benchmark, run_benchmark
+from SAM3DSegmentLib.bench.fewshot import OURS, UNET, Benchmark, Drawing, run_benchmark
 from SAM3DSegmentLib.bench.fewshot_report import make_table
+from SAM3DSegmentLib.bench.painting import paint_in_part
 from SAM3DSegmentLib.bench.unet import PaddedUnet, UnetSegmenter
 from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.formats.painted import PaintedSlices
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.settings import TrainingConfig
+from SAM3DSegmentLib.training.classes import read_case
 from SAM3DSegmentLib.training.plan import make_plan
 
 CONFIG = TrainingConfig(
@@ -32,7 +35,7 @@ CONFIG = TrainingConfig(
 
 
 def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
-    benchmark = Benchmark(HIPPOCAMPUS, (CONFIG,), (1, 0), (0.01,), (0,), device="cpu")
+    benchmark = Benchmark(HIPPOCAMPUS, (CONFIG,), (Drawing(1), Drawing()), (0.01,), (0,), device="cpu")
     rows = run_benchmark(benchmark, tmp_path / "out", UNWATCHED)
     assert [(row["network"], row["cases"]) for row in rows] == [(OURS, 1), (UNET, 1), (OURS, 0), (UNET, 0)]
     assert all(row["steps"] > 0 and 0 <= row["dice"] <= 1 and set(row["dice_by_label"]) for row in rows)
@@ -40,7 +43,7 @@ def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
     assert (tmp_path / "out" / "fewshot.md").read_text() == make_table(rows)
     assert (tmp_path / "out" / "fewshot.png").read_bytes()[:4] == b"\x89PNG"
 
-    again = dataclasses.replace(benchmark, cases=(1,))
+    again = dataclasses.replace(benchmark, drawings=(Drawing(1),))
     assert (
         run_benchmark(again, tmp_path / "out", Watch(cancelled=lambda: pytest.fail("nothing is left to train"))) == rows
     )
@@ -54,14 +57,37 @@ def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
 
 def test_the_table_has_mean_and_range_over_the_seeds():
     rows = [
-        {"network": UNET, "cases": cases, "minutes": 5.0, "seed": seed, "dice": dice, "steps": 10}
-        for cases, seed, dice in ((0, 0, 0.9), (5, 0, 0.7), (5, 1, 0.8))
+        {"network": UNET, "cases": cases, "every": every, "minutes": 5.0, "seed": seed, "dice": dice, "steps": 10}
+        for cases, every, seed, dice in ((0, 1, 0, 0.9), (5, 1, 0, 0.7), (5, 1, 1, 0.8), (5, 4, 0, 0.6))
     ]
     lines = make_table(rows).splitlines()
     assert lines[2:] == [
-        "| 5 | 5 | 3-D U-Net | 0.7500 | 0.7000 to 0.8000 | 2 | 10 |",
-        "| all | 5 | 3-D U-Net | 0.9000 | 0.9000 to 0.9000 | 1 | 10 |",
+        "| 5 | all slices | 5 | 3-D U-Net | 0.7500 | 0.7000 to 0.8000 | 2 | 10 |",
+        "| 5 | 1 slice in 4 | 5 | 3-D U-Net | 0.6000 | 0.6000 to 0.6000 | 1 | 10 |",
+        "| all | all slices | 5 | 3-D U-Net | 0.9000 | 0.9000 to 0.9000 | 1 | 10 |",
     ]
+
+
+def test_drawings_that_are_painted_in_part_are_compared_without_the_unet(tmp_path):
+    """Slices along which the cases are sliced: every 4th is known, of training cases alone."""
+    drawings = (Drawing(1), Drawing(2, 4))
+    benchmark = Benchmark(HIPPOCAMPUS, (CONFIG,), drawings, (0.01,), (0,), device="cpu")
+    rows = run_benchmark(benchmark, tmp_path / "out", UNWATCHED)
+    assert [(row["network"], row["cases"], row["every"]) for row in rows] == [(OURS, 1, 1), (OURS, 2, 4)]
+
+    paint_in_part(HIPPOCAMPUS, CONFIG, 2, 4, tmp_path / "painted")
+    plan = make_plan(tmp_path / "painted", CONFIG)
+    complete = make_plan(HIPPOCAMPUS, CONFIG)
+    assert plan.splits == complete.splits
+    for case in plan.facts:
+        name = case.files.name
+        assert (case.painted is not None) == (name in plan.training_names), name
+        if case.painted:
+            _, whole = read_case(complete.files[name], complete.labels)
+            _, known = read_case(case.files, plan.labels)
+            numbers = np.flatnonzero(whole.any((0, 2)))
+            assert case.painted == PaintedSlices(1, tuple(numbers[2::4].tolist()), whole.shape[1])
+            assert np.array_equal(known[:, list(numbers[2::4])], whole[:, list(numbers[2::4])])
 
 
 def test_the_unet_sees_and_answers_on_the_volumes_own_grid():

@@ -1,4 +1,4 @@
-"""The few-case benchmark: held-out Dice against the number of training cases and against minutes.
+"""The few-case benchmark: held-out Dice against the number of training cases, what is painted of them, and minutes.
 
 Our decoder, in one or more settings, and a 3-D U-Net of MONAI train on the same cases, with the same augmentation,
 loss, loop and minutes, on the same machine, and are measured on the same test cases. The U-Net sees the volumes on
@@ -26,6 +26,7 @@ from ..settings import TrainingConfig
 from ..training.run import train
 from ..training.run_folder import Options
 from .fewshot_report import draw_plot, make_table
+from .painting import paint_in_part
 from .unet import measure_unet
 
 logger = logging.getLogger(__name__)
@@ -35,22 +36,35 @@ OURS, UNET = "SAM3DSegment", "3-D U-Net"
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """What is compared: every network on every number of cases, for every time, from every seed.
+class Drawing:
+    """What a user has drawn: so many training cases, and of each every `every`th slice that shows a structure."""
 
-    Of several settings each has a name of its own; the U-Net takes over those of the first that concern it.
+    cases: int = ALL
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.cases >= 0, f"{self.cases} training cases are not possible; give 1 or more.")
+        require(self.every >= 1, f"every {self.every}th slice is not possible; give 1 or more.")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared: every network on every drawing, for every time, from every seed.
+
+    Of several settings each has a name of its own; the U-Net takes over those of the first that concern it. Where
+    drawings are compared that are not complete, it is left out.
     """
 
     data: Path
     configs: tuple[TrainingConfig, ...]
-    cases: tuple[int, ...]
+    drawings: tuple[Drawing, ...]
     minutes: tuple[float, ...]
     seeds: tuple[int, ...]
     sam_checkpoint: Path | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("configs", "cases", "minutes", "seeds"):
+        for name in ("configs", "drawings", "minutes", "seeds"):
             require(len(getattr(self, name)) > 0, f"no {name} are given; give at least one.")
         for config in self.configs:
             require(config.test_cases > 0, "test_cases is 0; hold some out to measure on, such as 40.")
@@ -59,12 +73,12 @@ class Benchmark:
         require(len(set(names)) == len(names), f"the names {names} of the settings must differ; give each its own.")
         held_out = {(config.validation_cases, config.test_cases) for config in self.configs}
         require(len(held_out) == 1, f"settings hold out {sorted(held_out)} cases; hold out the same in all.")
-        for name in ("cases", "minutes", "seeds"):
+        for name in ("minutes", "seeds"):
             require(min(getattr(self, name)) >= 0, f"{name} {getattr(self, name)} must not be negative.")
         require(min(self.minutes) > 0, f"minutes {self.minutes} must be above 0.")
 
 
-Measure = Callable[[Benchmark, TrainingConfig, "int | None", Watch], "dict[str, Any]"]
+Measure = Callable[[Benchmark, TrainingConfig, Drawing, Watch], "dict[str, Any]"]
 
 
 def run_benchmark(benchmark: Benchmark, output: Path, watch: Watch) -> list[dict[str, Any]]:
@@ -76,6 +90,8 @@ def run_benchmark(benchmark: Benchmark, output: Path, watch: Watch) -> list[dict
         *((_our_name(config), _measure_ours, config) for config in benchmark.configs),
         (UNET, _measure_unet, benchmark.configs[0]),
     ]
+    if any(drawing.every > 1 for drawing in benchmark.drawings):
+        networks.pop()
     path = output / "fewshot.json"
     settings: dict[str, Any] = {"data": str(benchmark.data)}
     settings |= {name: json.loads(json.dumps(to_json(config))) for name, _, config in networks}
@@ -83,21 +99,19 @@ def run_benchmark(benchmark: Benchmark, output: Path, watch: Watch) -> list[dict
     output.mkdir(parents=True, exist_ok=True)
     for seed in benchmark.seeds:
         for minutes in benchmark.minutes:
-            for cases in benchmark.cases:
+            for drawing in benchmark.drawings:
                 for network, measure, config in networks:
-                    key = {"network": network, "cases": cases, "minutes": minutes, "seed": seed}
+                    key = {"network": network, **to_json(drawing), "minutes": minutes, "seed": seed}
                     if any(key.items() <= row.items() for row in rows):
                         continue
                     began = time.monotonic()
                     timed = replace(config, minutes=minutes, epochs=0, seed=seed)
                     try:
-                        found = measure(benchmark, timed, cases or None, watch)
+                        found = measure(benchmark, timed, drawing, watch)
                     except Cancelled as error:
                         raise Cancelled("cancelled; the rows so far are kept, and the same command goes on.") from error
                     rows.append({**key, **found, "wall_minutes": round((time.monotonic() - began) / 60, 2)})
-                    logger.info(
-                        "%s, %s cases, %g min, seed %d: Dice %.4f", network, cases, minutes, seed, found["dice"]
-                    )
+                    logger.info("%s: Dice %.4f", key, found["dice"])
                     write_json(path, {"settings": settings, "rows": rows})
     write_text(output / "fewshot.md", make_table(rows))
     draw_plot(rows, output / "fewshot.png")
@@ -110,7 +124,7 @@ def _read_rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], li
         return settings, []
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        known, rows = dict(before["settings"]), list(before["rows"])
+        known, rows = dict(before["settings"]), [{"every": 1, **row} for row in before["rows"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(path)!r} was not written by this benchmark; give another folder.") from error
     changed = [name for name in settings if name in known and known[name] != settings[name]]
@@ -119,10 +133,14 @@ def _read_rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], li
     return {**known, **settings}, rows
 
 
-def _measure_ours(benchmark: Benchmark, config: TrainingConfig, cases: int | None, watch: Watch) -> dict[str, Any]:
-    options = Options(cases, benchmark.sam_checkpoint, benchmark.device)
+def _measure_ours(benchmark: Benchmark, config: TrainingConfig, drawing: Drawing, watch: Watch) -> dict[str, Any]:
+    options = Options(drawing.cases or None, benchmark.sam_checkpoint, benchmark.device)
     with tempfile.TemporaryDirectory() as folder:
-        model = train(benchmark.data, Path(folder) / "model.sam3d", config, options, watch)
+        data = benchmark.data
+        if drawing.every > 1:
+            data = Path(folder) / "painted"
+            paint_in_part(benchmark.data, config, options.cases, drawing.every, data)
+        model = train(data, Path(folder) / "model.sam3d", config, options, watch)
     summary = model.card.training
     return {
         "dice": float(np.mean(list(summary.dice.values()))),
@@ -132,8 +150,8 @@ def _measure_ours(benchmark: Benchmark, config: TrainingConfig, cases: int | Non
     }
 
 
-def _measure_unet(benchmark: Benchmark, config: TrainingConfig, cases: int | None, watch: Watch) -> dict[str, Any]:
-    return measure_unet(benchmark.data, config, cases, benchmark.device, watch)
+def _measure_unet(benchmark: Benchmark, config: TrainingConfig, drawing: Drawing, watch: Watch) -> dict[str, Any]:
+    return measure_unet(benchmark.data, config, drawing.cases or None, benchmark.device, watch)
 
 
 def _our_name(config: TrainingConfig) -> str:

@@ -13,34 +13,39 @@ from ..base.files import written_whole
 
 def make_table(rows: list[dict[str, Any]]) -> str:
     """Markdown: mean Dice over the seeds, and the lowest and highest of them."""
-    lines = ["| cases | minutes | network | mean Dice | lowest to highest | seeds | steps |", "|" + "---|" * 7]
-    for cases, minutes, network in _groups(rows):
-        group = _select(rows, cases, minutes, network)
+    lines = [
+        "| cases | painted | minutes | network | mean Dice | lowest to highest | seeds | steps |",
+        "|" + "---|" * 8,
+    ]
+    for cases, every, minutes, network in _groups(rows):
+        group = _select(rows, cases, every, minutes, network)
         dice = [row["dice"] for row in group]
         steps = round(float(np.mean([row["steps"] for row in group])))
         lines.append(
-            f"| {_cases_name(cases)} | {minutes:g} | {network} | {np.mean(dice):.4f} "
+            f"| {_cases_name(cases)} | {_slices_name(every)} | {minutes:g} | {network} | {np.mean(dice):.4f} "
             f"| {min(dice):.4f} to {max(dice):.4f} | {len(group)} | {steps} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def draw_plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Dice against minutes, a panel for each number of cases; a dot for each seed, a line through their means."""
+    """Dice against minutes, a panel for each drawing; a dot for each seed, a line through their means."""
     from matplotlib.figure import Figure
 
     keys = _groups(rows)
-    numbers = list(dict.fromkeys(cases for cases, _, _ in keys))
-    times = sorted({minutes for _, minutes, _ in keys})
+    drawings = list(dict.fromkeys((cases, every) for cases, every, _, _ in keys))
+    times = sorted({minutes for _, _, minutes, _ in keys})
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    figure = Figure(figsize=(2 + 3 * len(numbers), 4.5), layout="constrained")
-    for axes, cases in zip(figure.subplots(1, len(numbers), sharex=True, sharey=True, squeeze=False)[0], numbers):
+    figure = Figure(figsize=(2 + 3 * len(drawings), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(drawings), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (cases, every) in zip(panels, drawings):
         for number, network in enumerate(networks):
             # Beside each other: dots of two networks would hide one another.
             shift = 0.02 * (number - (len(networks) - 1) / 2) * times[-1]
-            points = [(minutes + shift, _select(rows, cases, minutes, network)) for minutes in times]
+            points = [(minutes + shift, _select(rows, cases, every, minutes, network)) for minutes in times]
             _draw(axes, points, f"C{number}", network)
-        axes.set(title=f"{_cases_name(cases)} training cases", xlabel="minutes of training", xticks=times)
+        title = f"{_cases_name(cases)} training cases" + (f",\n{_slices_name(every)}" if every > 1 else "")
+        axes.set(title=title, xlabel="minutes of training", xticks=times)
         axes.margins(x=0.15)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("mean Dice of the test cases")
@@ -56,15 +61,19 @@ def _draw(axes: Any, points: list[tuple[float, list[dict[str, Any]]]], color: st
         axes.plot([x] * len(dice), dice, ".", color=color)
 
 
-def _groups(rows: list[dict[str, Any]]) -> list[tuple[int, float, str]]:
-    keys = {(row["cases"], row["minutes"], row["network"]) for row in rows}
-    return sorted(keys, key=lambda key: (key[0] or math.inf, key[1], key[2]))
+def _groups(rows: list[dict[str, Any]]) -> list[tuple[int, int, float, str]]:
+    keys = {(row["cases"], row["every"], row["minutes"], row["network"]) for row in rows}
+    return sorted(keys, key=lambda key: (key[0] or math.inf, *key[1:]))
 
 
-def _select(rows: list[dict[str, Any]], cases: int, minutes: float, network: str) -> list[dict[str, Any]]:
-    wanted = {"cases": cases, "minutes": minutes, "network": network}
+def _select(rows: list[dict[str, Any]], cases: int, every: int, minutes: float, network: str) -> list[dict[str, Any]]:
+    wanted = {"cases": cases, "every": every, "minutes": minutes, "network": network}
     return [row for row in rows if wanted.items() <= row.items()]
 
 
 def _cases_name(cases: int) -> str:
     return str(cases) if cases else "all"
+
+
+def _slices_name(every: int) -> str:
+    return "all slices" if every == 1 else f"1 slice in {every}"

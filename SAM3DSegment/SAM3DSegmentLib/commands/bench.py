@@ -112,7 +112,11 @@ def _add_fewshot(group: Any) -> None:
         help="settings to compare, with test_cases and names",
     )
     parser.add_argument(
-        "--cases", type=_case_counts, default="5,10,20,50,all", metavar="N,N", help="default: %(default)s"
+        "--cases",
+        type=_drawings,
+        default="5,10,20,50,all",
+        metavar="N,N",
+        help="training cases; 20/4: 20 of which one slice in 4 is painted; default: %(default)s",
     )
     parser.add_argument("--minutes", type=_minutes, default="5", metavar="M,M", help="default: %(default)s")
     parser.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="S,S", help="default: %(default)s")
@@ -120,9 +124,10 @@ def _add_fewshot(group: Any) -> None:
     add_computing(parser)
 
 
-def _case_counts(text: str) -> tuple[int, ...]:
-    """0 stands for all."""
-    return tuple(0 if part == "all" else count(part) for part in text.split(","))
+def _drawings(text: str) -> tuple[tuple[int, int], ...]:
+    """(cases, every): 0 cases stand for all; 20/4 for 20 of which every 4th slice is painted."""
+    pairs = (part.partition("/") for part in text.split(","))
+    return tuple((0 if cases == "all" else count(cases), count(every) if slash else 1) for cases, slash, every in pairs)
 
 
 def _minutes(text: str) -> tuple[float, ...]:
@@ -135,7 +140,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _fewshot(options: argparse.Namespace) -> int:
     from ..base.devices import keep_freed_memory
-    from ..bench.fewshot import Benchmark, run_benchmark
+    from ..bench.fewshot import Benchmark, Drawing, run_benchmark
     from ..bench.fewshot_report import make_table
     from ..training.plan import make_config
 
@@ -145,7 +150,7 @@ def _fewshot(options: argparse.Namespace) -> int:
     benchmark = Benchmark(
         options.data,
         tuple(make_config(one, overrides, options.sam_checkpoint) for one in settings),
-        options.cases,
+        tuple(Drawing(*pair) for pair in options.cases),
         options.minutes,
         options.seeds,
         options.sam_checkpoint,

@@ -72,17 +72,20 @@ def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Pat
     check_new_file(path, overwrite, inputs)
 
 
-def write_labels(path: str | Path, labels_kji: np.ndarray, source: Volume, labels: tuple[Label, ...]) -> None:
+def write_labels(
+    path: str | Path, labels_kji: np.ndarray, source: Volume, labels: tuple[Label, ...], only_painted: bool = False
+) -> None:
     """Write a label map on the source's grid: a Slicer segmentation for `.seg.nrrd`, else a plain image.
 
-    The file appears whole or not at all. Raises InputError if it cannot be written.
+    only_painted: whether the segments say that nothing is known of slices on which nothing is painted. The file appears
+    whole or not at all. Raises InputError if it cannot be written.
     """
     path = Path(path)
     check_label_output(path, overwrite=True)
     check_axes(path, source.ijk_to_ras)
     image = image_on_grid(labels_kji, source.ijk_to_ras)
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
-        for key, value in segmentation_fields(labels_kji.shape, labels).items():
+        for key, value in segmentation_fields(labels_kji.shape, labels, only_painted).items():
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
         write_image(image, partial, compressed=True)
