@@ -23,7 +23,7 @@ from SAM3DSegmentLib.model_file import save_model
 from test_model_file import small_model
 from web_server import Server
 
-KILLS = 20
+KILLS = 12
 IMAGES = HIPPOCAMPUS / "imagesTr"
 SETTINGS = {
     "encoder": "compact_vit",
@@ -200,7 +200,7 @@ def test_train(start, tmp_path):
     seconds = timed(lambda: train(tmp_path / "undisturbed"))
     expected = safetensors.torch.load_file(tmp_path / "undisturbed" / "m.sam3d")
     folder, resumed = tmp_path / "killed", 0
-    for _ in killed_runs(lambda: train(emptied(folder)), seconds, 400):
+    for _ in killed_runs(lambda: train(emptied(folder)), seconds, 400, count=8):
         if not (folder / "m.sam3d").exists():
             code, output = finish(train(folder, "--resume"))
             resumed += code == 0

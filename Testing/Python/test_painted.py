@@ -365,6 +365,20 @@ def test_check_says_which_slices_are_painted(painted_set, capsys):
     code, told = check(capsys, painted_set, "--painted-slices")
     assert code == 0
     assert told.count("coronal slices are painted") == 4
+    assert told.count("suspicious") == 1
+    assert "in no case it is known where the structures end" in told
+
+
+def test_check_is_content_where_a_blank_slice_is_marked_on_either_side(painted_set, capsys):
+    for path in sorted((painted_set / "labelsTr").iterdir())[:1]:
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        labels[5:9, [0, -1], 5:9] = 3
+        names = ["Anterior", "Posterior", "empty"]
+        segments = tuple(Label(value, name, (9, 9, 9)) for value, name in enumerate(names, 1))
+        fields = segmentation_fields(labels.shape, segments)
+        write_like(painted_set / "labelsTr" / f"{path.name[:-7]}.seg.nrrd", labels, path, fields)
+        path.unlink()
+    _, told = check(capsys, painted_set, "--painted-slices")
     assert "suspicious" not in told
 
 

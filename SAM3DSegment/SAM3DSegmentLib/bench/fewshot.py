@@ -37,7 +37,7 @@ OURS, UNET = "SAM3DSegment", "3-D U-Net"
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a user has drawn: so many training cases, and of each every `every`th slice that shows a structure."""
+    """What a user has drawn: so many training cases, and of each every `every`th slice."""
 
     cases: int = ALL
     every: int = 1

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..card import Label
 from ..formats.label_maps import write_labels
+from ..formats.painted import EMPTY as EMPTY_SLICE
+from ..formats.segments import EMPTY
 from ..formats.volumes import SEGMENTATION_SUFFIX
 from ..geometry import slicing_of
 from ..settings import TrainingConfig
@@ -18,14 +21,18 @@ from ..training.plan import make_plan
 def paint_in_part(data: Path, config: TrainingConfig, cases: int | None, every: int, folder: Path) -> None:
     """Write the data set `data` into `folder` with only every `every`th slice of its training cases painted.
 
-    Slices are those along which the cases are sliced, from the first that shows a structure on; the cases say so
-    themselves. Other cases stay complete.
+    Slices are those along which the cases are sliced; what shows no structure is marked as empty. The cases say
+    themselves that they are painted in part. Other cases stay complete.
     """
     plan = make_plan(data, config, cases)
-    images, labels = folder / "imagesTr", folder / "labelsTr"
+    images, label_maps = folder / "imagesTr", folder / "labelsTr"
     images.mkdir(parents=True)
-    labels.mkdir()
-    values = np.array([0, *(label.value for label in plan.labels)], np.uint8)
+    label_maps.mkdir()
+    free = max(label.value for label in plan.labels) + 1
+    values = np.zeros(256, np.uint8)
+    values[1 : len(plan.labels) + 1] = [label.value for label in plan.labels]
+    values[EMPTY_SLICE] = free
+    labels = (*plan.labels, Label(free, EMPTY, (128, 128, 128)))
     for name, files in plan.files.items():
         is_painted = name in plan.training_names
         image, classes = read_case(files, plan.labels, plan.rules)
@@ -33,14 +40,17 @@ def paint_in_part(data: Path, config: TrainingConfig, cases: int | None, every: 
             slicing = slicing_of(image.ijk_to_ras, config.slicing)
             classes = keep_every(classes, slicing.kji_axes[0], every)
         shutil.copyfile(files.image, images / files.image.name)
-        path = labels / f"{name}{SEGMENTATION_SUFFIX}"
-        write_labels(path, values[classes], image, plan.labels, only_painted=is_painted)
+        path = label_maps / f"{name}{SEGMENTATION_SUFFIX}"
+        write_labels(path, values[classes], image, labels, only_painted=is_painted)
 
 
 def keep_every(classes_kji: np.ndarray, axis: int, every: int) -> np.ndarray:
-    """Each `every`th of the slices along an axis that show a structure, from the middle of the first so many on."""
+    """Every `every`th slice along an axis, from the middle of the first so many on, as it is; 0 in the others.
+
+    A slice that shows no structure becomes EMPTY_SLICE.
+    """
     slices = np.moveaxis(classes_kji, axis, 0)
     kept = np.zeros_like(slices)
-    numbers = np.flatnonzero(slices.any((1, 2)))[every // 2 :: every]
-    kept[numbers] = slices[numbers]
+    for number in range(every // 2, len(slices), every):
+        kept[number] = slices[number] if slices[number].any() else EMPTY_SLICE
     return np.moveaxis(kept, 0, axis)

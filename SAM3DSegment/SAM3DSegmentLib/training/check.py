@@ -126,12 +126,17 @@ def _find_strange_painting(plan: Plan, sound: list[CaseFacts]) -> list[str]:
                 "complete, do not say that only painted slices are."
             )
     for label in plan.labels:
-        skipping = [case.skipping[label.name] for case in sound if label.name in case.voxels]
-        if skipping and all(skipping):
+        skips = [case.skips.get(label.name, False) for case in sound if label.name in case.voxels]
+        if skips and all(skips):
             found.append(
                 f"{label.name!r} is missing in every case on painted slices between its own; a painted slice has to "
                 "show all structures."
             )
+    if sound and all(case.painting and case.painting.is_open for case in sound):
+        found.append(
+            "in no case it is known where the structures end, as the outermost painted slices show them; mark a blank "
+            "slice beyond, on either side, with a segment 'empty'."
+        )
     return found
 
 

@@ -51,6 +51,17 @@ class LabelRules:
         return cls(config.resample, config.painted_slices, dataset.ignore)
 
 
+@dataclass(frozen=True)
+class Painting:
+    """What painted slices show: of each structure, whether some between its own lack it (`skips`).
+
+    is_open: whether the first or last of them, with more slices beyond, shows a structure, so that its end is unknown.
+    """
+
+    skips: tuple[bool, ...]
+    is_open: bool
+
+
 COMPLETE = LabelRules()  # unless they say otherwise
 
 
@@ -62,8 +73,8 @@ class Look:
     that on the left; by_name: whether `own` are named. sha256: of the names and contents of the files, if it was asked
     for. problem: why it cannot be trained on, or "".
 
-    painted: the slices that are known, if not all are; skipping: of each of `own` whether painted slices between its
-    own lack it. seems_painted: slices that were painted as it seems, though all are said to be known.
+    painted, painting: the slices that are known, if not all are, and what they show. seems_painted: slices that were
+    painted as it seems, though all are said to be known.
     """
 
     files: CaseFiles
@@ -73,8 +84,8 @@ class Look:
     by_name: bool = False
     voxels: tuple[int, ...] = ()
     sides: tuple[float, ...] = ()
-    skipping: tuple[bool, ...] = ()
     painted: PaintedSlices | None = None
+    painting: Painting | None = None
     seems_painted: PaintedSlices | None = None
     sha256: str = ""
     problem: str = ""
@@ -82,15 +93,16 @@ class Look:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """One case in the terms of all cases' labels; of each that it has, by name, `voxels`, `sides` and `skipping`."""
+    """One case in the terms of all cases' labels; of each that it has, by name, `voxels`, `sides` and `skips`."""
 
     files: CaseFiles
     shape_kji: tuple[int, ...] = ()
     ijk_to_ras: np.ndarray = field(default_factory=lambda: np.eye(4))
     voxels: dict[str, int] = field(default_factory=dict)
     sides: dict[str, float] = field(default_factory=dict)
-    skipping: dict[str, bool] = field(default_factory=dict)
+    skips: dict[str, bool] = field(default_factory=dict)
     painted: PaintedSlices | None = None
+    painting: Painting | None = None
     seems_painted: PaintedSlices | None = None
     problem: str = ""
 
@@ -276,8 +288,9 @@ def _facts_of(look: Look, labels: tuple[Label, ...]) -> CaseFacts:
         look.ijk_to_ras,
         {name: look.voxels[number_of[name]] for name in names},
         {name: look.sides[number_of[name]] for name in names},
-        {name: look.skipping[number_of[name]] for name in names},
+        {name: look.painting.skips[number_of[name]] for name in names} if look.painting else {},
         look.painted,
+        look.painting,
         look.seems_painted,
     )
 

@@ -15,7 +15,7 @@ from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
 from ..formats.painted import PaintedSlices, looks_painted
 from ..formats.volumes import Volume
-from .classes import COMPLETE, LabelRules, Look, classes_on, own_labels
+from .classes import COMPLETE, LabelRules, Look, Painting, classes_on, own_labels
 from .dataset import CaseFiles, Dataset
 
 _DETACHED_HEADERS = (".nhdr", ".mhd")  # whose voxels are in a file beside them
@@ -46,8 +46,8 @@ def _look(case: CaseFiles, rules: LabelRules, hashed: bool) -> Look:
         by_name,
         voxels=tuple(_count(indices, len(own)).tolist()),
         sides=_sides(indices, image.ijk_to_ras, len(own)),
-        skipping=_skipping(indices, painted, len(own)) if painted else (False,) * len(own),
         painted=painted,
+        painting=_look_at_painting(indices, painted, len(own)) if painted else None,
         seems_painted=None if painted else looks_painted(indices),
         sha256=_hash_files(case) if hashed else "",
     )
@@ -58,11 +58,13 @@ def _count(indices: np.ndarray, count: int) -> np.ndarray:
     return np.bincount(indices.ravel(), minlength=count + 1)[1 : count + 1]
 
 
-def _skipping(indices_kji: np.ndarray, painted: PaintedSlices, count: int) -> tuple[bool, ...]:
-    """Of each of the structures 1 to `count`: whether painted slices between its first and last lack it."""
+def _look_at_painting(indices_kji: np.ndarray, painted: PaintedSlices, count: int) -> Painting:
     slices = np.moveaxis(indices_kji, painted.axis, 0)[list(painted.numbers)]
     has = np.array([_count(piece, count) > 0 for piece in slices])
-    return tuple(bool(len(there)) and len(there) <= there[-1] - there[0] for there in map(np.flatnonzero, has.T))
+    skipping = tuple(bool(len(there)) and len(there) <= there[-1] - there[0] for there in map(np.flatnonzero, has.T))
+    first, last = painted.numbers[0], painted.numbers[-1]
+    before, after = first > 0 and has[0].any(), last < painted.total - 1 and has[-1].any()
+    return Painting(skipping, bool(before or after))
 
 
 def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple[float, ...]:
