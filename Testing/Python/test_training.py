@@ -439,6 +439,7 @@ def test_an_interrupt_while_weights_change_leaves_the_checkpoint_before(tmp_path
     assert not list((tmp_path / "m.training").rglob("checkpoint.pt"))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.2."), reason="this torch scales on CUDA only")
 def test_the_scaling_of_the_loss_in_float16_is_kept(tmp_path):
     """Without it a resumed training leaves its first steps out."""
     loops = [make_loop(Budget(4, 0)) for _ in range(2)]

@@ -20,6 +20,9 @@ from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.training.learner import DecoderLearner, EndToEndLearner
 from SAM3DSegmentLib.training.samples import Sample
 
+pytestmark = pytest.mark.skipif(
+    torch.__version__.startswith("2.2."), reason="this torch asks for NVIDIA's driver before it makes a fake tensor"
+)
 SIZE, DEPTH = 64, 4
 FIT = SquareFit.of_slices(40, 30, (1.0, 1.0), SIZE)
 CUDA = torch.device("cuda", 0)
