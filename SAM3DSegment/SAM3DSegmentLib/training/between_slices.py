@@ -48,9 +48,7 @@ def interpolate_distance(shown: np.ndarray, spacing_hw: tuple[float, float], sli
     return (1 - share) * painted[below] + share * painted[above]
 
 
-def walk(
-    grey: Tensor, mask: Tensor, known: Tensor, guess: Tensor, check: Check, weight: float = 0.0
-) -> Tensor:
+def walk(grey: Tensor, mask: Tensor, known: Tensor, guess: Tensor, check: Check, weight: float = 0.0) -> Tensor:
     """The probability that a random walker from each voxel meets the structure before anything else that is painted.
 
     grey: (D, H, W) float32 of unit deviation; mask, known: boolean, the structure where it is known. Steps over edges

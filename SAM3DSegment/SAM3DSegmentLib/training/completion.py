@@ -1,4 +1,4 @@
-"""A volume of which some parallel slices were painted, filled between them: from these, the image, and a model if given.
+"""A volume of which some parallel slices were painted, filled between them: from these, the image, and maybe a model.
 
 Time is bounded by a budget: first everything is interpolated, which takes a moment, then one span between painted
 slices after the other is improved until the budget is spent. Memory: see `filling`, and of a model's probabilities a
@@ -25,8 +25,8 @@ from ..geometry import spacing_and_directions
 from ..inference import OnProgress, Segmenter, ShouldCancel, watch_of
 from ..model_file import Sam3dModel, load_model
 from ..preparation import check_volume
-from .between_slices import MODEL_WEIGHT, Check, interpolate_distance, vote, walk
-from .filling import Box, Filling, Piece, Span, extend_painted, find_spans
+from .between_slices import MODEL_WEIGHT, interpolate_distance, vote, walk
+from .filling import Box, Filling, Piece, extend_painted, find_spans
 from .painted_volume import check_painted, match_model
 from .soft_labels import FULL, Wanted, find_soft_labels
 
@@ -48,6 +48,9 @@ class Completion:
 
     def __post_init__(self) -> None:
         require(self.seconds > 0, f"{self.seconds:g} seconds are no time to compute in; give more, such as 60.")
+
+
+COMPLETION = Completion()  # as the command does it
 
 
 class OutOfTime(Exception):
@@ -85,7 +88,7 @@ def complete_volume(
     ijk_to_ras: np.ndarray,
     painted_kji: np.ndarray,
     model: Sam3dModel | str | Path | None = None,
-    completion: Completion = Completion(),
+    completion: Completion = COMPLETION,
     on_progress: OnProgress | None = None,
     should_cancel: ShouldCancel | None = None,
 ) -> np.ndarray:
@@ -119,7 +122,7 @@ def complete_classes(
     known_kji: np.ndarray,
     painted: PaintedSlices,
     matched: Matched | None = None,
-    completion: Completion = Completion(),
+    completion: Completion = COMPLETION,
     watch: Watch = UNWATCHED,
 ) -> np.ndarray:
     """Class indices (K, J, I) uint8 without UNKNOWN, from those of the `painted` slices, and UNKNOWN for all others."""
@@ -127,8 +130,9 @@ def complete_classes(
     axis = painted.axis
     known = np.moveaxis(known_kji, axis, 0).copy()
     numbers = extend_painted(known, painted.numbers) if completion.extend else painted.numbers
-    spacing = spacing_and_directions(ijk_to_ras)[0][::-1]
-    filling = Filling(known, (float(spacing[axis]), *(float(mm) for mm in np.delete(spacing, axis))))  # type: ignore[arg-type]
+    spacing_kji = spacing_and_directions(ijk_to_ras)[0][::-1].tolist()
+    depth_mm, height_mm, width_mm = (spacing_kji[one] for one in sorted(range(3), key=lambda one: one != axis))
+    filling = Filling(known, (depth_mm, height_mm, width_mm))
     spans = find_spans(known, numbers, completion.extend)
     for span in spans:
         watch.check()
@@ -136,11 +140,11 @@ def complete_classes(
     done = 0
     try:
         soft = _ask_model(matched, array_kji, ijk_to_ras, filling.boxes(spans), axis, completion, budget)
-        better = Improvement(np.moveaxis(array_kji, axis, 0), soft, resolve_device(completion.device), budget.check)
+        better = Improvement(np.moveaxis(array_kji, axis, 0), soft, resolve_device(completion.device), budget)
+        better.expect(sum(len(filling.labels(span)) for span in spans))
         for span in spans:
             filling.fill(span, better.find)
             done += 1
-            watch.progress(STAGE, done, len(spans))
     except OutOfTime:
         logger.warning(
             "the %g seconds were spent after %d of %d gaps between painted slices; the others are interpolated from "
@@ -153,7 +157,7 @@ def complete_classes(
         give_back_unused_memory()
         raise OutOfMemoryError(
             f"not enough memory for gaps between painted slices of {'x'.join(map(str, known.shape[1:]))} pixels; close "
-            "other programs, or paint more slices, so that the gaps are smaller."
+            "other programs, paint more slices, so that the gaps are smaller, or use --device cpu."
         ) from error
     return np.ascontiguousarray(np.moveaxis(filling.result_dhw, 0, axis))
 
@@ -163,9 +167,14 @@ class Improvement:
     model's errors, half what a random walker says that begins with that."""
 
     def __init__(
-        self, image_dhw: np.ndarray, soft: Mapping[int, tuple[Box, np.ndarray]], device: torch.device, check: Check
+        self, image_dhw: np.ndarray, soft: Mapping[int, tuple[Box, np.ndarray]], device: torch.device, budget: Budget
     ) -> None:
-        self._image, self._soft, self._device, self._check = image_dhw, soft, device, check
+        self._image, self._soft, self._device, self._budget = image_dhw, soft, device, budget
+        self._done = self._expected = 0  # pieces
+
+    def expect(self, pieces: int) -> None:
+        """Of so many pieces progress is told."""
+        self._expected = pieces
 
     @torch.no_grad()
     def find(self, piece: Piece) -> np.ndarray:
@@ -177,12 +186,14 @@ class Improvement:
         errors = mask.float() if soft is None else mask.float() - soft
         voted = mask.float()
         wanted = piece.wanted
-        voted[wanted] = vote(channels, errors, known, list(piece.painted), wanted, self._check)
+        voted[wanted] = vote(channels, errors, known, list(piece.painted), wanted, self._budget.check)
         if soft is None:
-            walked = walk(grey, mask, known, voted, self._check)
+            walked = walk(grey, mask, known, voted, self._budget.check)
         else:
             voted[wanted] += soft[wanted]
-            walked = walk(grey, mask, known, voted, self._check, PRIOR_WEIGHT)
+            walked = walk(grey, mask, known, voted, self._budget.check, PRIOR_WEIGHT)
+        self._done += 1
+        self._budget.watch.progress(STAGE, self._done, self._expected)
         return ((voted + walked) / 2).clamp(0, 1).cpu().numpy()
 
     def _soft_of(self, piece: Piece) -> torch.Tensor | None:

@@ -86,9 +86,9 @@ class Filling:
         self.spacing_mm = spacing_mm
 
     def fill(self, span: Span, find: Callable[[Piece], np.ndarray]) -> None:
-        """Give each unknown voxel of a span its most probable class; `find` gives the probability of a piece's structure.
+        """Give each unknown voxel of a span its most probable class; the background has what the structures leave.
 
-        The background has what the structures leave.
+        find: gives the probability of a piece's structure, (D, H, W) float32 of its box.
         """
         part = self.painted_dhw[span.first : span.last + 1]
         best, total = np.zeros(part.shape, np.float32), np.zeros(part.shape, np.float32)

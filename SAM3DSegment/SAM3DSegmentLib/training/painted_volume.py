@@ -41,7 +41,7 @@ def read_painted(image: Path, segmentation: Path, extend: bool = False) -> Paint
     """Raises InputError with one line that says what to do, where the two do not fit or there is nothing to fill."""
     volume, label_map = read_volume(image), read_label_map(segmentation)
     labels = own_labels(label_map)
-    require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete at most {EMPTY - 1} at once.")
+    require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete {EMPTY - 1} at once.")
     _check_grid(volume, label_map)
     classes = on_grid_of(volume, class_indices(label_map, labels), label_map, resample=False)
     painted = check_painted(classes, volume.ijk_to_ras, repr(str(segmentation)), extend)
@@ -99,6 +99,11 @@ def match_model(card: ModelCard, labels: Mapping[int, str], by_name: bool) -> di
             *(card.name, theirs, ", ".join(missing)),
         )
     return found
+
+
+def keys_of(labels: tuple[Label, ...], by_name: bool) -> dict[int, str]:
+    """Of the classes from 1, what `match_model` matches: their names, or as text their values."""
+    return {n + 1: label.name if by_name else str(label.value) for n, label in enumerate(labels)}
 
 
 def labels_with_codes(painted: PaintedVolume, card: ModelCard) -> tuple[Label, ...]:
