@@ -122,7 +122,7 @@ def _ways(
         segmenter = Segmenter.load(loaded, device, "auto", sam_checkpoint)
         ways["complete, with the model"] = lambda shown: _complete(shown, matched, completion)
         ways["the model alone"] = lambda shown: _segment(shown, segmenter, loaded.card, matched.of_class)
-    return {**ways, "random walker (scikit-image)": _walk, _name_of_interpolation(): _fill_between}
+    return {**ways, "random walker (scikit-image)": _walk, "fill between slices (distances)": _fill_between}
 
 
 def _complete(shown: Shown, matched: Matched | None, completion: Completion) -> np.ndarray:
@@ -157,30 +157,13 @@ def _walk(shown: Shown) -> np.ndarray:
     return found.astype(np.uint8)
 
 
-def _name_of_interpolation() -> str:
-    return "fill between slices (ITK)" if _itk() else "fill between slices (distances)"
-
-
-def _itk():  # type: ignore[no-untyped-def]
-    """The package, with the filter that Slicer's *Fill between slices* uses; None where it is not installed."""
-    try:
-        import itk
-    except ImportError:
-        return None
-    return itk if hasattr(itk, "MorphologicalContourInterpolator") else None
-
-
 def _fill_between(shown: Shown) -> np.ndarray:
     """As Slicer's *Fill between slices*, without looking at the image: each label ends with its last painted slice.
 
-    By ITK's morphological contour interpolation where it is installed (itk-morphologicalcontourinterpolation, 1.3 GB),
-    else by signed distances.
+    By signed distances; Slicer's own is ITK's morphological contour interpolation, whose package needs 1.3 GB.
     """
     known = np.where(shown.known_kji == UNKNOWN, 0, shown.known_kji).astype(np.uint8)
     axis = shown.painted.axis
-    if itk := _itk():
-        image = itk.image_from_array(known)
-        return itk.array_from_image(itk.morphological_contour_interpolator(image, axis=2 - axis))
     spacing = np.delete(spacing_and_directions(shown.image.ijk_to_ras)[0][::-1], axis)
     slices = np.moveaxis(known, axis, 0)
     found, best = slices.copy(), np.zeros(slices.shape, np.float32)
