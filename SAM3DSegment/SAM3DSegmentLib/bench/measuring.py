@@ -124,10 +124,11 @@ def as_table(result: BenchResult) -> str:
         lines.append(f"useful work: {result.useful_gflop} GFLOP")
     lines.append("")
     columns = _columns(result.rows)
-    lines.append(f"{result.bench:<34}" + "".join(f"{title:>11}" for title in columns))
+    width = max(34, *(len(row.name) + 1 for row in result.rows))
+    lines.append(f"{result.bench:<{width}}" + "".join(f"{title:>11}" for title in columns))
     for number, row in enumerate(result.rows):
         cells = "".join(f"{column[number]:>11}" for column in columns.values())
-        lines.append(f"{row.name:<34}{cells}" + (f"  {row.note}" if row.note else ""))
+        lines.append(f"{row.name:<{width}}{cells}" + (f"  {row.note}" if row.note else ""))
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..card import ANATOMICAL_PLANES
 from ..quality import BEST, QUALITIES
 from .shared import (
     DONE,
@@ -35,6 +36,11 @@ _BENCHMARKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "quality": ("levels", "bench_quality", ("data", "config", "model", "device", "precision", "threads")),
     "reuse": ("networks", "bench_reuse", ("image_size", "slices", "device", "precision", "threads")),
     "startup": ("processes", "bench_startup", ("rounds",)),
+    "complete": (
+        "complete",
+        "bench_complete",
+        ("data", "model", "every", "painted", "cases", "axis", "device", "sam_checkpoint", "threads"),
+    ),
     "load": ("load", "bench_load", ("slices", "precision", "rounds")),
 }
 
@@ -65,17 +71,33 @@ def add(commands: Any) -> None:
     load = add_benchmark("load", "a volume alone, and beside programs that keep processors busy")
     load.add_argument("--slices", type=count, default=20, metavar="N", help="default: %(default)s")
     add_precision(load)
+    complete = add_benchmark("complete", "painted slices completed, beside other ways: Dice on the slices not shown")
+    _add_complete(complete)
     for parser in (encoder, decoder, reuse):
         parser.add_argument("--image-size", type=count, default=512, metavar="S", help="default: %(default)s pixels")
     for parser in (encoder, decoder, startup, load):
         parser.add_argument("--rounds", type=count, default=3, metavar="N", help="default: %(default)s")
     for parser in (encoder, decoder, volume, quality, reuse):
-        parser.add_argument("--device", default="auto", help="default: %(default)s")
         add_precision(parser)
+    for parser in (encoder, decoder, volume, quality, reuse, complete):
+        parser.add_argument("--device", default="auto", help="default: %(default)s")
         parser.add_argument("--threads", type=count, metavar="N", help="of the CPU; default: torch's choice")
-    for parser in (encoder, decoder, volume, quality, reuse, startup, load):
+    for parser in (encoder, decoder, volume, quality, reuse, startup, load, complete):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     _add_fewshot(group)
+
+
+def _add_complete(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="complete labelled cases, as for train")
+    parser.add_argument("--model", metavar="NAME|FILE", help="not trained on these cases; default: none")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--every", type=count, metavar="N", help="show each Nth slice of the structures")
+    shown.add_argument("--painted", type=count, default=5, metavar="N", help="slices shown; default: %(default)s")
+    parser.add_argument("--cases", type=count, default=10, metavar="N", help="at most; default: %(default)s")
+    parser.add_argument(
+        "--axis", nargs="+", default=["sagittal"], choices=ANATOMICAL_PLANES, help="of the slices; default: %(default)s"
+    )
+    add_sam_checkpoint(parser)
 
 
 def _measure(name: str, options: argparse.Namespace) -> int:

@@ -41,6 +41,7 @@ _TRAINING_PACKAGES = {
     "matplotlib": "matplotlib>=3.8",
 }
 _EVALUATION_PACKAGES = {"monai": "monai>=1.5.2"}
+_BENCH_PACKAGES = {"skimage": "scikit-image>=0.22"}
 # Imported in place of the package, of which only the encoder is used; the rest needs more packages.
 _PROOFS = {"segment_anything": f"{__package__.partition('.')[0]}.encoder"}
 
@@ -111,7 +112,7 @@ def _or_error(find: Callable[[], str]) -> str:
 
 def how_to_install(module: str) -> str:
     """What to do about a module that cannot be imported: one command for all that is missing of its kind."""
-    for group in (_PACKAGES, _TRAINING_PACKAGES, _EVALUATION_PACKAGES):
+    for group in (_PACKAGES, _TRAINING_PACKAGES, _EVALUATION_PACKAGES, _BENCH_PACKAGES):
         if module.partition(".")[0] not in group:
             continue
         missing = " ".join(f'"{needed}"' for name, needed in group.items() if not _is_there(name))

@@ -1,0 +1,51 @@
+"""How probable a model finds some of its structures, each in a box of the volume; a byte for each voxel is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..base.watch import Watch
+from ..geometry import Slicing
+from ..inference import Segmenter
+from ..quality import QUALITIES
+from ..streaming import stream_logits
+
+Box = tuple[slice, slice, slice]
+FULL = 255  # of a byte: a probability of 1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A class of the model, from 1, and the box of (K, J, I) in which it is wanted."""
+
+    model_class: int
+    box_kji: Box
+
+
+@torch.no_grad()
+def find_soft_labels(
+    segmenter: Segmenter, array_kji: np.ndarray, ijk_to_ras: np.ndarray, wanted: Mapping[int, Wanted], watch: Watch
+) -> dict[int, np.ndarray]:
+    """For each key of `wanted` the probability in its box, as uint8 of FULL, its axes in the order (K, J, I)."""
+    prepared = segmenter.prepare(array_kji, ijk_to_ras)
+    boxes = {key: _as_dhw(one.box_kji, prepared.slicing, array_kji.shape) for key, one in wanted.items()}
+    found = {key: np.zeros([side.stop - side.start for side in box], np.uint8) for key, box in boxes.items()}
+    work = QUALITIES[segmenter.level].work(segmenter.card, prepared)
+    for number, logits in enumerate(stream_logits(prepared, segmenter.network, work, watch)):
+        probabilities = (logits.softmax(0) * FULL).round().to(torch.uint8).cpu().numpy()
+        for key, (slices, rows, columns) in boxes.items():
+            if slices.start <= number < slices.stop:
+                found[key][number - slices.start] = probabilities[wanted[key].model_class][rows, columns]
+    return {key: prepared.slicing.to_kji(array) for key, array in found.items()}
+
+
+def _as_dhw(box_kji: Box, slicing: Slicing, shape_kji: tuple[int, ...]) -> Box:
+    sides = []
+    for axis, flip in zip(slicing.kji_axes, slicing.flips):
+        side, length = box_kji[axis], shape_kji[axis]
+        sides.append(slice(length - side.stop, length - side.start) if flip else side)
+    return sides[0], sides[1], sides[2]
