@@ -39,7 +39,7 @@ class CompleteBox:
         onRunningChanged: Callable[[], None],
         whyBusy: Callable[[], str],
     ) -> None:
-        self._button = button
+        self._button, self._title = button, button.text
         self._installer = installer
         self._nodes = nodes
         self._onResult = onResult
@@ -60,7 +60,7 @@ class CompleteBox:
     def update(self) -> None:
         """Show what can be done now."""
         isRunning = self.isRunning
-        self._button.text = _("Cancel") if isRunning else _("Complete")
+        self._button.text = _("Cancel") if isRunning else self._title
         if isRunning:
             enableUnless(self._button, "", _("Stop; the scene stays as it is."))
         else:
