@@ -33,7 +33,7 @@ say(process_id=os.getpid())
 threading.Thread(target=end_with_input, daemon=True).start()
 _module, _library, command, volume, painted, _o, completed, *options = sys.argv[1:]
 assert command == "complete", command
-open(ARGUMENTS, "w").write(" ".join(options))
+open(ARGUMENTS, "w").write(" ".join([str(os.getpid()), *options]))
 image = sitk.ReadImage(painted)
 assert sitk.ReadImage(volume).GetSize() == image.GetSize()
 array = sitk.GetArrayFromImage(image)

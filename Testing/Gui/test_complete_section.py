@@ -48,13 +48,14 @@ def widget(folders):
 
 @pytest.fixture
 def go(use_program, tmp_path):
-    """go() lets the child go on to its end; go.arguments() are those that it got."""
+    """go() lets the child go on to its end; go.arguments() are those that it got, go.process() is its ID."""
     use_program(f"GO, ARGUMENTS = {str(tmp_path / 'go')!r}, {str(tmp_path / 'arguments')!r}\n{NEAREST}")
 
     def let_go():
         (tmp_path / "go").touch()
 
-    let_go.arguments = lambda: (tmp_path / "arguments").read_text()
+    let_go.arguments = lambda: (tmp_path / "arguments").read_text().partition(" ")[2]
+    let_go.process = lambda: int((tmp_path / "arguments").read_text().partition(" ")[0])
     return let_go
 
 
@@ -192,7 +193,7 @@ def test_cancel_leaves_the_scene_as_it_was(widget, place, go):
     before = scene_state()
     begin(place, volume, painting)
     assert place.bar.isVisibleTo(widget.parent)
-    [child] = host.child_processes()
+    child = go.process()
     place.button.click()
     wait_for_end(place)
     assert place.status.text == "Cancelled; nothing was changed."
@@ -345,13 +346,15 @@ def test_what_changed_meanwhile_gets_no_result(place, go, change):
     wait_for_end(place)
     assert the_error() == CHANGES[change]
     if painting.GetScene() is not None and volume.GetScene() is not None:
+        volume.SetAndObserveTransformNodeID(None)
         assert_same(masks_of(painting, volume), voxels)
 
 
 def paint_more(volume, painting):
-    mask = slicer.util.arrayFromSegmentBinaryLabelmap(painting, "Segment_1", volume).copy()
+    segment_id = painting.GetSegmentation().GetNthSegmentID(0)
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(painting, segment_id, volume).copy()
     mask[4, 4, 3] = 1
-    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, painting, "Segment_1", volume)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, painting, segment_id, volume)
 
 
 def paint_another(volume, painting):
@@ -400,7 +403,7 @@ def test_another_patient_may_be_chosen_meanwhile(widget, place, go):
 
 def test_a_scene_that_is_closed_meanwhile_gets_nothing(place, go):
     begin(place, *add_painting())
-    [child] = host.child_processes()
+    child = go.process()
     slicer.mrmlScene.Clear()
     assert is_idle(place)
     assert place.status.text == "Cancelled; nothing was changed."

@@ -47,15 +47,29 @@ def preparePainting(
     Without a segmentation, or if that belongs to another volume, a new one is made on the volume's grid and under its
     transform; the segments of one that is there stay as they are.
     """
-    if segmentationNode is None or referenceVolume(segmentationNode) not in (None, volumeNode):
-        segmentationNode = _newSegmentation(f"{volumeNode.GetName()} segmentation", volumeNode)
+    if segmentationNode is not None and referenceVolume(segmentationNode) in (None, volumeNode):
+        _prepare(segmentationNode, volumeNode, labels)
+        return segmentationNode
+    painting = _newSegmentation(f"{volumeNode.GetName()} segmentation", volumeNode)
+    try:
+        _prepare(painting, volumeNode, labels)
+    except BaseException:
+        _removeWithDisplay(painting)
+        raise
+    return painting
+
+
+def _prepare(
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    labels: tuple[Label, ...],
+) -> None:
     isEmpty = segmentationNode.GetSegmentation().GetNumberOfSegments() == 0
     if isEmpty:
         segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     segmentationNode.CreateDefaultDisplayNodes()
     referToVolume(segmentationNode, volumeNode)
     _addSegments(segmentationNode, labels, isEmpty or isOnlyPainted(segmentationNode))
-    return segmentationNode
 
 
 def _addSegments(
@@ -115,7 +129,7 @@ def copyCompleted(
             copied.GetSegmentation().AddSegment(segment, segmentId)
         writeCompletion(masks, paintedSlices, volumeNode, copied)
     except BaseException:
-        slicer.mrmlScene.RemoveNode(copied)
+        _removeWithDisplay(copied)
         raise
     return copied
 
@@ -128,3 +142,11 @@ def _newSegmentation(name: str, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> s
     referToVolume(node, volumeNode)
     placeBeside(node, volumeNode)
     return node
+
+
+def _removeWithDisplay(segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+    """Slicer would keep the display node."""
+    displayNode = segmentationNode.GetDisplayNode()
+    slicer.mrmlScene.RemoveNode(segmentationNode)
+    if displayNode is not None:
+        slicer.mrmlScene.RemoveNode(displayNode)

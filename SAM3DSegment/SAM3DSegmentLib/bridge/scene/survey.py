@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from slicer.i18n import tr as _
 
 from ...base.errors import Sam3dError
-from ...card import Label
+from ...card import UNKNOWN, Label
 from ...geometry import voxel_ml
 from .edits import MARK_TAG
 from .painting import COMPLETED_TAG
@@ -92,9 +93,12 @@ class Survey:
         if not costs:
             return ""
         slices, ofModel = sum(cost.slices for cost in costs), sum(cost.isOfModel for cost in costs)
-        texts = [_("{count} cases").format(count=len(costs)), _("{count} painted slices").format(count=slices)]
+        texts = [
+            _("1 case") if len(costs) == 1 else _("{count} cases").format(count=len(costs)),
+            _("1 painted slice") if slices == 1 else _("{count} painted slices").format(count=slices),
+        ]
         if ofModel:
-            texts.append(_("{count} results of a model").format(count=ofModel))
+            texts.append(_("{count} made by a model").format(count=ofModel))
         return ", ".join(texts)
 
 
@@ -144,10 +148,12 @@ def _lookAtCases(dataset: Dataset) -> tuple[tuple[Look, Cost], ...]:
 
 
 def _costOf(look: Look, rules: LabelRules) -> Cost:
-    """Of a case that can be read: by what its segments' tags say of how they were made, else by its voxels."""
+    """Of a case that can be read: by what its segments' tags say of how they were made, else by its voxels.
+
+    Who has painted all of it needed at least the slices of the direction with the fewest.
+    """
     from ...formats.images import read_header
     from ...formats.label_maps import read_label_map
-    from ...formats.painted import find_painted
     from ...training.classes import class_indices
 
     path = look.files.label_map
@@ -157,8 +163,11 @@ def _costOf(look: Look, rules: LabelRules) -> Cost:
         return Cost(int(notes[COMPLETED_TAG]))
     if MARK_TAG in notes:
         return Cost(isOfModel=True)
-    painted = look.painted or find_painted(class_indices(read_label_map(path), look.own, rules.ignore))
-    return Cost(len(painted.numbers)) if painted is not None else Cost()
+    if look.painted is not None:
+        return Cost(len(look.painted.numbers))
+    classes = class_indices(read_label_map(path), look.own, rules.ignore)
+    isPainted = (classes > 0) & (classes != UNKNOWN)
+    return Cost(min(int(np.count_nonzero(isPainted.any(others))) for others in ((1, 2), (0, 2), (0, 1))))
 
 
 def _stamp(case: CaseFiles) -> _Stamp:
