@@ -151,6 +151,19 @@ def test_a_result_is_a_whole_case_unless_it_says_otherwise(widget, folders):  # 
     assert not isOnlyPainted(segmentation)
 
 
+def test_a_model_that_replaces_a_painting_makes_it_whole_until_that_is_undone(tiny_model):
+    from SAM3DSegmentLib.bridge.logic import segment, undo
+
+    own = painted(masks())
+    volume = add_volume(image_of(masks()), OBLIQUE, "volume")
+    painting = add_segmentation(volume, {"Inside": own["Left kidney"], "Outside": own["Right kidney"]})
+    setOnlyPainted(painting, True)
+    segment(volume, painting, model=tiny_model, device="cpu", overwrite=True)
+    assert not isOnlyPainted(painting)
+    undo(painting)
+    assert isOnlyPainted(painting)
+
+
 def test_what_the_cases_have_cost(widget, folders):  # noqa: F811
     """A painting costs its slices, also after it is completed; a whole one all of its own; a model's result none."""
     from SAM3DSegmentLib.bridge.scene.edits import markDelivered

@@ -13,7 +13,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ...base.errors import InputError
 from ...card import Label
-from ...formats.segments import name_key, terminology_entry
+from ...formats.segments import ONLY_PAINTED_TAG, name_key, terminology_entry
 from .volumes import ijkToRas, placeBeside, readGrid
 
 ATTRIBUTE_PREFIX = "SAM3DSegment."
@@ -74,6 +74,7 @@ def _describedSegment(
     segment = segmentation.GetSegment(segmentId)
     segment.SetColor(*(component / 255 for component in label.color))
     segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(label))
+    segment.RemoveTag(ONLY_PAINTED_TAG)  # a model fills all slices
     segment.SetTag(CONFIDENCE_TAG, "" if confidence is None else f"{confidence:.1f} %")
     return segmentId
 
