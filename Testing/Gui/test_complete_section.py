@@ -469,6 +469,27 @@ def test_segments_of_what_is_known_stay_as_they_are(place, go):
     assert tag_of(painting.GetSegmentation().GetSegment(segment_id), COMPLETED_TAG) is None
 
 
+def test_what_nobody_knows_is_not_filled(tmp_path):
+    """The command fills it, too; then it would overlap, and could not be a case."""
+    from SAM3DSegmentLib.bridge.completion import COMPLETED, CompletionRequest
+    from SAM3DSegmentLib.formats.label_maps import write_labels
+    from SAM3DSegmentLib.formats.volumes import Volume
+
+    volume, painting = add_painting()
+    unknown = np.zeros(SHAPE, np.uint8)
+    unknown[5, 9:13, 1:5] = 1
+    segment_id = painting.GetSegmentation().AddEmptySegment("", "Ignore")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(unknown, painting, segment_id, volume)
+    request = CompletionRequest.make(volume, painting, "", "cpu")
+    everywhere = np.full(SHAPE, 1, np.uint8)
+    source = Volume(request.arrayKji, request.ijkToWorld, tmp_path)
+    write_labels(tmp_path / COMPLETED, everywhere, source, request.labels[:1])
+    request.deliver(request.readFiles(tmp_path))
+    found = masks_of(painting, volume)
+    np.testing.assert_array_equal(found["Left kidney"], 1 - unknown)
+    np.testing.assert_array_equal(found["Ignore"], unknown)
+
+
 def test_nothing_is_kept_after_the_end(place, go):
     volume, painting = add_painting()
     complete(place, go, volume, painting)

@@ -102,8 +102,9 @@ class CompletionRequest:
         labelsKji = np.zeros_like(self.labelsKji)
         for segment in completed.present():
             labelsKji[completed.layers[segment.layer] == segment.value] = valueOf.get(segment.key, 0)
-        known = np.where(self.labelsKji == valueOf.get(IGNORE), UNKNOWN, self.labelsKji)
-        painted = find_painted(known)
+        isIgnored = self.labelsKji == valueOf.get(IGNORE, UNKNOWN)
+        labelsKji[isIgnored] = 0  # it is filled, too, and would overlap with the segment that says that nobody knows
+        painted = find_painted(np.where(isIgnored, UNKNOWN, self.labelsKji))
         return labelsKji, len(painted.numbers) if painted is not None else 0
 
     def deliver(self, result: Result) -> slicer.vtkMRMLSegmentationNode:

@@ -95,7 +95,8 @@ class CompleteBox:
         parameters, (volumeNode, segmentationNode) = self._parameters, self._nodes()
         if parameters is None or volumeNode is None or segmentationNode is None:  # closed while packages were installed
             return
-        request = CompletionRequest.make(volumeNode, segmentationNode, parameters.model, parameters.device)
+        with slicer.util.WaitCursor():  # a large volume takes a second or two
+            request = CompletionRequest.make(volumeNode, segmentationNode, parameters.model, parameters.device)
         question = _(
             "The slices of {name} that are not painted will be filled; the painted ones stay as they are.\n\n"
             "Go on? Undo, in Results, brings the segmentation back."
