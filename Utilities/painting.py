@@ -21,7 +21,7 @@ import slicer  # isort: skip
 
 EVERY = 5
 AXIS = 1  # of (K, J, I): the coronal slices of these MRIs
-MINUTES = 2.0
+MINUTES = 5.0
 NAME = "my-hippocampus"
 
 
@@ -78,7 +78,7 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def paint(widget, volume, reference: np.ndarray, is_first: bool):
-    """Every `EVERY`th slice that shows the structure; the first person to paint names the segments."""
+    """Every `EVERY`th slice that shows the structure, and the last; the first person to paint names the segments."""
     ui = widget.ui
     ui.caseSegmentationSelector.setCurrentNode(None)
     ui.caseVolumeSelector.setCurrentNode(volume)
@@ -92,7 +92,7 @@ def paint(widget, volume, reference: np.ndarray, is_first: bool):
             segments.GetNthSegment(index).SetColor(*(component / 255 for component in color))
     shown = np.flatnonzero((np.moveaxis(reference, AXIS, 0) > 0).any(axis=(1, 2)))
     known = np.zeros(reference.shape[AXIS], bool)
-    known[shown[0] + (shown[-1] - shown[0]) % EVERY // 2 : shown[-1] + 1 : EVERY] = True
+    known[[*range(shown[0], shown[-1], EVERY), shown[-1]]] = True
     across = known.reshape([-1 if axis == AXIS else 1 for axis in range(3)])
     for index in range(len(LABELS)):
         mask = ((reference == index + 1) & across).astype(np.uint8)

@@ -142,6 +142,7 @@ def test_the_unpainted_slices_are_filled_and_all_else_stays(place, go):
     before, ids = described(painting), painting.GetSegmentation().GetSegmentIDs()
     complete(place, go, volume, painting)
     assert place.status.text.startswith("Done")
+    assert not place.status.isHidden()
     assert place.chosen() is painting
     expected = filled()
     expected["not begun"] = np.zeros(SHAPE, np.uint8)

@@ -55,6 +55,7 @@ class CommandBox:
 
     def say(self, text: str) -> None:
         self._statusLabel.text = text
+        self._statusLabel.visible = True  # which may be hidden until there is something to say
 
     def showProgress(self, done: int, total: int, text: str) -> None:
         if self.isFinishing:

@@ -59,6 +59,7 @@ class ResultsSection:
         ui.editButton.connect("clicked(bool)", self._edit)
         ui.undoButton.connect("clicked(bool)", self._undo)
         ui.useAsCaseButton.connect("clicked(bool)", self._useAsCase)
+        ui.completeStatusLabel.visible = False
         self._completion = CompleteBox(
             ui.completeButton,
             ui.completeStatusLabel,
