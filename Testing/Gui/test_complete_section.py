@@ -10,6 +10,7 @@ import slicer
 from painting_fixtures import (
     NEAREST,
     OBLIQUE,
+    PAINTED,
     SHAPE,
     add_painting,
     add_segmentation,
@@ -500,3 +501,31 @@ def test_nothing_is_kept_after_the_end(place, go):
     host.process_events()
     for name in (*JOB_CLASSES, "CompletionJob", "CompletionRequest"):
         assert host.objects_alive(name) == []
+
+
+@pytest.mark.slow
+def test_the_real_command_fills_the_slices(place):
+    volume, painting = add_painting()
+    setOnlyPainted(painting, True)
+    place.choose(volume, painting)
+    place.button.click()
+    wait_for_end(place)
+    assert place.status.text.startswith("Done"), place.status.text
+    known = np.isin(np.arange(SHAPE[0]), PAINTED)
+    for name, mask in masks_of(painting, volume).items():
+        truth = masks()[name]
+        np.testing.assert_array_equal(mask[known], truth[known])
+        assert 2 * np.count_nonzero(mask & truth) / (mask.sum() + truth.sum()) > 0.9
+        assert mask[~known].any()
+
+
+@pytest.mark.slow
+def test_what_the_real_command_refuses_is_told(place):
+    volume, _ = add_painting()
+    whole = add_segmentation(volume, {"Left kidney": masks()["Left kidney"]})
+    before = masks_of(whole, volume)
+    place.choose(volume, whole)
+    place.button.click()
+    wait_for_end(place)
+    assert "leaves nothing to fill" in the_error()
+    assert_same(masks_of(whole, volume), before)
