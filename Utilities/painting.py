@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from screenshots import CASES, LABELS, MODULE, OUTPUT, PANEL_WIDTH, SAMPLE, draw_slice_view, grab, wait
+from screenshots import CASES, MODULE, OUTPUT, PANEL_WIDTH, SAMPLE, draw_slice_view, grab, wait
 
 import host  # isort: skip - found by way of screenshots
 import slicer  # isort: skip
 
+LABELS = {"Head": (230, 159, 0), "Body and tail": (86, 180, 233)}  # no names of the bundled model, which would help
 EVERY = 5
 AXIS = 1  # of (K, J, I): the coronal slices of these MRIs
 MINUTES = 5.0

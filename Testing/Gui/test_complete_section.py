@@ -499,7 +499,7 @@ def test_nothing_is_kept_after_the_end(place, go):
     place.button.click()
     wait_for_end(place)
     host.process_events()
-    for name in (*JOB_CLASSES, "CompletionJob", "CompletionRequest"):
+    for name in (*JOB_CLASSES, "SceneJob", "CompletionRequest"):
         assert host.objects_alive(name) == []
 
 

@@ -14,7 +14,6 @@ from ..card import UNKNOWN, Label
 from ..formats.segments import IGNORE, NO_STRUCTURES, name_key
 from ..model_store import find_model, read_card
 from . import preferences
-from .job import Callbacks, SceneJob
 from .scene import volumes
 from .scene.edits import ReplaceError, whyOfOther
 from .scene.painting import copyCompleted, writeCompletion
@@ -27,11 +26,12 @@ Result = tuple[np.ndarray, int]  # labels on the volume's grid, and how many sli
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A painting to be completed. Nodes are kept by ID: they may be removed from the scene meanwhile.
+    """A painting to be completed: the Work of the command `complete`, for a SceneJob.
 
-    imageTime: when the volume's voxels were modified last. arrayKji and ijkToWorld: the volume; labelsKji: what is
-    painted on its grid, uint8, where the segment `segmentIds[n]` is `labels[n]`, of the value n + 1. modelPath: of a
-    model of these labels, if one is chosen. isCopied: whether the result goes into a new segmentation.
+    Nodes are kept by ID: they may be removed from the scene meanwhile. imageTime: when the volume's voxels were
+    modified last. arrayKji and ijkToWorld: the volume; labelsKji: what is painted on its grid, uint8, where the segment
+    `segmentIds[n]` is `labels[n]`, of the value n + 1. modelPath: of a model of these labels, if one is chosen.
+    isCopied: whether the result goes into a new segmentation.
     """
 
     volumeId: str
@@ -146,13 +146,6 @@ class CompletionRequest:
         except InputError:  # as of segments that overlap now
             return True
         return tuple(masks) != self.segmentIds or not np.array_equal(_joined(masks), self.labelsKji)
-
-
-class CompletionJob(SceneJob):
-    """Completes a painting; see `SceneJob`."""
-
-    def __init__(self, request: CompletionRequest, callbacks: Callbacks) -> None:
-        super().__init__(request, callbacks)
 
 
 def _paintedMasks(

@@ -9,9 +9,9 @@ from slicer.i18n import tr as _
 
 import qt
 
-from ..completion import CompletionJob, CompletionRequest
+from ..completion import CompletionRequest
 from ..dependencies import Installer
-from ..job import Callbacks
+from ..job import Callbacks, SceneJob
 from ..problems import explain
 from .command_box import CommandBox, describeProgress
 from .controls import enableUnless
@@ -110,7 +110,7 @@ class CompleteBox:
             onFailed=self._failed,
             onCancelled=self._cancelled,
         )
-        self._box.begin(CompletionJob(request, callbacks), _("Starting..."))
+        self._box.begin(SceneJob(request, callbacks), _("Starting..."))
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         self._box.showProgress(done, total, describeProgress(done, total, secondsToGo))
