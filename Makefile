@@ -84,6 +84,7 @@ selftest: venv libraries
 
 screenshots: venv libraries
 	$(BIN)/python Utilities/screenshots.py
+	$(BIN)/python Utilities/painting.py
 
 libraries:
 	Testing/Host/libraries.sh

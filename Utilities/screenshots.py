@@ -177,7 +177,7 @@ def draw_slice_view(volume, segmentation, path: Path) -> None:
     logic = slicer.vtkMRMLSliceLogic()
     logic.SetMRMLApplicationLogic(application)
     logic.SetMRMLScene(slicer.mrmlScene)
-    logic.AddSliceNode("Picture")
+    logic.AddSliceNode(path.stem)
     application.GetSliceLogics().AddItem(logic)
     node = logic.GetSliceNode()
     node.SetOrientation("Sagittal")

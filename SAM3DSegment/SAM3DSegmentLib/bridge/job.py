@@ -1,4 +1,4 @@
-"""One segmentation in a child process: the volume into a file, the command line, and its files into the scene."""
+"""Work on nodes of the scene in a child process: files for it, its command line, and its files into the scene."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import slicer
@@ -25,9 +25,35 @@ VOLUME, LABELS, CONFIDENCE, REPORT = "volume.nrrd", "labels.nrrd", "confidence.n
 Result = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]  # labels, confidence, record of how they were made
 
 
+class Work(Protocol):
+    """What is computed, of which there are two kinds: a segmentation by a model, and the completion of a painting.
+
+    The files have bare names, as the command runs in their folder. They are written and read beside the main thread,
+    without Qt and MRML.
+    """
+
+    def arguments(self) -> list[str]:
+        """Of the command line."""
+        ...
+
+    def writeFiles(self, folder: Path) -> None: ...
+
+    def readFiles(self, folder: Path) -> Any:
+        """What the command has made."""
+        ...
+
+    def deliver(self, result: Any) -> slicer.vtkMRMLSegmentationNode:
+        """Into the scene, which stays as it is if this raises; ReplaceError if somebody's work would be lost."""
+        ...
+
+    def intoNewSegmentation(self) -> Work:
+        """The same, but for where the result goes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Callbacks:
-    """What a segmentation calls, on the main thread; exactly one of the last three, at its end.
+    """What a job calls, on the main thread; exactly one of the last three, at its end.
 
     onProgress(stage, parts done, parts in all, seconds to go or None).
     onChoice(quality, seconds): with the quality "auto", before it computes: what was chosen, and how long it will
@@ -45,24 +71,23 @@ class Callbacks:
 NO_CALLBACKS = Callbacks(onFailed=ignore)
 
 
-class SegmentationJob:
+class SceneJob:
     """Begins when it is made. The scene is changed only just before onFinished()."""
 
-    def __init__(self, request: Request, callbacks: Callbacks) -> None:
-        self._request: Request | None = request
+    def __init__(self, work: Work, callbacks: Callbacks) -> None:
+        self._work: Work | None = work
         self._callbacks = callbacks
         self._cancelled = False
-        self._folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=slicer.app.temporaryPath))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=slicer.app.temporaryPath))
         self._process = CommandProcess(
-            _arguments(request),
+            work.arguments(),
             progressReader(callbacks.onProgress, lambda event: _reportChoice(event, callbacks.onChoice)),
             self._readResult,
             self._fail,
             self._endCancelled,
-            self._folder,
+            folder,
         )
-        path, array, matrix = self._folder / VOLUME, request.arrayKji, request.ijkToWorld
-        self._call = BackgroundCall(lambda: _write(path, array, matrix), self._startProcess, self._failWith)
+        self._call = BackgroundCall(lambda: work.writeFiles(folder), self._startProcess, self._failWith)
 
     def cancel(self) -> None:
         """The child ends within PATIENCE_MS of worker.py; onCancelled() is called then."""
@@ -84,16 +109,17 @@ class SegmentationJob:
             self._process.start()
 
     def _readResult(self) -> None:
-        folder, withConfidence = self._folder, self._request is not None and self._request.choices.confidenceMap
-        self._call = BackgroundCall(lambda: _readFiles(folder, withConfidence), self._deliver, self._failWith)
+        work, folder = self._work, self._folder
+        if work is not None:
+            self._call = BackgroundCall(lambda: work.readFiles(folder), self._deliver, self._failWith)
 
-    def _deliver(self, result: Result) -> None:
-        request = self._request
-        if self._cancelled or request is None:
+    def _deliver(self, result: Any) -> None:
+        work = self._work
+        if self._cancelled or work is None:
             self._endCancelled()
             return
         try:
-            node = _deliver(request, result)
+            node = _deliver(work, result)
         except Exception as error:  # Slicer would only print it, and the panel would wait for ever
             self._failWith(error)
             return
@@ -113,48 +139,63 @@ class SegmentationJob:
         callbacks, self._callbacks = self._callbacks, NO_CALLBACKS
         self._call.abandon()
         self._process.abandon()
-        self._request = None
+        self._work = None
         removeFolder(self._folder)
         return callbacks
 
 
-def _deliver(request: Request, result: Result) -> slicer.vtkMRMLSegmentationNode:
+class SegmentationJob(SceneJob):
+    def __init__(self, request: Request, callbacks: Callbacks) -> None:
+        super().__init__(_Segmenting(request), callbacks)
+
+
+@dataclass(frozen=True)
+class _Segmenting:
+    """The Work of the command `segment`."""
+
+    request: Request
+
+    def arguments(self) -> list[str]:
+        choices = self.request.choices
+        arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
+        arguments += ["--model", str(self.request.modelPath), "--quality", choices.quality, "--device", choices.device]
+        if choices.confidenceMap:
+            arguments += ["--confidence", CONFIDENCE]
+        if choices.samCheckpoint:
+            arguments += ["--sam-checkpoint", choices.samCheckpoint]
+        return arguments
+
+    # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
+    def writeFiles(self, folder: Path) -> None:
+        from ..formats.volumes import write_volume
+
+        write_volume(folder / VOLUME, self.request.arrayKji, self.request.ijkToWorld)
+
+    def readFiles(self, folder: Path) -> Result:
+        from ..formats.volumes import read_volume
+
+        labels = read_volume(folder / LABELS).array_kji
+        withConfidence = self.request.choices.confidenceMap
+        confidence = read_volume(folder / CONFIDENCE).array_kji if withConfidence else None
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return labels, confidence, report["segmented"][0]
+
+    def deliver(self, result: Result) -> slicer.vtkMRMLSegmentationNode:
+        return self.request.deliver(*result)
+
+    def intoNewSegmentation(self) -> _Segmenting:
+        return _Segmenting(self.request.intoNewSegmentation())
+
+
+def _deliver(work: Work, result: Any) -> slicer.vtkMRMLSegmentationNode:
     """Into a new segmentation if the chosen one was edited while this was computed: neither shall be lost."""
     try:
-        return request.deliver(*result)
+        return work.deliver(result)
     except ReplaceError as error:
         logger.warning("The result is in a new segmentation: %s", error)
-        return request.intoNewSegmentation().deliver(*result)
-
-
-def _arguments(request: Request) -> list[str]:
-    """Of the command line; its files have bare names, as it runs in their folder."""
-    choices = request.choices
-    arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
-    arguments += ["--model", str(request.modelPath), "--quality", choices.quality, "--device", choices.device]
-    if choices.confidenceMap:
-        arguments += ["--confidence", CONFIDENCE]
-    if choices.samCheckpoint:
-        arguments += ["--sam-checkpoint", choices.samCheckpoint]
-    return arguments
+        return work.intoNewSegmentation().deliver(result)
 
 
 def _reportChoice(event: dict[str, Any], onChoice: Callable[[str, float], None]) -> None:
     if event["event"] == "quality":
         onChoice(event["quality"], event["seconds"])
-
-
-# These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
-def _write(path: Path, arrayKji: np.ndarray, ijkToWorld: np.ndarray) -> None:
-    from ..formats.volumes import write_volume
-
-    write_volume(path, arrayKji, ijkToWorld)
-
-
-def _readFiles(folder: Path, withConfidence: bool) -> Result:
-    from ..formats.volumes import read_volume
-
-    labels = read_volume(folder / LABELS).array_kji
-    confidence = read_volume(folder / CONFIDENCE).array_kji if withConfidence else None
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    return labels, confidence, report["segmented"][0]

@@ -109,7 +109,7 @@ class Request:
         segmentationNode = slicer.mrmlScene.GetNodeByID(self.segmentationId) if self.segmentationId else None
         if volumeNode is None or (self.segmentationId and segmentationNode is None):
             raise InputError("the volume or the segmentation was removed from the scene meanwhile; segment again.")
-        if self._isChanged(volumeNode):
+        if volumes.isOtherImage(volumeNode, self.imageTime, self.arrayKji, self.ijkToWorld, self.crop):
             raise InputError(
                 f"the image or the place of {volumeNode.GetName()!r} was changed meanwhile; segment again."
             )
@@ -144,22 +144,6 @@ class Request:
     def intoNewSegmentation(self) -> Request:
         """The same, but for where the result goes."""
         return replace(self, segmentationId=None)
-
-    def _isChanged(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> bool:
-        """Whether another image would be segmented now; voxels outside of the region do not count."""
-        ijkToWorld, shapeKji = volumes.readGrid(volumeNode)
-        if self.crop is not None:
-            ijkToWorld = self.crop.move(ijkToWorld)
-        if shapeKji != (self.crop.shape_kji if self.crop is not None else self.arrayKji.shape):
-            return True
-        if not np.array_equal(ijkToWorld, self.ijkToWorld):
-            return True
-        if volumeNode.GetImageData().GetMTime() == self.imageTime:
-            return False
-        arrayKji = slicer.util.arrayFromVolume(volumeNode)
-        if self.crop is not None:
-            arrayKji = self.crop.take(arrayKji)
-        return not np.array_equal(arrayKji, self.arrayKji, equal_nan=True)
 
 
 def _refuseToReplace(

@@ -14,9 +14,11 @@ import qt
 
 from .. import preferences
 from ..problems import explain
-from ..scene.cases import CaseRow, NewCase, Survey, removeCase, surveyCases, withVoxelFiles, writeCase
+from ..scene.cases import NewCase, removeCase, writeCase
 from ..scene.observing import SEGMENT_CHANGES, Observer
+from ..scene.painting import isOnlyPainted, setOnlyPainted
 from ..scene.segmentations import referenceVolume
+from ..scene.survey import CaseRow, Survey, surveyCases, withVoxelFiles
 from ..worker import BackgroundCall
 from .controls import enableUnless
 from .dialogs import ask, plain, tell
@@ -24,7 +26,7 @@ from .protocols import Observe, Ui
 
 
 class CasesBox:
-    """onChanged() is called when reading the folder begins, and when it has ended."""
+    """onChanged() is called when reading the folder begins and when it has ended, and when other nodes are chosen."""
 
     def __init__(self, ui: Ui, addObserver: Observe, removeObserver: Observe, onChanged: Callable[[], None]) -> None:
         self._ui = ui
@@ -41,7 +43,8 @@ class CasesBox:
         ui.chooseCasesButton.connect("clicked(bool)", self._choose)
         ui.openCasesButton.connect("clicked(bool)", self._open)
         ui.removeCaseButton.connect("clicked(bool)", self._remove)
-        ui.addCaseButton.connect("clicked(bool)", self._addChosen)
+        ui.addCaseButton.connect("clicked(bool)", lambda _checked: self.addChosen())
+        ui.onlyPaintedBox.connect("clicked(bool)", self._onlyPaintedClicked)
         ui.casesTable.connect("itemSelectionChanged()", self._showButtons)
         ui.caseVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._volumeChosen)
         ui.caseSegmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._segmentationChosen)
@@ -63,11 +66,15 @@ class CasesBox:
         self._showFolder()
         self._onChanged()
 
+    @property
+    def isReading(self) -> bool:
+        return self._call is not None
+
     def whyNotReady(self) -> str:
         """Why the cases cannot be trained on, and what to do; empty if they can."""
         if self.folder is None:
             return _("Choose a folder for your cases first.")
-        if self._call is not None:
+        if self.isReading:
             return _("The cases are being read.")
         return self.survey.whyNotReady()
 
@@ -77,8 +84,11 @@ class CasesBox:
         segmentationNode: slicer.vtkMRMLSegmentationNode,
         segmentIds: list[str],
         name: str,
-    ) -> None:
-        """Write a case; a folder is asked for if none is chosen, and before a case of that name is replaced."""
+    ) -> bool:
+        """Write a case; a folder is asked for if none is chosen, and before a case of that name is replaced.
+
+        Whether it was written: the user may decline, and is told of an error.
+        """
         try:
             status = self._write(volumeNode, segmentationNode, segmentIds, name)
         except Exception as error:  # Slicer would only print it
@@ -86,6 +96,21 @@ class CasesBox:
             tell(explain(error), _("The case was not added"))
         self._ui.caseStatusLabel.text = status
         self.update()
+        return bool(status)
+
+    def addChosen(self) -> bool:
+        """Write the case that is chosen in the form; see `add`."""
+        volumeNode, segmentationNode = self.volume(), self.segmentation()
+        if volumeNode is None or segmentationNode is None:
+            return False
+        return self.add(volumeNode, segmentationNode, self._ticks(qt.Qt.Checked), self._ui.caseNameEdit.text.strip())
+
+    def volume(self) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The one that is chosen for a new case, as `segmentation`."""
+        return self._ui.caseVolumeSelector.currentNode()
+
+    def segmentation(self) -> slicer.vtkMRMLSegmentationNode | None:
+        return self._ui.caseSegmentationSelector.currentNode()
 
     def _write(
         self,
@@ -106,7 +131,7 @@ class CasesBox:
             if not ask(question, _("Replace case")):
                 return ""
         with slicer.util.WaitCursor():
-            writeCase(case, self.folder, volumeNode, segmentationNode, segmentIds)
+            writeCase(case, self.folder, volumeNode, segmentationNode, segmentIds, isOnlyPainted(segmentationNode))
         return _("{name} was added to the cases.").format(name=case.name)
 
     def _surveyed(self, survey: Survey) -> None:
@@ -125,6 +150,7 @@ class CasesBox:
         texts = [self.whyNotReady(), *(self.survey.notices if self.folder is not None else ())]
         self._ui.casesLabel.text = "\n".join(text for text in texts if text)
         self._ui.casesLabel.visible = any(texts)
+        self._ui.casesCostLabel.text = self.survey.describeCost()
         table = self._ui.casesTable
         table.setRowCount(len(self.survey.rows))
         for row, case in enumerate(self.survey.rows):
@@ -136,7 +162,7 @@ class CasesBox:
         self._showButtons()
 
     def _showButtons(self) -> None:
-        hasNodes = self._volume() is not None and self._segmentation() is not None
+        hasNodes = self.volume() is not None and self.segmentation() is not None
         hindrance = "" if hasNodes else _("Choose a volume and its segmentation first.")
         toolTip = _("Write the volume and the ticked segments into the folder.")
         enableUnless(self._ui.addCaseButton, hindrance, toolTip)
@@ -175,28 +201,23 @@ class CasesBox:
         self._ui.caseStatusLabel.text = ""
         self.update()
 
-    def _addChosen(self, _checked: bool = False) -> None:
-        volumeNode, segmentationNode = self._volume(), self._segmentation()
-        if volumeNode is not None and segmentationNode is not None:
-            self.add(volumeNode, segmentationNode, self._ticks(qt.Qt.Checked), self._ui.caseNameEdit.text.strip())
-
-    def _volume(self) -> slicer.vtkMRMLScalarVolumeNode | None:
-        return self._ui.caseVolumeSelector.currentNode()
-
-    def _segmentation(self) -> slicer.vtkMRMLSegmentationNode | None:
-        return self._ui.caseSegmentationSelector.currentNode()
+    def _onlyPaintedClicked(self, isChecked: bool) -> None:
+        segmentationNode = self.segmentation()
+        if segmentationNode is not None:
+            setOnlyPainted(segmentationNode, isChecked)
 
     def _volumeChosen(self, _node: Any = None) -> None:
-        volumeNode = self._volume()
+        volumeNode = self.volume()
         if volumeNode is self._shownVolume:  # told again, as its row has moved or its name changed
             return
         self._shownVolume = volumeNode
         self._ui.caseNameEdit.text = caseName(volumeNode) if volumeNode is not None else ""
         self._showButtons()
+        self._onChanged()
 
     def _segmentationChosen(self, _node: Any = None) -> None:
         """The volume on which it was drawn is chosen with it."""
-        segmentationNode = self._segmentation()
+        segmentationNode = self.segmentation()
         if segmentationNode is self._shownSegmentation:  # told again, as above
             return
         self._shownSegmentation = segmentationNode
@@ -206,13 +227,16 @@ class CasesBox:
         self._ui.segmentsList.clear()
         self._listSegments()
         self._showButtons()
+        self._onChanged()
 
     def _listSegments(self) -> None:
         """All are ticked except those that the user has unticked."""
         unticked = self._ticks(qt.Qt.Unchecked)
-        widget, node = self._ui.segmentsList, self._segmentation()
+        widget, node = self._ui.segmentsList, self.segmentation()
         self._observer.observeSegments(node)
         widget.clear()
+        self._ui.onlyPaintedBox.enabled = node is not None
+        self._ui.onlyPaintedBox.checked = node is not None and isOnlyPainted(node)
         if node is None:
             return
         segmentation = node.GetSegmentation()

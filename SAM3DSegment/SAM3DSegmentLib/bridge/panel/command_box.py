@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+
+from slicer.i18n import tr as _
 
 import qt
 
-from ..job import SegmentationJob
+from ..job import SceneJob
 from ..worker import CommandProcess
 
 
@@ -19,7 +22,7 @@ class CommandBox:
         self._statusLabel = statusLabel
         self._onChanged = onChanged
         self._progressBar = progressBar
-        self._job: SegmentationJob | CommandProcess | None = None
+        self._job: SceneJob | CommandProcess | None = None
         self.isFinishing = False  # a training was asked to end early
         self._showBar(False)
 
@@ -43,7 +46,7 @@ class CommandBox:
         self.begin(process, status)
         process.start()
 
-    def begin(self, job: SegmentationJob | CommandProcess, status: str) -> None:
+    def begin(self, job: SceneJob | CommandProcess, status: str) -> None:
         """Show a job that has just been started, or is about to."""
         self._job = job
         self.say(status)
@@ -52,6 +55,7 @@ class CommandBox:
 
     def say(self, text: str) -> None:
         self._statusLabel.text = text
+        self._statusLabel.visible = True  # which may be hidden until there is something to say
 
     def showProgress(self, done: int, total: int, text: str) -> None:
         if self.isFinishing:
@@ -94,3 +98,10 @@ class CommandBox:
             if visible:
                 self._progressBar.setRange(0, 0)  # busy, until there is progress
             self._progressBar.visible = visible
+
+
+def describeProgress(done: int, total: int, secondsToGo: float | None) -> str:
+    text = _("{percent} % done").format(percent=100 * done // total)
+    if secondsToGo is not None and done < total:
+        text += ", " + _("about {seconds} s to go").format(seconds=math.ceil(secondsToGo))
+    return text

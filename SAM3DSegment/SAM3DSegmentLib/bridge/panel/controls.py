@@ -1,8 +1,10 @@
-"""What several sections do with a single button or list."""
+"""What several sections do with a single button, list or module."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import slicer
 
 import qt
 
@@ -34,3 +36,13 @@ def selectData(box: qt.QComboBox, value: str) -> None:
         index = box.count - 1
     box.currentIndex = index
     box.blockSignals(wasBlocked)
+
+
+def openSegmentEditor(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode | None
+) -> None:
+    """Hand a segmentation and its volume on to the Segment Editor."""
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+    editor.setSegmentationNode(segmentationNode)
+    editor.setSourceVolumeNode(volumeNode)

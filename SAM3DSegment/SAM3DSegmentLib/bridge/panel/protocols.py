@@ -70,7 +70,10 @@ class Ui(Protocol):
     show3DButton: slicer.qMRMLSegmentationShow3DButton
     editButton: qt.QPushButton
     undoButton: qt.QPushButton
+    completeButton: qt.QPushButton
     useAsCaseButton: qt.QPushButton
+    completeProgressBar: qt.QProgressBar
+    completeStatusLabel: qt.QLabel
     provenanceLabel: qt.QLabel
 
     trainSection: ctk.ctkCollapsibleButton
@@ -80,11 +83,17 @@ class Ui(Protocol):
     openCasesButton: qt.QPushButton
     casesTable: qt.QTableWidget
     casesLabel: qt.QLabel
+    casesCostLabel: qt.QLabel
     removeCaseButton: qt.QPushButton
     caseVolumeSelector: slicer.qMRMLNodeComboBox
     caseSegmentationSelector: slicer.qMRMLNodeComboBox
+    paintButton: qt.QPushButton
+    completeCaseButton: qt.QPushButton
+    addAndTrainButton: qt.QPushButton
+    completeCaseProgressBar: qt.QProgressBar
     segmentsList: qt.QListWidget
     caseNameEdit: qt.QLineEdit
+    onlyPaintedBox: qt.QCheckBox
     addCaseButton: qt.QPushButton
     caseStatusLabel: qt.QLabel
     modelNameEdit: qt.QLineEdit

@@ -10,12 +10,14 @@ from slicer.i18n import tr as _
 import qt
 
 from ...quality import BEST
+from ..dependencies import Installer
 from ..problems import explain
 from ..scene.figures import SegmentMeter, readFigures
 from ..scene.observing import SEGMENT_CHANGES, VOXEL_CHANGES, Observer
-from ..scene.segmentations import readProvenance
+from ..scene.segmentations import readProvenance, referenceVolume
 from ..scene.undo import canUndo, isChangedSince, undo
-from .controls import enableUnless
+from .complete_box import CompleteBox, Nodes
+from .controls import enableUnless, openSegmentEditor
 from .dialogs import ask, plain, tell
 from .protocols import Observe, Parameters, Ui
 
@@ -25,15 +27,19 @@ SETTLING_MS = 300  # after the last change of a segmentation, before it is measu
 class ResultsSection:
     """Follows the chosen segmentation while the panel is shown; at other times measuring would slow down painting.
 
-    onUseAsCase(volume, segmentation) is called when the user wants to train on it.
+    onUseAsCase(volume, segmentation) is called when the user wants to train on it; onRunningChanged and whyBusy as for
+    `SegmentSection`, of a completion.
     """
 
     def __init__(
         self,
         ui: Ui,
+        installer: Installer,
         addObserver: Observe,
         removeObserver: Observe,
         onUseAsCase: Callable[[slicer.vtkMRMLScalarVolumeNode | None, slicer.vtkMRMLSegmentationNode], None],
+        onRunningChanged: Callable[[], None],
+        whyBusy: Callable[[], str],
     ) -> None:
         self._ui = ui
         self._onUseAsCase = onUseAsCase
@@ -53,9 +59,26 @@ class ResultsSection:
         ui.editButton.connect("clicked(bool)", self._edit)
         ui.undoButton.connect("clicked(bool)", self._undo)
         ui.useAsCaseButton.connect("clicked(bool)", self._useAsCase)
+        ui.completeStatusLabel.visible = False
+        self._completion = CompleteBox(
+            ui.completeButton,
+            ui.completeStatusLabel,
+            ui.completeProgressBar,
+            installer,
+            self._nodes,
+            self._completed,
+            onRunningChanged,
+            whyBusy,
+        )
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a segmentation is being completed."""
+        return self._completion.isRunning
 
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
+        self._completion.setParameters(parameters)
         self.update()
 
     def setShown(self, isShown: bool) -> None:
@@ -63,8 +86,13 @@ class ResultsSection:
         if isShown:
             self.update()
 
+    def abandon(self) -> None:
+        """The scene is being closed."""
+        self._completion.abandon()
+
     def cleanup(self) -> None:
         """In Slicer the connected timer would keep this object alive."""
+        self.abandon()
         self._timer.stop()
         self._timer.deleteLater()
 
@@ -77,8 +105,13 @@ class ResultsSection:
         enableUnless(self._ui.editButton, hindrance, _("Correct the segments by hand."))
         self._ui.undoButton.enabled = canUndo(node)
         self._ui.useAsCaseButton.enabled = node is not None
+        self.showComplete()
         self._fillTable(node)
         self._ui.provenanceLabel.text = _describeProvenance(readProvenance(node)) if node is not None else ""
+
+    def showComplete(self) -> None:
+        """Whether there can be a completion now may have changed."""
+        self._completion.update()
 
     def _segmentationChanged(self) -> None:
         if self._isShown:
@@ -116,14 +149,23 @@ class ResultsSection:
         if self._parameters is not None and self._parameters.outputSegmentation is not None:
             self._onUseAsCase(self._parameters.inputVolume, self._parameters.outputSegmentation)
 
+    def _nodes(self) -> Nodes:
+        """The chosen segmentation, and the volume that it was drawn on."""
+        node = self._parameters.outputSegmentation if self._parameters is not None else None
+        if self._parameters is None or node is None:
+            return None, None
+        return referenceVolume(node) or self._parameters.inputVolume, node
+
+    def _completed(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        """Choose the result, unless another patient was chosen meanwhile."""
+        parameters = self._parameters
+        if parameters is not None and parameters.inputVolume is referenceVolume(segmentationNode):
+            parameters.outputSegmentation = segmentationNode
+        self.update()
+
     def _edit(self, _checked: bool = False) -> None:
-        """Hand the segmentation and its volume on to the Segment Editor."""
-        if self._parameters is None:
-            return
-        slicer.util.selectModule("SegmentEditor")
-        editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
-        editor.setSegmentationNode(self._parameters.outputSegmentation)
-        editor.setSourceVolumeNode(self._parameters.inputVolume)
+        if self._parameters is not None:
+            openSegmentEditor(self._parameters.outputSegmentation, self._parameters.inputVolume)
 
 
 def _describeProvenance(provenance: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ from ..scene.edits import whyNotReplace
 from ..scene.observing import REGION_CHANGES, Observer
 from ..scene.segmentations import referenceVolume, segmentationFor
 from ..scene.suitability import findMisfits
-from .command_box import CommandBox
+from .command_box import CommandBox, describeProgress
 from .controls import enableUnless, fillList, selectData
 from .dialogs import ask, tell
 from .protocols import Logic, Observe, Parameters, Ui
@@ -246,10 +246,7 @@ class SegmentSection:
         self._box.say(self._choice)
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
-        text = self._choice + _("{percent} % done").format(percent=100 * done // total)
-        if secondsToGo is not None and done < total:
-            text += ", " + _("about {seconds} s to go").format(seconds=math.ceil(secondsToGo))
-        self._box.showProgress(done, total, text)
+        self._box.showProgress(done, total, self._choice + describeProgress(done, total, secondsToGo))
 
     def _finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._box.end(_("Done."))

@@ -21,14 +21,16 @@ from .controls import enableUnless
 from .dialogs import tell
 from .encoder_box import EncoderBox
 from .protocols import Observe, Parameters, Ui
+from .steps_box import StepsBox
 from .training_progress import TrainingProgress, describeDice, describeStage
 from .training_request import TrainingRequest, askAboutFormer, hasStoppedTraining, whyUnusableName
 
 
 class TrainSection:
-    """onModel(name) is called when there is a new model, onRunningChanged() when a training begins and has ended.
+    """onModel(name) is called when there is a new model, onCompleted(segmentation) when its slices are filled.
 
-    whyBusy() returns why there can be no training now, because of other work of the panel; empty if there can.
+    onRunningChanged() is called when a training or a completion begins and has ended; whyBusy() returns why there can
+    be none now, because of work of the panel; empty if there can.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class TrainSection:
         addObserver: Observe,
         removeObserver: Observe,
         onModel: Callable[[str], None],
+        onCompleted: Callable[[slicer.vtkMRMLSegmentationNode], None],
         onRunningChanged: Callable[[], None],
         whyBusy: Callable[[], str],
     ) -> None:
@@ -50,7 +53,18 @@ class TrainSection:
         self._training = CommandBox(ui.trainingStatusLabel, self._trainingChanged, ui.trainingProgressBar)
         self._check = CommandBox(ui.trainingStatusLabel, self.update)
         self._progress = TrainingProgress()
-        self._cases = CasesBox(ui, addObserver, removeObserver, self.update)
+        self._cases = CasesBox(ui, addObserver, removeObserver, self._casesChanged)
+        self._steps = StepsBox(
+            ui,
+            installer,
+            self._cases,
+            self._addAndTrain,
+            self._whyNotAddAndTrain,
+            onCompleted,
+            onRunningChanged,
+            whyBusy,
+        )
+        self._begin: Callable[[], None] | None = None  # the training that begins when the added case is read
         self._encoders = EncoderBox(ui)
         ui.trainingReportButton.visible = False
         ui.modelNameEdit.connect("textChanged(QString)", lambda _text: self.update())
@@ -63,10 +77,19 @@ class TrainSection:
     def isRunning(self) -> bool:
         return self._training.isRunning
 
+    @property
+    def isCompleting(self) -> bool:
+        return self._steps.isRunning
+
     def setParameters(self, parameters: Parameters | None) -> None:
         """A training goes on whatever happens to the scene."""
         self._parameters = parameters
+        self._steps.setParameters(parameters)
         self.update()
+
+    def abandonScene(self) -> None:
+        """The scene is being closed."""
+        self._steps.abandon()
 
     def enter(self) -> None:
         """Folders, models and segments may have changed; they are looked at while the section is open."""
@@ -75,6 +98,7 @@ class TrainSection:
             self._cases.update()
 
     def cleanup(self) -> None:
+        self._steps.abandon()
         self._cases.cleanup()
         self._training.abandon()
         self._check.abandon()
@@ -117,14 +141,20 @@ class TrainSection:
         self._ui.checkCasesButton.enabled = isChecking or (not isRunning and not hindrance)
         for widget in (self._ui.casesBox, self._ui.modelNameEdit, self._ui.minutesBox, self._ui.encoderBox):
             widget.enabled = not isRunning
+        self._steps.update()
 
     def _hindrance(self) -> str:
         """Why there can be no training now; empty if there can."""
+        return self._whyOccupied() or self._cases.whyNotReady() or whyUnusableName(self._chosenName())
+
+    def _whyNotAddAndTrain(self) -> str:
+        """The same, whatever cases there are by now."""
+        return self._whyOccupied() or whyUnusableName(self._chosenName())
+
+    def _whyOccupied(self) -> str:
         if self._parameters is None:
             return _("The scene is being closed or loaded.")
-        if self._check.isRunning:
-            return _("The cases are being checked.")
-        return self._whyBusy() or self._cases.whyNotReady() or whyUnusableName(self._chosenName())
+        return _("The cases are being checked.") if self._check.isRunning else self._whyBusy()
 
     def _chosenName(self) -> str:
         return self._ui.modelNameEdit.text.strip()
@@ -176,6 +206,34 @@ class TrainSection:
                 self._start(request, whatAboutFormer)
         except Exception as error:  # Slicer would only print it, and the panel would look as if it had begun
             self._failed(explain(error))
+
+    def _addAndTrain(self) -> None:
+        """All questions come first: who declines one has added nothing."""
+        try:
+            whatAboutFormer = askAboutFormer(self._chosenName())
+            if whatAboutFormer is None:
+                return
+            self._installer.install(training=True)
+            if self._cases.addChosen() and (request := self._chosenRequest()) is not None:
+                self._begin = lambda: self._trainOnAdded(request, whatAboutFormer)
+                self._casesChanged()
+        except Exception as error:  # Slicer would only print it
+            self._failed(explain(error))
+
+    def _casesChanged(self) -> None:
+        self.update()
+        if self._begin is not None and not self._cases.isReading:
+            begin, self._begin = self._begin, None
+            begin()
+
+    def _trainOnAdded(self, request: TrainingRequest, whatAboutFormer: str) -> None:
+        """If the cases allow it; if they do not, they say so. Another folder may have been chosen meanwhile."""
+        if self._hindrance() or request.cases != self._cases.folder:
+            return
+        try:
+            self._start(request, whatAboutFormer)
+        except Exception as error:  # Slicer would only print it
+            self._failed(explain(error), request)
 
     def _start(self, request: TrainingRequest, whatAboutFormer: str) -> None:
         request.model.parent.mkdir(parents=True, exist_ok=True)

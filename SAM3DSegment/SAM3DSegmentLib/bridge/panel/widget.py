@@ -9,6 +9,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..dependencies import Installer
+from ..scene.segmentations import referenceVolume
 from ..scene.undo import forgetSteps
 from .protocols import Logic, Observe, Parameters, Ui
 from .results_section import ResultsSection
@@ -31,27 +32,17 @@ class Panel:
         self._parameters: Parameters | None = None
         self._guiTag: Any = None
         self._installer = installer = Installer(self._installerChanged)
-        # Segmenting and training take turns: both want the whole processor, or most of the GPU's memory.
+        # Segmenting, completing and training take turns: all want the whole processor, or most of the GPU's memory.
+        observing = addObserver, removeObserver
         self._train = TrainSection(
-            ui,
-            installer,
-            addObserver,
-            removeObserver,
-            self._modelArrived,
-            lambda: self._segment.update(),
-            lambda: self._whyBusy(self._segment.isRunning, _("A volume is being segmented.")),
+            ui, installer, *observing, self._modelArrived, self._completed, self._workChanged, self._whyBusy
         )
         self._segment = SegmentSection(
-            ui,
-            logic,
-            installer,
-            self._resultArrived,
-            self._train.update,
-            lambda: self._whyBusy(self._train.isRunning, _("A model is being trained; wait for it, or stop it.")),
-            addObserver,
-            removeObserver,
+            ui, logic, installer, self._resultArrived, self._workChanged, self._whyBusy, *observing
         )
-        self._results = ResultsSection(ui, addObserver, removeObserver, self._train.addResult)
+        self._results = ResultsSection(
+            ui, installer, *observing, self._train.addResult, self._workChanged, self._whyBusy
+        )
         self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
         scene = slicer.mrmlScene
         addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
@@ -84,13 +75,25 @@ class Panel:
         self._setup.cleanup()
         forgetSteps()
 
-    def _whyBusy(self, otherIsRunning: bool, other: str) -> str:
+    def _whyBusy(self) -> str:
+        """Why a section that is not at work cannot begin now; empty if it can."""
         if self._installer.isBusy:
             return _("Packages are being installed.")
-        return other if otherIsRunning else ""
+        if self._segment.isRunning:
+            return _("A volume is being segmented.")
+        if self._results.isRunning or self._train.isCompleting:
+            return _("A segmentation is being completed.")
+        return _("A model is being trained; wait for it, or stop it.") if self._train.isRunning else ""
+
+    def _workChanged(self) -> None:
+        self._segment.update()
+        self._train.update()
+        self._results.showComplete()
 
     def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
         self._segment.abandon()
+        self._results.abandon()
+        self._train.abandonScene()
         self._connectParameters(None)
         forgetSteps()
 
@@ -118,13 +121,18 @@ class Panel:
         self._results.update()
 
     def _installerChanged(self) -> None:
-        self._segment.update()
-        self._train.update()
+        self._workChanged()
         self._setup.update()
 
     def _resultArrived(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._ui.resultsSection.collapsed = False
         self._results.update()
+
+    def _completed(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
+        """Of a case in Train: choose it and its volume in the other sections, too, where it is shown and undone."""
+        if self._parameters is not None:
+            self._parameters.inputVolume = referenceVolume(segmentationNode)
+            self._parameters.outputSegmentation = segmentationNode
 
     def _modelArrived(self, name: str) -> None:
         """Choose the model that was just trained."""

@@ -40,11 +40,9 @@ def whyNotReplace(
     """Whose work would be lost if segments of these names were made from this volume; empty if nobody's."""
     if segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
         return ""
+    if reason := whyOfOther(segmentationNode, volumeNode):
+        return reason
     drawnOn, called = referenceVolume(segmentationNode), segmentationNode.GetName()
-    if drawnOn is not None and drawnOn is not volumeNode:
-        return _("segmentation {name!r} belongs to the volume {other!r}, and not to {volume!r}").format(
-            name=called, other=drawnOn.GetName(), volume=volumeNode.GetName()
-        )
     segmentIds = _segmentIds(segmentationNode, names)
     if drawnOn is None:  # a file does not say on which volume it was drawn
         lost = [i for i in segmentIds if _mark(segmentationNode, i) != EMPTY]
@@ -56,6 +54,16 @@ def whyNotReplace(
         return ""
     lostNames = ", ".join(repr(segmentationNode.GetSegmentation().GetSegment(i).GetName()) for i in lost)
     return text.format(segments=lostNames, name=called, volume=volumeNode.GetName())
+
+
+def whyOfOther(segmentationNode: slicer.vtkMRMLSegmentationNode, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
+    """To which other volume the segmentation belongs, as a sentence; empty if to this one, or if nobody knows."""
+    drawnOn = referenceVolume(segmentationNode)
+    if drawnOn is None or drawnOn is volumeNode:
+        return ""
+    return _("segmentation {name!r} belongs to the volume {other!r}, and not to {volume!r}").format(
+        name=segmentationNode.GetName(), other=drawnOn.GetName(), volume=volumeNode.GetName()
+    )
 
 
 def _segmentIds(segmentationNode: slicer.vtkMRMLSegmentationNode, names: Iterable[str]) -> list[str]:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ...base.errors import InputError
 from ...card import Label
+from ...formats.segments import ONLY_PAINTED_TAG, name_key, terminology_entry
 from .volumes import ijkToRas, placeBeside, readGrid
 
 ATTRIBUTE_PREFIX = "SAM3DSegment."
@@ -65,8 +67,6 @@ def _describedSegment(
     segmentationNode: slicer.vtkMRMLSegmentationNode, label: Label, confidence: float | None, hasOthers: bool
 ) -> str:
     """ID of the label's segment, which is made if needed, with the label's colour, concept and confidence."""
-    from ...formats.segments import terminology_entry  # brings SimpleITK, which takes a quarter of a second
-
     segmentation = segmentationNode.GetSegmentation()
     segmentId = segmentation.GetSegmentIdBySegmentName(label.name) or segmentation.AddEmptySegment("", label.name)
     if hasOthers:  # on a shared grid, the voxels of the others would be resampled
@@ -74,6 +74,7 @@ def _describedSegment(
     segment = segmentation.GetSegment(segmentId)
     segment.SetColor(*(component / 255 for component in label.color))
     segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(label))
+    segment.RemoveTag(ONLY_PAINTED_TAG)  # a model fills all slices
     segment.SetTag(CONFIDENCE_TAG, "" if confidence is None else f"{confidence:.1f} %")
     return segmentId
 
@@ -88,6 +89,21 @@ def _writeMask(
         raise InputError(
             f"segment {segmentId!r} of {segmentationNode.GetName()!r} could not be written; use a new segmentation."
         )
+
+
+def replaceVoxels(
+    masks: Mapping[str, np.ndarray],
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+) -> None:
+    """Replace the voxels of segments, by their ID, by masks (K, J, I) uint8 on the volume's grid; the rest stays.
+
+    Raises InputError under a transform that is not linear.
+    """
+    ijkToSegmentation = _transformBetween(volumeNode, segmentationNode) @ ijkToRas(volumeNode)
+    for segmentId, mask in masks.items():
+        segmentationNode.GetSegmentation().SeparateSegmentLabelmap(segmentId)  # voxels of others may be beside it
+        _writeMask(mask, segmentationNode, segmentId, ijkToSegmentation)
 
 
 def readProvenance(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str, str]:
@@ -137,6 +153,52 @@ def readMask(
         raise InputError(f"segment {name!r} cannot be resampled to the volume's grid; export it with its volume.")
     voxels = vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(shapeKji)
     return (voxels > 0).astype(np.uint8)
+
+
+def readMasks(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    segmentIds: list[str],
+) -> dict[str, np.ndarray]:
+    """Masks (K, J, I) of 0 and 1 on the volume's grid, by segment ID; segments without voxels are left out."""
+    segmentation = segmentationNode.GetSegmentation()
+    masks: dict[str, np.ndarray] = {}
+    taken: np.ndarray | None = None
+    for segmentId in segmentIds:
+        name = segmentation.GetSegment(segmentId).GetName()
+        mask = readMask(segmentationNode, segmentId, volumeNode)
+        if mask is None:
+            continue
+        if not mask.any():
+            raise InputError(
+                _("segment {name!r} lies outside of the volume; choose the volume that it was drawn on.").format(
+                    name=name
+                )
+            )
+        if name_key(name) in (name_key(segmentation.GetSegment(other).GetName()) for other in masks):
+            raise InputError(_("two segments are named {name!r}; rename one of them.").format(name=name))
+        if taken is not None and (count := int(np.count_nonzero(taken & mask))):
+            others = [segmentation.GetSegment(i).GetName() for i, other in masks.items() if (other & mask).any()]
+            raise InputError(
+                _(
+                    "the segments {first!r} and {second!r} overlap in {count} voxels, and a voxel can have only "
+                    "one label; remove the overlap (Segment Editor: Logical operators, Subtract)."
+                ).format(first=others[0], second=name, count=count)
+            )
+        masks[segmentId] = mask
+        taken = mask if taken is None else taken | mask
+    if not masks:
+        raise InputError(_("no chosen segment has voxels; draw one, or select others."))
+    return masks
+
+
+def countVoxels(segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> int:
+    """Of a segment on its own grid, which may be another than the volume's."""
+    image = slicer.vtkOrientedImageData()
+    segmentationNode.GetBinaryLabelmapRepresentation(segmentId, image)
+    if image.GetNumberOfPoints() == 0:
+        return 0
+    return int(np.count_nonzero(vtk_to_numpy(image.GetPointData().GetScalars())))
 
 
 def orientedImage(maskKji: np.ndarray, ijkToFrame: np.ndarray) -> slicer.vtkOrientedImageData:

@@ -9,6 +9,7 @@ import slicer
 import vtk
 
 from ...base.errors import InputError
+from ...geometry import Crop
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,32 @@ def readGrid(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> tuple[np.ndarray, tu
         ijkToWorld = slicer.util.arrayFromVTKMatrix(toWorld) @ ijkToWorld
     i, j, k = image.GetDimensions()
     return _withRigidAxes(ijkToWorld), (k, j, i)
+
+
+def isOtherImage(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    imageTime: int,
+    arrayKji: np.ndarray,
+    ijkToWorld: np.ndarray,
+    crop: Crop | None = None,
+) -> bool:
+    """Whether a volume's image or place is another one than it was when these were read; outside of `crop` none counts.
+
+    imageTime: when its voxels were modified last at that time.
+    """
+    nowToWorld, shapeKji = readGrid(volumeNode)
+    if crop is not None:
+        nowToWorld = crop.move(nowToWorld)
+    if shapeKji != (crop.shape_kji if crop is not None else arrayKji.shape):
+        return True
+    if not np.array_equal(nowToWorld, ijkToWorld):
+        return True
+    if volumeNode.GetImageData().GetMTime() == imageTime:
+        return False
+    nowKji = slicer.util.arrayFromVolume(volumeNode)
+    if crop is not None:
+        nowKji = crop.take(nowKji)
+    return not np.array_equal(nowKji, arrayKji, equal_nan=True)
 
 
 def ijkToRas(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
