@@ -125,6 +125,12 @@ def test_a_complete_case_does_not_look_painted_and_one_with_gaps_does():
     assert looks_painted(every(reference(), AXIAL, 3)[0]).axis == AXIAL
 
 
+def test_two_structures_apart_do_not_look_painted():
+    apart = np.zeros((20, 30, 60), np.uint8)
+    apart[5:15, 8:20, 2:12] = apart[5:15, 8:20, 45:55] = 1
+    assert looks_painted(apart) is None
+
+
 # What is known of a case
 
 

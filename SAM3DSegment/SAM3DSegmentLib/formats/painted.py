@@ -84,13 +84,17 @@ def painted_across(classes_kji: np.ndarray) -> tuple[int, int] | None:
 
 
 def looks_painted(classes_kji: np.ndarray) -> PaintedSlices | None:
-    """Slices with gaps between them which a case that is complete would not have, else None."""
+    """Slices with gaps between them as a complete case would not have them, else None.
+
+    They are single or in pairs, and fewer than the slices between; of two structures apart there are many in a row.
+    """
     found = find_painted(classes_kji)
-    if found is None or not found.has_gaps or len(found.numbers) < 2:
+    if found is None or len(found.numbers) < 2:
         return None
+    in_a_row = [len(run) for run in np.split(found.numbers, np.flatnonzero(np.diff(found.numbers) > 1) + 1)]
     others = [one.density for one in _look_along(classes_kji) if one.axis != found.axis]
     density = len(found.numbers) / (found.numbers[-1] - found.numbers[0] + 1)
-    return found if density <= 0.5 < min(others) else None
+    return found if np.median(in_a_row) <= 2 and density <= 0.5 < min(others) else None
 
 
 def known_voxels(label_map: LabelMap, ignore: int | None = None) -> np.ndarray:
