@@ -1,8 +1,8 @@
 """A volume of which some parallel slices were painted, filled between them: from these, the image, and maybe a model.
 
-Time is bounded by a budget: first everything is interpolated, which takes a moment, then one span between painted
-slices after the other is improved until the budget is spent. Memory: see `filling`, and of a model's probabilities a
-byte for each voxel of each structure's box.
+Time is bounded by a budget: one span between painted slices after the other is looked at until it is spent, and the
+rest is interpolated, which takes a moment. Memory: see `filling`, and of a model's probabilities a byte for each voxel
+of each structure's box.
 """
 
 from __future__ import annotations
@@ -134,23 +134,13 @@ def complete_classes(
     depth_mm, height_mm, width_mm = (spacing_kji[one] for one in sorted(range(3), key=lambda one: one != axis))
     filling = Filling(known, (depth_mm, height_mm, width_mm))
     spans = find_spans(known, numbers, completion.extend)
-    for span in spans:
-        watch.check()
-        filling.fill(span, lambda piece: _interpolate(piece, filling.spacing_mm))
-    done = 0
     try:
         soft = _ask_model(matched, array_kji, ijk_to_ras, filling.boxes(spans), axis, completion, budget)
-        better = Improvement(np.moveaxis(array_kji, axis, 0), soft, resolve_device(completion.device), budget)
-        better.expect(sum(len(filling.labels(span)) for span in spans))
+        device = resolve_device(completion.device)
+        finder = Finder(np.moveaxis(array_kji, axis, 0), filling.spacing_mm, soft, device, budget)
+        pieces = sum(len(filling.labels(span)) for span in spans)
         for span in spans:
-            filling.fill(span, better.find)
-            done += 1
-    except OutOfTime:
-        logger.warning(
-            "the %g seconds were spent after %d of %d gaps between painted slices; the others are interpolated from "
-            "their shapes alone. Give more --seconds, or paint more slices.",
-            *(completion.seconds, done, len(spans)),
-        )
+            filling.fill(span, lambda piece: finder.find(piece, pieces))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -159,26 +149,50 @@ def complete_classes(
             f"not enough memory for gaps between painted slices of {'x'.join(map(str, known.shape[1:]))} pixels; close "
             "other programs, paint more slices, so that the gaps are smaller, or use --device cpu."
         ) from error
+    if finder.interpolated:
+        logger.warning(
+            "the %g seconds were spent after %d of %d structures in gaps between painted slices; the others are "
+            "interpolated from their shapes alone. Give more --seconds, or paint more slices.",
+            *(completion.seconds, pieces - finder.interpolated, pieces),
+        )
     return np.ascontiguousarray(np.moveaxis(filling.result_dhw, 0, axis))
 
 
-class Improvement:
+class Finder:
     """Finds structures by the image and a model's `soft` labels: half what similar patches of painted slices say of the
-    model's errors, half what a random walker says that begins with that."""
+    model's errors, half what a random walker says that begins with that. When the budget is spent, by their shapes."""
 
     def __init__(
-        self, image_dhw: np.ndarray, soft: Mapping[int, tuple[Box, np.ndarray]], device: torch.device, budget: Budget
+        self,
+        image_dhw: np.ndarray,
+        spacing_mm: tuple[float, float, float],
+        soft: Mapping[int, tuple[Box, np.ndarray]],
+        device: torch.device,
+        budget: Budget,
     ) -> None:
-        self._image, self._soft, self._device, self._budget = image_dhw, soft, device, budget
-        self._done = self._expected = 0  # pieces
+        self._image, self._spacing_mm, self._soft, self._device, self._budget = (
+            image_dhw,
+            spacing_mm,
+            soft,
+            device,
+            budget,
+        )
+        self._found = self.interpolated = 0  # pieces, all and those by their shapes
 
-    def expect(self, pieces: int) -> None:
-        """Of so many pieces progress is told."""
-        self._expected = pieces
+    def find(self, piece: Piece, pieces: int) -> np.ndarray:
+        """The probability of a piece's structure, (D, H, W) float32 of its box; progress is told of all `pieces`."""
+        try:
+            self._budget.check()
+            probability = self._look(piece)
+        except OutOfTime:
+            self.interpolated += 1
+            probability = _interpolate(piece, self._spacing_mm)
+        self._found += 1
+        self._budget.watch.progress(STAGE, self._found, pieces)
+        return probability
 
     @torch.no_grad()
-    def find(self, piece: Piece) -> np.ndarray:
-        """The probability of its structure, (D, H, W) float32 of the piece's box."""
+    def _look(self, piece: Piece) -> np.ndarray:
         grey = torch.from_numpy(_normalised(self._image[piece.box])).to(self._device)
         mask, known = (torch.from_numpy(array).to(self._device) for array in (piece.mask, piece.known))
         soft = self._soft_of(piece)
@@ -192,8 +206,6 @@ class Improvement:
         else:
             voted[wanted] += soft[wanted]
             walked = walk(grey, mask, known, voted, self._budget.check, PRIOR_WEIGHT)
-        self._done += 1
-        self._budget.watch.progress(STAGE, self._done, self._expected)
         return ((voted + walked) / 2).clamp(0, 1).cpu().numpy()
 
     def _soft_of(self, piece: Piece) -> torch.Tensor | None:
@@ -213,7 +225,10 @@ def _ask_model(
     completion: Completion,
     budget: Budget,
 ) -> dict[int, tuple[Box, np.ndarray]]:
-    """The model's probability of each class that it has, with its box; none without a model, or when time is over."""
+    """The model's probability of each class that it has, with its box; none without a model.
+
+    It has half of the seconds; if they do not suffice there are none, which a warning tells.
+    """
     if matched is None:
         return {}
     segmenter = Segmenter.load(matched.model, completion.device, "auto", completion.sam_checkpoint)
@@ -222,11 +237,16 @@ def _ask_model(
         for label, box in boxes.items()
         if label in matched.of_class
     }
+    half = replace(budget, until=budget.until - completion.seconds / 2)
     try:
-        found = find_soft_labels(segmenter, array_kji, ijk_to_ras, wanted, budget.as_watch())
+        found = find_soft_labels(segmenter, array_kji, ijk_to_ras, wanted, half.as_watch())
     except Cancelled:
-        budget.check()
-        raise
+        budget.watch.check()
+        logger.warning(
+            "the model %r took more than half of the %g seconds, so it is left out; give more --seconds.",
+            *(matched.model.card.name, completion.seconds),
+        )
+        return {}
     return {label: (boxes[label], np.moveaxis(values, axis, 0)) for label, values in found.items()}
 
 
