@@ -18,7 +18,7 @@ from .sam.weights import resolve_checkpoint
 
 
 class FrozenEncoder:
-    """A frozen encoder on one device: slices (B, 3, S, S) float32, SAM-normalised -> (B, 256, S/16, S/16) float32.
+    """A frozen encoder on one device: slices (B, 3, S, S) float32, normalised -> (B, 256, S/16, S/16) float32.
 
     Not an `nn.Module`, so that neither an optimiser nor a decoder's state_dict can include its weights.
     """
