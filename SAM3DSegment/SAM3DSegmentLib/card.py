@@ -31,13 +31,17 @@ def require_image_size(pixels: int) -> None:
 
 @dataclass(frozen=True)
 class VitConfig:
-    """Shape of an image encoder of SAM's class (`segment_anything.modeling.ImageEncoderViT`)."""
+    """Shape of an image encoder of SAM's class (`segment_anything.modeling.ImageEncoderViT`).
+
+    adapters: whether each block has one beside its MLP, as SAM-Med2D's have.
+    """
 
     embed_dim: int
     depth: int
     num_heads: int
     global_attention_blocks: tuple[int, ...]
     window_size: int = 14
+    adapters: bool = False
 
     def __post_init__(self) -> None:
         require(

@@ -160,9 +160,11 @@ def test_normalisation_is_sams_own():
 
 def test_unit_is_what_medsam_did_to_each_slice():
     """As its scripts write it: (x - min) / max(max - min, 1e-8), for slices of their own range and one of one value."""
-    grey = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * torch.tensor([255.0, 40, 0])[
-        :, None, None, None
-    ] + torch.tensor([0.0, 60, 77])[:, None, None, None]
+    grey = (
+        torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([255.0, 40, 0])[:, None, None, None]
+        + torch.tensor([0.0, 60, 77])[:, None, None, None]
+    )
     for slice_, found in zip(grey[:, 0].double().numpy(), normalise(grey, "unit").numpy()):
         expected = (slice_ - slice_.min()) / np.clip(slice_.max() - slice_.min(), 1e-8, None)
         np.testing.assert_allclose(found, np.repeat(expected[None], 3, 0), atol=1e-6)

@@ -141,7 +141,9 @@ class EndToEndLearner:
         if samples[0].only_detail:
             return _predict_detail(module, samples, self._device)
         grey = _stack_grey(samples, self._device)
-        squares = samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._config.image_size] * 2)
+        squares = (
+            samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._config.image_size] * 2)
+        )
         outputs = module(squares, grey if self._decoder.detail is not None else None)
         return _with_labels(outputs, samples, self._decoder)
 
