@@ -88,8 +88,9 @@ def load_encoder(
         )
     config = EncoderConfig(name, image_size, sha256, normalisation=normalisation or row.normalisation)
     target = resolve_device(str(device))
+    tensors = read_checkpoint(path, row)
     vit = build_vit(row.vit, image_size)
-    load_vit_state(vit, read_checkpoint(path, row), path)
+    load_vit_state(vit, tensors, path)
     return FrozenEncoder(vit, config, target, resolve_precision(precision, target))
 
 

@@ -346,7 +346,7 @@ def test_setup_says_where_an_encoder_is_from_and_offers_it_once_it_is_chosen(wid
     ui.encoderBox.currentIndex = ui.encoderBox.findText("MedSAM ViT-B")
     assert "MedSAM's, as it was published (Apache-2.0)" in ui.encoderLabel.text
     request = TrainingRequest("mine", tmp_path, "medsam_vit_b", 1.0, "cpu")
-    assert request.checkArguments()[-4:-2] == ["--sam-checkpoint", str(chosen)]
+    assert request.checkArguments()[-5:-3] == ["--sam-checkpoint", str(chosen)]
     ui.removeWeightsButton.click()
     assert chosen.exists()
     assert ui.encoderBox.findText("MedSAM ViT-B") < 0

@@ -173,18 +173,27 @@ def _ours(key: str) -> str:
 
 
 def _with_lora(base: dict[str, Tensor], named: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """SAM's tensors with SAMed's low-rank changes added to the weights of q and v (arXiv:2304.13785, equation 2).
+    """SAM's tensors with SAMed's low-rank changes added to the weights of q and v (arXiv:2304.13785).
 
-    w_a_N (rank, C) and w_b_N (C, rank): of block n, numbers 2n change q and 2n + 1 change v.
+    w_a_N (rank, C) and w_b_N (C, rank): of block n, numbers 2n change q and 2n + 1 change v. All blocks must have
+    theirs, because a file of some does not say of which.
     """
     merged = dict(base)
-    for number, key in enumerate(sorted(key for key in named if re.fullmatch(r"w_a_\d{3}", key))):
-        a, b = named[key], named.get(key.replace("a", "b", 1))
+    blocks = sum(key.endswith(".attn.qkv.weight") for key in base)
+    whole = {f"w_{side}_{number:03d}" for number in range(2 * blocks) for side in "ab"}
+    changes = {key: value for key, value in named.items() if re.fullmatch(r"w_[ab]_\d{3}", key)}
+    fits = changes.keys() == whole and all(isinstance(c, Tensor) and c.ndim == 2 for c in changes.values())
+    for number in range(2 * blocks if fits else 0):
+        a, b = changes[f"w_a_{number:03d}"], changes[f"w_b_{number:03d}"]
         qkv = f"blocks.{number // 2}.attn.qkv.weight"
-        wanted = merged.get(qkv)
-        if wanted is None or b is None or (b.shape[0], a.shape[1]) != (wanted.shape[0] // 3, wanted.shape[1]):
-            raise WeightsError(f"{key} of {str(path)!r} does not fit the encoder that it changes; get the file again.")
-        q, k, v = wanted.float().chunk(3)
-        change = b.float() @ a.float()
-        merged[qkv] = torch.cat((q, k, v + change) if number % 2 else (q + change, k, v))
+        q, k, v = merged[qkv].float().chunk(3)
+        fits = fits and (b.shape[0], a.shape[1]) == q.shape and b.shape[1] == a.shape[0]
+        if fits:
+            change = b.float() @ a.float()
+            merged[qkv] = torch.cat((q, k, v + change) if number % 2 else (q + change, k, v))
+    if not fits:
+        raise WeightsError(
+            f"the changes w_a_* and w_b_* in {str(path)!r} do not fit the encoder's {blocks} blocks; get the file "
+            "again."
+        )
     return merged

@@ -21,6 +21,6 @@ def load_pickled(path: Path) -> Any:
     if torch.__version__ < SAFE_TORCH and published_as(file_sha256(path)) is None:
         raise WeightsError(
             f"{str(path)!r} is not as SAM's authors published it, and with torch {torch.__version__} a crafted file "
-            "could run a program; update torch to 2.10 or later, or give a .safetensors file or SAM's published one."
+            "could run a program; update torch to 2.10 or later, or give a .safetensors file or the published file."
         )
     return torch.load(path, map_location="cpu", weights_only=True)

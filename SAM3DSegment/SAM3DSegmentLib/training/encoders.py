@@ -216,11 +216,12 @@ class FrozenForTraining:
     def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
         """Raises InputError unless a decoder such as `wanted` can begin with the model `name`, which has this card."""
         _check_decoder(name, wanted, card)
-        if card.encoder.sha256 != self.sha256:
+        has, own = card.encoder, self._encoder.config
+        if (has.sha256, has.normalisation) != (own.sha256, own.normalisation):
             raise InputError(
-                f"{name!r} was trained on the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., "
-                f"not {self._encoder.config.name} {self.sha256[:16]}...; use the encoder of {name!r}, or do not start "
-                "from it."
+                f"{name!r} was trained on the encoder {has.name} {has.sha256[:16]}... with slices normalised as "
+                f"{has.normalisation!r}, not {own.name} {own.sha256[:16]}... as {own.normalisation!r}; use the encoder "
+                f"of {name!r}, or do not start from it."
             )
 
     def lesson(
