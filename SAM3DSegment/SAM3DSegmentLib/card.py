@@ -17,6 +17,7 @@ LARGEST_DEPTH = 4096  # slices that a decoder sees at once
 UNKNOWN = 255  # in place of a class index: nobody has said what this voxel is
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
+NORMALISATIONS = ("sam", "unit", "grey")  # see `intensity.normalise`
 
 
 def require_image_size(pixels: int) -> None:
@@ -30,13 +31,17 @@ def require_image_size(pixels: int) -> None:
 
 @dataclass(frozen=True)
 class VitConfig:
-    """Shape of an image encoder of SAM's class (`segment_anything.modeling.ImageEncoderViT`)."""
+    """Shape of an image encoder of SAM's class (`segment_anything.modeling.ImageEncoderViT`).
+
+    adapters: whether each block has one beside its MLP, as SAM-Med2D's have.
+    """
 
     embed_dim: int
     depth: int
     num_heads: int
     global_attention_blocks: tuple[int, ...]
     window_size: int = 14
+    adapters: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -55,16 +60,21 @@ class EncoderConfig:
     """Which frozen encoder a model needs.
 
     sha256 is the hash of the checkpoint file, or of the tensors when the encoder is carried in the model file
-    (`vit` then gives its shape).
+    (`vit` then gives its shape). normalisation: what is done to grey slices before; cards without it mean "sam".
     """
 
     name: str
     image_size: int
     sha256: str = ""
     vit: VitConfig | None = None
+    normalisation: str = "sam"
 
     def __post_init__(self) -> None:
         require_image_size(self.image_size)
+        require(
+            self.normalisation in NORMALISATIONS,
+            f"normalisation {self.normalisation!r} is unknown; use one of {', '.join(NORMALISATIONS)}.",
+        )
 
     @property
     def in_model_file(self) -> bool:

@@ -1,4 +1,4 @@
-"""The frozen slice encoder: SAM's image encoder with its weights, on a device, computing as `sam.packed_vit` does."""
+"""The frozen slice encoder: an image encoder of SAM's class with weights, on a device, as `sam.packed_vit` computes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from .base.devices import available_memory_bytes, resolve_device, resolve_precision
 from .base.errors import InputError, WeightsError
-from .base.hashes import remembered_sha256
 from .card import PATCH_SIZE, EncoderConfig
-from .sam.encoders import SAM_ENCODERS
+from .sam.checkpoints import identity, read_checkpoint
+from .sam.encoders import ENCODERS, published
 from .sam.packed_vit import PackedVit
-from .sam.vit import build_vit, load_vit_state, read_checkpoint, vit_gflop
+from .sam.vit import build_vit, load_vit_state, vit_gflop
 from .sam.weights import resolve_checkpoint
 
 
 class FrozenEncoder:
-    """A frozen encoder on one device: slices (B, 3, S, S) float32, SAM-normalised -> (B, 256, S/16, S/16) float32.
+    """A frozen encoder on one device: slices (B, 3, S, S) float32, normalised -> (B, 256, S/16, S/16) float32.
 
     Not an `nn.Module`, so that neither an optimiser nor a decoder's state_dict can include its weights.
     """
@@ -45,7 +45,7 @@ class FrozenEncoder:
 
     @property
     def multiplications(self) -> float:
-        vit = self.config.vit or SAM_ENCODERS[self.config.name]
+        vit = self.config.vit or published(self.config.name).vit
         return vit_gflop(vit, self.image_size) * 1e9 / 2
 
     @property
@@ -68,32 +68,29 @@ def load_encoder(
     device: str | torch.device = "auto",
     precision: str = "auto",
     expected_sha256: str = "",
+    normalisation: str = "",
 ) -> FrozenEncoder:
-    """SAM's encoder `name` from `checkpoint` (sam_vit_b_01ec64.pth or any file of the same keys and shapes).
+    """The published encoder `name` from `checkpoint`: its published file, or another of the same keys and shapes.
 
-    Only `image_encoder.*` is read, and all of it must fit. Raises InputError for an unknown name or size, WeightsError
-    for a missing, damaged or unfitting file, or one whose hash is not `expected_sha256` where that is given.
+    Only the encoder is read, and all of it must fit. normalisation: another than the encoder's own, because a decoder
+    was trained with that. Raises InputError for an unknown name or size, WeightsError for a missing, damaged or
+    unfitting file, one of another encoder, or one whose hash is not `expected_sha256` where that is given.
     """
-    if name not in SAM_ENCODERS:
-        raise InputError(f"encoder {name!r} is unknown; use one of {', '.join(SAM_ENCODERS)}.")
-    path = resolve_checkpoint(name, checkpoint)
-    if not path.is_file():
-        raise WeightsError(f"checkpoint {str(path)!r} is not a file; give the path of {name}'s .pth file.")
-    try:
-        sha256 = remembered_sha256(path)
-    except OSError as error:
-        raise WeightsError(
-            f"checkpoint {str(path)!r} cannot be read ({error.strerror}); check its permissions."
-        ) from error
+    if name not in ENCODERS:
+        raise InputError(f"encoder {name!r} is unknown; use one of {', '.join(ENCODERS)}.")
+    row = published(name)
+    path = resolve_checkpoint(row, checkpoint)
+    sha256 = identity(path, row)
     if expected_sha256 and sha256 != expected_sha256:
         raise WeightsError(
             f"checkpoint {str(path)!r} has SHA-256 {sha256[:16]}..., but the model was trained with "
             f"{expected_sha256[:16]}...; use the checkpoint that it was trained with."
         )
-    config = EncoderConfig(name, image_size, sha256)
+    config = EncoderConfig(name, image_size, sha256, normalisation=normalisation or row.normalisation)
     target = resolve_device(str(device))
-    vit = build_vit(SAM_ENCODERS[name], image_size)
-    load_vit_state(vit, read_checkpoint(path), path)
+    tensors = read_checkpoint(path, row)
+    vit = build_vit(row.vit, image_size)
+    load_vit_state(vit, tensors, path)
     return FrozenEncoder(vit, config, target, resolve_precision(precision, target))
 
 

@@ -1,4 +1,4 @@
-"""Voxel values -> 0..255 grey -> SAM's own normalisation."""
+"""Voxel values -> 0..255 grey -> what an encoder was trained on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from .base.errors import InputError
-from .card import IntensityRule
+from .card import NORMALISATIONS, IntensityRule
 
 logger = logging.getLogger(__name__)
 
 # segment_anything/build_sam.py: pixel_mean and pixel_std of an RGB image in 0..255.
 SAM_PIXEL_MEAN = (123.675, 116.28, 103.53)
 SAM_PIXEL_STD = (58.395, 57.12, 57.375)
-
+_LEAST_RANGE = 1e-8  # by which MedSAM divides a slice of one value
 
 SAMPLE = 1e6  # voxels, among which padding is looked for
 PADDING = 0.005  # share of the voxels that are one value
@@ -172,14 +172,24 @@ def _unsorted(bits: int) -> float:
     return float(np.uint32(bits & 0x7FFFFFFF if bits >> 31 else ~bits & 0xFFFFFFFF).view(np.float32))
 
 
-def sam_normalise(grey: Tensor) -> Tensor:
-    """(B, 1, S, S) float32 in 0..255 -> (B, 3, S, S), each channel less SAM's mean and divided by its deviation.
+def normalise(grey: Tensor, normalisation: str) -> Tensor:
+    """(B, 1, S, S) float32 in 0..255 -> (B, 3, S, S), as the encoder's card says.
 
-    Unlike segment_anything/modeling/sam.py `preprocess`, padding comes before this step, so that it is black like the
-    air around a body, and not grey.
+    - "sam": each channel less SAM's mean and divided by its deviation. Unlike segment_anything/modeling/sam.py
+      `preprocess`, padding comes before this step, so that it is black like the air around a body, and not grey.
+    - "unit": 0..1 by the slice's own range, three times the same (bowang-lab/MedSAM, MedSAM_Inference.py). Padding
+      counts as black here too, which keeps it in 0..1; a slice of one value becomes 0.
+    - "grey": 0..1 by the volume's grey scale, three times the same (hitachinsk/SAMed, preprocess_data.py, test.py).
     """
-    mean, std = _sam_statistics(grey.device)
-    return (grey - mean) / std
+    if normalisation == "sam":
+        mean, std = _sam_statistics(grey.device)
+        return (grey - mean) / std
+    if normalisation == "unit":
+        low, high = grey.amin((1, 2, 3), keepdim=True), grey.amax((1, 2, 3), keepdim=True)
+        return ((grey - low) / (high - low).clamp(min=_LEAST_RANGE)).expand(-1, 3, -1, -1)
+    if normalisation == "grey":
+        return (grey / 255).expand(-1, 3, -1, -1)
+    raise InputError(f"normalisation {normalisation!r} is unknown; use one of {', '.join(NORMALISATIONS)}.")
 
 
 @functools.cache

@@ -52,7 +52,7 @@ class Sam3dModel:
         checkpoint: str | Path | None = None,
         image_size: int | None = None,
     ) -> FrozenEncoder:
-        """The encoder that the decoder was trained with: the carried one, else from SAM's `checkpoint`.
+        """The encoder that the decoder was trained with: the carried one, else from its `checkpoint`.
 
         `image_size` is another one than the decoder's, for a decoder that is to be trained.
         """
@@ -61,7 +61,9 @@ class Sam3dModel:
             config = dataclasses.replace(config, image_size=image_size)
         if config.in_model_file:
             return encoder_from_tensors(config, self.encoder_tensors, device, precision)
-        return load_encoder(config.name, checkpoint, config.image_size, device, precision, config.sha256)
+        return load_encoder(
+            config.name, checkpoint, config.image_size, device, precision, config.sha256, config.normalisation
+        )
 
 
 def save_model(model: Sam3dModel, path: str | Path) -> None:

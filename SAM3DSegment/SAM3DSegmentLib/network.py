@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .card import PATCH_SIZE, EncoderConfig
 from .decoder import Sam3dDecoder
 from .detail import cost_of_convolutions
-from .intensity import sam_normalise
+from .intensity import normalise
 
 
 class SliceEncoder(Protocol):
@@ -73,9 +73,9 @@ class Network:
         return embeddings
 
     def _encode(self, grey: Tensor, mirror: int | None) -> Tensor:
-        squares = grey.to(self.encoder.device)
+        squares = normalise(grey.to(self.encoder.device)[:, None], self.encoder.config.normalisation)
         views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
-        return torch.stack([self.encoder(sam_normalise(view[:, None])).half() for view in views], dim=1)
+        return torch.stack([self.encoder(view).half() for view in views], dim=1)
 
     @torch.no_grad()
     def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:

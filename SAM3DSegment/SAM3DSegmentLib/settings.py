@@ -68,7 +68,7 @@ class TrainingConfig:
     licence: str = ""
     author: str = ""
     labels: tuple[Label, ...] = ()  # empty: those that the data have
-    encoder: str = "auto"  # SAM's ViT-B if its weights are here, else "compact_vit"
+    encoder: str = "auto"  # the checkpoint's that is given; SAM's ViT-B if its weights are here, else "compact_vit"
     image_size: int = 0  # 0: by the encoder and the cases
     channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
     levels: int = 0  # of the decoder; 0: up to the first whose grid is at or above that of the slices

@@ -15,7 +15,7 @@ import slicer
 
 from SAM3DSegmentLib.base.hashes import memory_path
 from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
-from SAM3DSegmentLib.sam.weights import CHECKPOINTS
+from SAM3DSegmentLib.sam.encoders import ENCODERS
 
 LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
 JOB_CLASSES = ("SegmentationJob", "CommandProcess", "BackgroundCall", "Request")
@@ -68,7 +68,7 @@ def add_volume(array, matrix, name="volume"):
 
 def put_published_weights():
     """A file of some bytes with the remembered hash of SAM's weights, as which it counts: the real one has 375 MB."""
-    checkpoint = CHECKPOINTS["sam_vit_b"]
+    checkpoint = ENCODERS["sam_vit_b"]
     checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.path.write_bytes(b"weights")
     found = checkpoint.path.stat()

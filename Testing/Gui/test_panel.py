@@ -296,7 +296,7 @@ def test_a_long_path_does_not_widen_the_panel(widget, monkeypatch):
 
     folder = pathlib.PureWindowsPath("C:\\Users\\somebody") / "\\".join(["a long name of a folder"] * 6)
     monkeypatch.setattr(setup_section, "models_folder", lambda: folder)
-    monkeypatch.setattr(setup_section, "samWeights", lambda: pathlib.Path(str(folder)))
+    monkeypatch.setattr(setup_section, "samWeights", lambda _encoder: pathlib.Path(str(folder)))
     widget.ui.trainSection.collapsed = False
     widget.ui.setupSection.collapsed = False
     assert widget.ui.modelFolderLabel.text.startswith("C:/Users/somebody/a long")
@@ -316,6 +316,40 @@ def test_a_chosen_checkpoint_is_for_the_encoder_that_it_was_chosen_for():
     assert samCheckpoint() == samCheckpoint("sam_vit_b") == "/weights/sam_vit_b.pth"
     assert samCheckpoint("sam_vit_l") is None
     assert samCheckpoint("/models/mine.sam3d") is None
+    setSamCheckpoint("/weights/mine.safetensors", "medsam_vit_b")
+    assert samCheckpoint("medsam_vit_b") == "/weights/mine.safetensors"
+    assert samCheckpoint() == "/weights/sam_vit_b.pth"
+    setSamCheckpoint(None, "medsam_vit_b")
+    assert samCheckpoint("medsam_vit_b") is None
+
+
+def test_setup_says_where_an_encoder_is_from_and_offers_it_once_it_is_chosen(widget, tmp_path):
+    """MedSAM's weights have no known hash: they are chosen, not downloaded, and never taken for SAM's."""
+    from SAM3DSegmentLib.bridge.panel.training_request import TrainingRequest
+
+    ui = widget.ui
+    ui.setupSection.collapsed = False
+    assert "sam_vit_b_01ec64.pth" in ui.weightsLabel.text
+    assert ui.downloadWeightsButton.text == "Download (375 MB)"
+    ui.weightsEncoderBox.currentIndex = ui.weightsEncoderBox.findData("medsam_vit_b")
+    for part in ("medsam_vit_b.pth", "https://github.com/bowang-lab/MedSAM", "Apache-2.0"):
+        assert part in ui.weightsLabel.text
+    assert not ui.downloadWeightsButton.enabled
+    assert "hash" in ui.downloadWeightsButton.toolTip
+    assert ui.encoderBox.findText("MedSAM ViT-B") < 0
+    chosen = tmp_path / "model.safetensors"
+    chosen.write_bytes(b"weights")
+    host.answerNext("file", str(chosen))
+    ui.chooseWeightsButton.click()
+    assert str(chosen) in ui.weightsLabel.text
+    assert not ui.verifyWeightsButton.enabled
+    ui.encoderBox.currentIndex = ui.encoderBox.findText("MedSAM ViT-B")
+    assert "MedSAM's, as it was published (Apache-2.0)" in ui.encoderLabel.text
+    request = TrainingRequest("mine", tmp_path, "medsam_vit_b", 1.0, "cpu")
+    assert request.checkArguments()[-5:-3] == ["--sam-checkpoint", str(chosen)]
+    ui.removeWeightsButton.click()
+    assert chosen.exists()
+    assert ui.encoderBox.findText("MedSAM ViT-B") < 0
 
 
 def test_results_lead_on_to_the_segment_editor_and_3d(widget, volume):

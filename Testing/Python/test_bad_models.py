@@ -22,12 +22,18 @@ from SAM3DSegmentLib.card import VitConfig
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.model_file import import_model, load_model, save_model
 from SAM3DSegmentLib.model_store import list_models, read_card
-from SAM3DSegmentLib.sam import weights
+from SAM3DSegmentLib.sam.checkpoints import read_checkpoint
+from SAM3DSegmentLib.sam.encoders import ENCODERS, published
 from SAM3DSegmentLib.sam.pickled import SAFE_TORCH
-from SAM3DSegmentLib.sam.vit import build_vit, read_checkpoint
+from SAM3DSegmentLib.sam.vit import build_vit
 from test_model_file import small_model
 
 HEADER = {"format_version": 1, **to_json(small_model().card)}
+
+
+def shape_sam_vit_b(monkeypatch, vit):
+    """A small ViT in place of SAM's."""
+    monkeypatch.setitem(ENCODERS, "sam_vit_b", dataclasses.replace(published("sam_vit_b"), vit=vit))
 
 
 def changed(*keys_and_value):
@@ -260,7 +266,7 @@ def test_a_carried_encoder_that_does_not_fit(tmp_path, tensors):
 )
 def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch, content, message):
     """With a ViT of one block in place of SAM's, which is only slow to build."""
-    monkeypatch.setattr("SAM3DSegmentLib.encoder.SAM_ENCODERS", {"sam_vit_b": VitConfig(48, 1, 2, (0,))})
+    shape_sam_vit_b(monkeypatch, VitConfig(48, 1, 2, (0,)))
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
     with pytest.raises(WeightsError, match=message) as error:
@@ -279,7 +285,7 @@ def test_bytes_that_are_no_checkpoint(tmp_path, content):
 
 def test_a_good_checkpoint_of_that_shape_is_taken(tmp_path, monkeypatch):
     config = VitConfig(48, 1, 2, (0,))
-    monkeypatch.setattr("SAM3DSegmentLib.encoder.SAM_ENCODERS", {"sam_vit_b": config})
+    shape_sam_vit_b(monkeypatch, config)
     state = {f"image_encoder.{key}": value for key, value in build_vit(config, 32).state_dict().items()}
     torch.save(state, tmp_path / "checkpoint.pth")
     assert load_encoder("sam_vit_b", tmp_path / "checkpoint.pth", 32, "cpu").image_size == 32
@@ -304,11 +310,10 @@ def test_a_torch_that_is_not_safe_reads_published_checkpoints_only(tmp_path, mon
     assert result.returncode == 1
     assert "update torch to 2.10" in result.stderr
     assert list_models() == list_models()[:1]
-    published = weights.CHECKPOINTS["sam_vit_b"]
-    known = dataclasses.replace(published, sha256=hashlib.sha256(b"crafted").hexdigest())
-    monkeypatch.setitem(weights.CHECKPOINTS, "sam_vit_b", known)
+    known = dataclasses.replace(published("sam_vit_b"), sha256=hashlib.sha256(b"crafted").hexdigest())
+    monkeypatch.setitem(ENCODERS, "sam_vit_b", known)
     monkeypatch.setattr(torch, "load", lambda *_, **__: {"image_encoder.pos_embed": torch.zeros(1)})
-    assert "pos_embed" in read_checkpoint(path)
+    assert "pos_embed" in read_checkpoint(path, known)
 
 
 HUGE = VitConfig(2048, 16, 16, (0,))

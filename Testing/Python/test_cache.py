@@ -13,7 +13,7 @@ from conftest import MODULE
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.base.folders import cache_folder
 from SAM3DSegmentLib.card import EncoderConfig
-from SAM3DSegmentLib.intensity import sam_normalise
+from SAM3DSegmentLib.intensity import normalise
 from SAM3DSegmentLib.sam import cached_encoder
 from SAM3DSegmentLib.sam.cache import EmbeddingCache, cache_info, cache_limit_bytes, clear_cache, embedding_key
 
@@ -165,7 +165,7 @@ class Doubler:
 
 @pytest.fixture
 def slices():
-    return sam_normalise(torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 255)
+    return normalise(torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 255, "sam")
 
 
 def test_each_slice_is_hashed_once_and_only_its_grey_values(monkeypatch, slices):
@@ -194,6 +194,27 @@ def test_an_encoder_that_computes_otherwise_does_not_serve_the_old_answers(monke
     monkeypatch.setattr(cached_encoder, "COMPUTATION", cached_encoder.COMPUTATION + 1)
     encoder(slices)
     assert inner.slices == 8
+
+
+def test_caches_of_two_normalisations_do_not_meet():
+    """Even where their first channels agree: grey 123.675 is 0 there for "sam", and a slice of one value for "unit"."""
+    grey = torch.full((1, 1, 32, 32), 123.675)
+    answers, keys = {}, {}
+    for normalisation in ("sam", "unit", "grey"):
+        inner = Doubler()
+        inner.config = EncoderConfig("tiny", 32, "0" * 64, normalisation=normalisation)
+        encoder = cached_encoder.CachedEncoder(inner, EmbeddingCache())
+        answers[normalisation], keys[normalisation] = encoder.embed(normalise(grey, normalisation))
+        assert inner.slices == 1, "served by the answer for another normalisation"
+    assert torch.equal(answers["sam"], answers["unit"])
+    assert len({key for (key,) in keys.values()}) == 3
+
+
+def test_keys_of_sams_normalisation_are_those_of_older_versions(slices):
+    """A cache may hold days of work."""
+    encoder = cached_encoder.CachedEncoder(Doubler(), EmbeddingCache())
+    content = slices[0, 0].numpy().tobytes()
+    assert encoder.keys(slices)[0] == hashlib.sha256(f"{'0' * 64} 32 1 torch.float32 ".encode() + content).hexdigest()
 
 
 def test_two_processes_share_one_cache(tmp_path):

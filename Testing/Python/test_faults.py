@@ -46,10 +46,10 @@ def work(arguments, environment, log, checkpoint_sha256):
     with open(log, "w") as stream:
         sys.stdout = sys.stderr = stream
         from SAM3DSegmentLib.cli import main
-        from SAM3DSegmentLib.sam import weights
+        from SAM3DSegmentLib.sam.encoders import published
 
         if checkpoint_sha256:  # that of the content on the test's server: the published file is 375 MB
-            object.__setattr__(weights.CHECKPOINTS["sam_vit_b"], "sha256", checkpoint_sha256)
+            object.__setattr__(published("sam_vit_b"), "sha256", checkpoint_sha256)
         code = main(arguments)
         stream.flush()
     os._exit(code)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.card import IntensityRule
-from SAM3DSegmentLib.intensity import measure_grey_scale, percentiles, sam_normalise
+from SAM3DSegmentLib.card import EncoderConfig, IntensityRule
+from SAM3DSegmentLib.intensity import measure_grey_scale, normalise, percentiles
 
 
 def test_ct_window():
@@ -155,7 +155,32 @@ def test_normalisation_is_sams_own():
 
     sam = Sam(ImageEncoderViT(img_size=16, embed_dim=8, depth=1, num_heads=1), None, None)
     grey = torch.rand(2, 1, 16, 16) * 255
-    torch.testing.assert_close(sam_normalise(grey), sam.preprocess(grey.expand(2, 3, 16, 16)))
+    torch.testing.assert_close(normalise(grey, "sam"), sam.preprocess(grey.expand(2, 3, 16, 16)))
+
+
+def test_unit_is_what_medsam_did_to_each_slice():
+    """As its scripts write it: (x - min) / max(max - min, 1e-8), for slices of their own range and one of one value."""
+    grey = (
+        torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([255.0, 40, 0])[:, None, None, None]
+        + torch.tensor([0.0, 60, 77])[:, None, None, None]
+    )
+    for slice_, found in zip(grey[:, 0].double().numpy(), normalise(grey, "unit").numpy()):
+        expected = (slice_ - slice_.min()) / np.clip(slice_.max() - slice_.min(), 1e-8, None)
+        np.testing.assert_allclose(found, np.repeat(expected[None], 3, 0), atol=1e-6)
+    assert [found.max().item() for found in normalise(grey, "unit")] == [1, 1, 0]
+
+
+def test_grey_is_the_volumes_own_range():
+    grey = torch.tensor([0.0, 51, 255]).view(1, 1, 1, 3)
+    torch.testing.assert_close(normalise(grey, "grey"), torch.tensor([0.0, 0.2, 1]).expand(1, 3, 1, 3))
+
+
+def test_an_unknown_normalisation_names_those_that_there_are():
+    with pytest.raises(InputError, match="'imagenet' is unknown; use one of sam, unit, grey"):
+        EncoderConfig("sam_vit_b", 256, normalisation="imagenet")
+    with pytest.raises(InputError, match="'imagenet' is unknown; use one of sam, unit, grey"):
+        normalise(torch.zeros(1, 1, 2, 2), "imagenet")
 
 
 def test_bad_rules_are_quoted():

@@ -44,6 +44,15 @@ def small_model(name="small"):
     return Sam3dModel(card, Sam3dDecoder(2, (256, 8, 8, 4, 4)), tensors)
 
 
+def test_a_card_without_a_normalisation_means_sams(bundled_model):
+    """As of every model that is older than the field, the bundled one among them."""
+    old = to_json(small_model().card)
+    del old["encoder"]["normalisation"]
+    assert from_json(ModelCard, old).encoder.normalisation == "sam"
+    assert bundled_model.card.encoder.normalisation == "sam"
+    assert bundled_model.load_encoder("cpu").config == bundled_model.card.encoder
+
+
 def test_a_model_comes_back_whole(tmp_path):
     model = small_model()
     save_model(model, tmp_path / "small.sam3d")

@@ -197,11 +197,15 @@ def test_a_lent_encoder_reads_slices_as_fine_as_they_are(tmp_path, frozen, lende
 
 
 @pytest.mark.slow
-def test_training_on_sam_itself(tmp_path, untrained_sam):
-    config = dataclasses.replace(COMPACT, encoder="sam_vit_b", augmented_copies=0)
+@pytest.mark.parametrize(("name", "normalisation"), [("sam_vit_b", "sam"), ("medsam_vit_b", "unit")])
+def test_training_on_a_published_encoder(tmp_path, untrained_sam, name, normalisation):
+    """Of untrained weights. The card says which, and how slices were normalised, for whoever uses the model."""
+    config = dataclasses.replace(COMPACT, encoder=name, augmented_copies=0)
     model = start(tmp_path / "a.sam3d", config, cases=1, sam_checkpoint=untrained_sam)
     assert not model.encoder_tensors
     assert len(model.card.encoder.sha256) == 64
+    assert (model.card.encoder.name, model.card.encoder.normalisation) == (name, normalisation)
+    assert load_model(tmp_path / "a.sam3d").load_encoder("cpu", "fp32", untrained_sam).config == model.card.encoder
 
 
 def cancel_after(calls):

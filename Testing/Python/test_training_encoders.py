@@ -1,5 +1,6 @@
 """Which encoder a training has that names none, and the settings that come with it: the same by every front door."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, ROOT
+from SAM3DSegmentLib.base.hashes import file_sha256
 from SAM3DSegmentLib.base.jsonable import to_json
 from SAM3DSegmentLib.card import Label, WindowRule
 from SAM3DSegmentLib.preparation import SquareFit
-from SAM3DSegmentLib.sam.weights import CHECKPOINTS
+from SAM3DSegmentLib.sam.encoders import ENCODERS, published
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.classes import has_sides
 from SAM3DSegmentLib.training.plan import _depth_for, make_config, make_plan
@@ -20,7 +22,7 @@ from test_training_samples import write_case
 @pytest.fixture
 def weights():
     """SAM's weights, as far as a plan looks."""
-    path = CHECKPOINTS["sam_vit_b"].path
+    path = ENCODERS["sam_vit_b"].path
     path.parent.mkdir(parents=True)
     path.touch()
     return path
@@ -40,7 +42,7 @@ def test_without_sams_weights_an_encoder_of_its_own_with_a_detail_part_is_traine
     )
 
 
-def test_with_sams_weights_these_are_taken(weights, run_cli, tmp_path):
+def test_with_sams_weights_these_are_taken(weights, run_cli, tmp_path, monkeypatch):
     for config in (TrainingConfig(), make_config({}, {})):
         plan = make_plan(HIPPOCAMPUS, config)
         assert plan.config == TrainingConfig(encoder="sam_vit_b")
@@ -50,6 +52,9 @@ def test_with_sams_weights_these_are_taken(weights, run_cli, tmp_path):
     )
     weights.unlink()
     given = tmp_path / "elsewhere.pth"
+    given.write_bytes(b"SAM's")
+    known = dataclasses.replace(published("sam_vit_b"), sha256=file_sha256(given))
+    monkeypatch.setitem(ENCODERS, "sam_vit_b", known)
     assert make_config({}, {}, given).encoder == "sam_vit_b"
     assert make_plan(HIPPOCAMPUS, TrainingConfig(), sam_checkpoint=given).config.encoder == "sam_vit_b"
 

@@ -10,12 +10,20 @@ import SimpleITK as sitk
 import torch
 
 from SAM3DSegmentLib.base.watch import UNWATCHED
-from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, Label, SlicingRule, VitConfig, WindowRule
+from SAM3DSegmentLib.card import (
+    NORMALISATIONS,
+    EncoderConfig,
+    IntensityRule,
+    Label,
+    SlicingRule,
+    VitConfig,
+    WindowRule,
+)
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import stream_logits, watch_of
-from SAM3DSegmentLib.intensity import sam_normalise
+from SAM3DSegmentLib.intensity import normalise
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.sam.cache import EmbeddingCache
@@ -105,11 +113,20 @@ class Recorder:
         ((41, 37, 7), (1.0, 1.1, 0.9)),  # odd
     ],
 )
-def test_training_and_inference_see_the_same_slices_to_the_bit(tmp_path, tiny_encoder, size_ijk, spacing):
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_training_and_inference_see_the_same_slices_to_the_bit(
+    tmp_path, tiny_encoder, size_ijk, spacing, normalisation
+):
+    tiny_encoder.config = dataclasses.replace(tiny_encoder.config, normalisation=normalisation)
     files = write_case(tmp_path, "c", size_ijk, spacing)
     prepared = prepare(tmp_path, files)
     grey, _ = plain_view(prepared, 0, prepared.depth)
-    training_input = sam_normalise(prepared.fit.place(grey[:, None]))
+    trained_on = Recorder(tiny_encoder)
+    case_encoder = object.__new__(ViewEncoder)
+    case_encoder.encoder = trained_on
+    case_encoder.embed(grey, prepared.fit)
+    training_input = torch.cat(trained_on.seen)
+    assert torch.equal(training_input, normalise(prepared.fit.place(grey[:, None]), normalisation))
 
     volume = read_volume(files.image)
     for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
@@ -366,7 +383,7 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
     assert views.is_stored(0, 1)
     early = views.sample(0, 2, 6, 0, torch.Generator().manual_seed(0))
     squares = case.fit.place(plain_view(case, 2, 6)[0][:, None])
-    expected = tiny_encoder(sam_normalise(squares)).transpose(0, 1)
+    expected = tiny_encoder(normalise(squares, "sam")).transpose(0, 1)
     assert torch.equal(early.embeddings.float(), expected)
     later = [views.sample(0, 2, 6, 1000, torch.Generator().manual_seed(seed)) for seed in range(8)]
     assert any(not torch.equal(sample.embeddings, early.embeddings) for sample in later)

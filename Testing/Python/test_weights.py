@@ -17,14 +17,16 @@ import pytest
 from conftest import MODULE
 from SAM3DSegmentLib.base import hashes
 from SAM3DSegmentLib.base.errors import Cancelled, InputError, WeightsError
+from SAM3DSegmentLib.base.folders import weights_folder
 from SAM3DSegmentLib.base.watch import Watch
 from SAM3DSegmentLib.inference import watch_of
 from SAM3DSegmentLib.sam import download, weights
 from SAM3DSegmentLib.sam.cache import clear_cache
+from SAM3DSegmentLib.sam.encoders import ENCODERS, published
 from web_server import Server
 
 CONTENT = random.Random(0).randbytes(1_000_000)
-PUBLISHED = weights.published("sam_vit_b")
+PUBLISHED = published("sam_vit_b")
 
 
 @pytest.fixture
@@ -40,12 +42,12 @@ def server(monkeypatch):
 def checkpoint(monkeypatch):
     """sam_vit_b, as if its published content were CONTENT: the real one is 375 MB."""
     changed = dataclasses.replace(PUBLISHED, sha256=hashlib.sha256(CONTENT).hexdigest())
-    monkeypatch.setitem(weights.CHECKPOINTS, "sam_vit_b", changed)
+    monkeypatch.setitem(ENCODERS, "sam_vit_b", changed)
     return changed
 
 
 def here():
-    return sorted(path.name for path in weights.weights_folder().glob("*"))
+    return sorted(path.name for path in weights_folder().glob("*"))
 
 
 def first_byte(request):
@@ -101,14 +103,14 @@ def test_a_server_without_ranges_sends_all_again(server, checkpoint):
 
 
 def test_all_was_here_but_its_end_was_not_seen(server, checkpoint):
-    weights.weights_folder().mkdir(parents=True)
+    weights_folder().mkdir(parents=True)
     download.partial_path(checkpoint.path).write_bytes(CONTENT)
     assert weights.download(checkpoint).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("length", [1000, len(CONTENT), len(CONTENT) + 1000])
 def test_what_was_left_of_another_file_is_thrown_away(server, checkpoint, length):
-    weights.weights_folder().mkdir(parents=True)
+    weights_folder().mkdir(parents=True)
     download.partial_path(checkpoint.path).write_bytes(bytes(length))
     assert weights.download(checkpoint).read_bytes() == CONTENT
     assert here() == [checkpoint.file_name]
@@ -265,7 +267,7 @@ def test_two_downloads_of_one_file_do_not_meet(server, checkpoint):
 
 def test_a_file_that_was_not_downloaded_is_described(run_cli, checkpoint):
     """Also by the command, whose idea of the published file is the real one."""
-    weights.weights_folder().mkdir(parents=True)
+    weights_folder().mkdir(parents=True)
     checkpoint.path.write_bytes(b"fine-tuned here")
     result = run_cli("weights", "clear")
     assert result.returncode == 0
@@ -274,7 +276,7 @@ def test_a_file_that_was_not_downloaded_is_described(run_cli, checkpoint):
 
 
 def test_a_users_own_file_is_neither_replaced_nor_removed(server, checkpoint):
-    weights.weights_folder().mkdir(parents=True)
+    weights_folder().mkdir(parents=True)
     checkpoint.path.write_bytes(b"fine-tuned here")
     with pytest.raises(WeightsError, match="as published"):
         weights.download(checkpoint)
@@ -284,9 +286,9 @@ def test_a_users_own_file_is_neither_replaced_nor_removed(server, checkpoint):
 
 def test_clearing_removes_only_what_was_downloaded(server, checkpoint):
     weights.download(checkpoint)
-    foreign = weights.weights_folder() / "medsam_vit_b.pth"
+    foreign = weights_folder() / "medsam_vit_b.pth"
     foreign.write_bytes(b"somebody's")
-    partial = download.partial_path(weights.published("sam_vit_l").path)
+    partial = download.partial_path(published("sam_vit_l").path)
     partial.write_bytes(b"half")
     assert weights.clear() == ([checkpoint.path, partial], [])
     assert here() == [foreign.name]
@@ -332,7 +334,7 @@ def test_verify_tells_missing_from_damaged(tmp_path, checkpoint):
 def test_published_checkpoints():
     assert PUBLISHED.sha256.startswith("ec2df62732614e57")
     with pytest.raises(InputError, match="'sam_vit_x' has no published checkpoint"):
-        weights.published("sam_vit_x")
+        published("sam_vit_x")
 
 
 def test_a_folder_is_no_checkpoint(run_cli, tmp_path):
@@ -350,3 +352,32 @@ def test_a_link_of_git_annex_is_not_listed_as_here(run_cli):
     with open(path, "r+b") as file:
         file.truncate(375_042_383)
     assert re.search("^sam_vit_b .* here ", run_cli("weights", "list").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if not row.sha256])
+def test_a_file_without_a_known_hash_is_neither_downloaded_nor_verified(run_cli, server, name):
+    """The user is told which file, and from where; nobody is sent to SAM's."""
+    row = published(name)
+    for command in ("download", "verify"):
+        with pytest.raises(InputError, match=f"{row.family}'s .*{re.escape(row.source)}") as error:
+            getattr(weights, command)(row, *([row.path] if command == "verify" else []))
+        assert row.file_name in str(error.value)
+        assert "\n" not in str(error.value)
+    assert server.requests == []
+
+
+def test_the_list_says_of_every_encoder_where_its_weights_are_from_and_their_licence(run_cli):
+    row = published("medsam_vit_b")
+    row.path.parent.mkdir(parents=True)
+    row.path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    lines = dict(line.split(maxsplit=1) for line in run_cli("weights", "list").stdout.splitlines())
+    assert list(lines) == list(ENCODERS)
+    for name, line in lines.items():
+        assert published(name).file_name in line
+        assert published(name).licence in line
+    assert lines["medsam_vit_b"].startswith("damaged")
+    assert lines["samed_vit_b"].endswith("changes sam_vit_b")
+    with open(row.path, "r+b") as file:
+        file.truncate(375_000_000)
+    assert re.search("^medsam_vit_b +here ", run_cli("weights", "list").stdout, re.MULTILINE)
+    assert weights.clear() == ([], [])  # the user put it there

@@ -23,11 +23,11 @@ from ..inference import Segmenter
 from ..network import Network
 from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
-from ..sam.encoders import SAM_ENCODERS
+from ..sam.checkpoints import read_checkpoint
+from ..sam.encoders import published
 from ..sam.layers import AttentionMethod
 from ..sam.packed_vit import PackedVit
-from ..sam.vit import build_vit, load_vit_state, read_checkpoint, vit_gflop
-from ..sam.weights import published
+from ..sam.vit import build_vit, load_vit_state, vit_gflop
 from .measuring import BenchResult, Candidate, Row, clock, compare, conditions, threads
 
 ENCODER = "sam_vit_b"
@@ -57,7 +57,7 @@ def bench_encoder(
             candidates.append(Candidate(f"OpenVINO {_name(dtype)}", _openvino(vit, slices, dtype), dtype))
         for own in dict.fromkeys((torch.float32, dtype)):
             candidates.append(Candidate(f"ours {_name(own)}", _packed(vit, slices, target, own), own))
-        result = compare(candidates, rounds, target, vit_gflop(SAM_ENCODERS[ENCODER], image_size))
+        result = compare(candidates, rounds, target, vit_gflop(published(ENCODER).vit, image_size))
         plan = AttentionMethod.best(target, dtype)
         where = conditions(
             target, weights=weights, image_size=image_size, encoder=plan, rounds=rounds, seconds=clock(target)[0]
@@ -136,10 +136,10 @@ def _name(dtype: torch.dtype) -> str:
 def _sam_vit(image_size: int, checkpoint: Path | None) -> tuple[nn.Module, str]:
     """SAM's encoder with its weights if they are here, else seeded ones; and which of the two."""
     torch.manual_seed(0)
-    vit = build_vit(SAM_ENCODERS[ENCODER], image_size).requires_grad_(False).eval()
+    vit = build_vit(published(ENCODER).vit, image_size).requires_grad_(False).eval()
     path = checkpoint or published(ENCODER).path
     if checkpoint is not None or path.is_file():
-        load_vit_state(vit, read_checkpoint(path), path)
+        load_vit_state(vit, read_checkpoint(path, published(ENCODER)), path)
         return vit, path.name
     for name, parameter in vit.named_parameters():
         if "pos" in name:  # segment_anything starts position tables at zero

@@ -6,31 +6,35 @@ from pathlib import Path
 
 import qt
 
-from ..sam.weights import CHECKPOINTS
+from ..sam.encoders import ENCODERS
 
 SAM = "sam_vit_b"
-_SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"
+_SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"  # the others' names follow it
 _CASES_FOLDER = "SAM3DSegment/CasesFolder"
 
 
 def samCheckpoint(encoder: str = SAM) -> str | None:
     """The file that the user chose as this encoder's weights; None for the one in the weights folder.
 
-    The panel offers the choice for SAM ViT-B only; its file is of no use to another encoder.
+    None too for what has no weights of its own to choose, such as a model that lends its encoder.
     """
-    return (qt.QSettings().value(_SAM_CHECKPOINT) or None) if encoder == SAM else None
+    return (qt.QSettings().value(_key(encoder)) or None) if encoder in ENCODERS else None
 
 
-def samWeights() -> Path:
-    """Where SAM's weights are, or would be."""
-    return Path(samCheckpoint() or CHECKPOINTS[SAM].path)
+def samWeights(encoder: str = SAM) -> Path:
+    """Where this encoder's weights are, or would be."""
+    return Path(samCheckpoint(encoder) or ENCODERS[encoder].path)
 
 
-def setSamCheckpoint(path: str | None) -> None:
+def setSamCheckpoint(path: str | None, encoder: str = SAM) -> None:
     if path:
-        qt.QSettings().setValue(_SAM_CHECKPOINT, path)
+        qt.QSettings().setValue(_key(encoder), path)
     else:
-        qt.QSettings().remove(_SAM_CHECKPOINT)
+        qt.QSettings().remove(_key(encoder))
+
+
+def _key(encoder: str) -> str:
+    return _SAM_CHECKPOINT if encoder == SAM else f"{_SAM_CHECKPOINT}-{encoder}"
 
 
 def casesFolder() -> Path | None:

@@ -19,7 +19,7 @@ from ..base.errors import DependencyError, InputError
 from ..base.folders import models_folder, weights_folder
 from ..model_store import list_models
 from ..sam.cache import cache_info
-from ..sam.weights import CHECKPOINTS
+from ..sam.encoders import ENCODERS
 
 # Module -> what pip installs; held to pyproject.toml by a test.
 _PACKAGES = {
@@ -85,7 +85,7 @@ def examine(model: str | None = None) -> Examination:
             f"only {free / 2**20:.0f} MB of disk space are free; free at least 1 GiB for SAM's weights and embeddings."
         )
     findings.append(("models", ", ".join(path.stem for path in list_models()) or "none"))
-    findings += [("SAM weights", _or_error(_weights)), ("embedding cache", _or_error(_cache))]
+    findings += [("encoder weights", _or_error(_weights)), ("embedding cache", _or_error(_cache))]
     if model is not None and not problems:
         result.seconds_per_slice = _seconds_per_slice(model)
         findings.append(("speed", f"{result.seconds_per_slice:.3f} s per slice with {model}"))
@@ -93,7 +93,7 @@ def examine(model: str | None = None) -> Examination:
 
 
 def _weights() -> str:
-    there = [name for name, checkpoint in CHECKPOINTS.items() if checkpoint.is_here]
+    there = [name for name, encoder in ENCODERS.items() if encoder.is_here]
     return f"{', '.join(there) or 'none'} in {weights_folder()}"
 
 

@@ -17,8 +17,8 @@ from ..base.errors import ModelFileError
 from ..card import EMBEDDING_CHANNELS, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
 from ..decoder import Sam3dDecoder
 from ..model_file import Sam3dModel
+from ..sam.encoders import published
 from ..sam.pickled import load_pickled
-from ..sam.weights import published
 
 ENCODER, IMAGE_SIZE, DEPTH = "sam_vit_b", 176, 64
 # What their inference also does and a card cannot express, so that masks differ.

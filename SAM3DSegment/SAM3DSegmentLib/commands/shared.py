@@ -42,7 +42,9 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sam_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sam-checkpoint", type=Path, metavar="FILE", help="SAM's weights, if not in `weights path`")
+    parser.add_argument(
+        "--sam-checkpoint", type=Path, metavar="FILE", help="the encoder's weights, if not in `weights path`"
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

@@ -43,8 +43,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--encoder",
         metavar="NAME",
-        help="sam_vit_b (the default where its weights are here), sam_vit_l, sam_vit_h, compact_vit (else the default),"
-        " or a model whose encoder to use",
+        help="sam_vit_b (the default where its weights are here), another of `weights list`, compact_vit (else the"
+        " default), or a model whose encoder to use",
     )
     parser.add_argument(
         "--painted-slices",

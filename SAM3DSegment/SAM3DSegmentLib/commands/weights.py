@@ -1,4 +1,4 @@
-"""`sam3dsegment weights`: SAM's own checkpoints."""
+"""`sam3dsegment weights`: the files of published encoders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def add(commands: Any) -> None:
-    group = add_group(commands, "weights", "SAM's own checkpoints")
-    add_command(group, "list", _list, "available checkpoints, and which of them are here")
+    group = add_group(commands, "weights", "weights of published encoders: SAM's, MedSAM's and others")
+    add_command(
+        group, "list", _list, "encoders, which of their weights are here, where to get the others, and their licences"
+    )
     path = add_command(group, "path", _path, "where a checkpoint is, or must be put")
     verify = add_command(group, "verify", _verify, "check a checkpoint against its published hash")
     download = add_command(group, "download", _download, "download a checkpoint")
@@ -26,34 +28,39 @@ def add(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from ..sam.weights import CHECKPOINTS
+    from ..sam.encoders import ENCODERS
 
-    for name, checkpoint in CHECKPOINTS.items():
-        missing = "damaged" if checkpoint.path.exists() else "not here"  # `weights verify` says why
-        state = "here" if checkpoint.is_here else missing
-        say(f"{name:<12} {checkpoint.megabytes:>5} MB  {state:<9} {checkpoint.url}")
+    for name, encoder in ENCODERS.items():
+        missing = "damaged" if encoder.path.exists() else "not here"  # `weights verify` says why
+        state = "here" if encoder.is_here else missing
+        size = f"{encoder.megabytes} MB" if encoder.megabytes else ""
+        source = encoder.url if encoder.sha256 else f"{encoder.file_name} from {encoder.source}"
+        needs = f", changes {encoder.base}" if encoder.base else ""
+        say(f"{name:<16} {size:>7}  {state:<9} {encoder.licence:<11} {source}{needs}")
     return DONE
 
 
 def _path(options: argparse.Namespace) -> int:
-    from ..sam.weights import published
+    from ..sam.encoders import published
 
     say(str(published(options.encoder).path))
     return DONE
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ..sam.weights import published, verify
+    from ..sam.encoders import published
+    from ..sam.weights import verify
 
-    checkpoint = published(options.encoder)
-    path = options.file or checkpoint.path
-    verify(checkpoint, path)
-    say(f"{path} is the published {checkpoint.file_name}.")
+    encoder = published(options.encoder)
+    path = options.file or encoder.path
+    verify(encoder, path)
+    say(f"{path} is the published {encoder.file_name}.")
     return DONE
 
 
 def _download(options: argparse.Namespace) -> int:
-    from ..sam.weights import download, published
+    from ..sam.encoders import published
+    from ..sam.weights import download
 
     with watched(options.progress) as watch:
         path = download(published(options.encoder), watch)

@@ -124,7 +124,8 @@ class EmbeddingCache:
 def embedding_key(encoder_sha256: str, image_size: int, computation: str, content: bytes) -> str:
     """Name of an entry: the hash of all that the embedding of one slice depends on.
 
-    `content` are the bytes of the slice, `computation` is how the encoder computes: its version and number format.
+    `content` are the bytes of the slice, `computation` is how the encoder computes: its version, its number format,
+    and how slices are normalised.
     """
     digest = hashlib.sha256(f"{encoder_sha256} {image_size} {computation} ".encode())
     digest.update(content)

@@ -54,10 +54,12 @@ class CachedEncoder:
         return torch.stack([e for e in found if e is not None]).to(self.device).float(), keys
 
     def keys(self, slices: Tensor) -> list[str]:
-        """Under which each of the slices (B, 3, S, S) float32, SAM-normalised, is kept.
+        """Under which each of the slices (B, 3, S, S) float32, normalised, is kept.
 
-        By the first of its channels: a slice is grey, so that the others follow from it.
+        By the first of its channels: a slice is grey, so that under one normalisation the others follow from it.
         """
         config, computation = self.config, f"{COMPUTATION} {self.dtype}"
+        if config.normalisation != "sam":  # which has no name in the keys of caches that are older than the others
+            computation += f" {config.normalisation}"
         contents = slices[:, 0].detach().cpu().contiguous().numpy()
         return [embedding_key(config.sha256, config.image_size, computation, part.tobytes()) for part in contents]

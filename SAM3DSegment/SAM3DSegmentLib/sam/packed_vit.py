@@ -16,6 +16,8 @@ What differs from `segment_anything` changes nothing but rounding:
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,7 +86,14 @@ class _Block:
         self._projection = Linear(attention.proj.weight, attention.proj.bias, frame)
         self._widen = Linear(mlp.lin1.weight, mlp.lin1.bias, frame)
         self._narrow = Linear(mlp.lin2.weight, mlp.lin2.bias, frame)
+        adapter = getattr(mlp, "adapter", None)
+        self._adapter = None if adapter is None else copy.deepcopy(adapter).to(frame.device, frame.dtype)
+        self._side = frame.side
 
     def __call__(self, x: Tensor) -> Tensor:
         x = self._projection(self._attention(self._norm1(x)), add=x)
-        return self._narrow(self._widen(self._norm2(x), gelu=True), add=x)
+        normed = self._norm2(x)
+        y = self._narrow(self._widen(normed, gelu=True), add=x)
+        if self._adapter is None:
+            return y
+        return y + self._adapter(normed.view(-1, self._side, self._side, normed.shape[1])).flatten(0, 2)

@@ -1,4 +1,4 @@
-"""SAM's image encoder as a module of `segment_anything`, built at any image size, and its weights from a checkpoint.
+"""SAM's image encoder as a module of `segment_anything`, built at any image size, and filled with weights.
 
 Position tables are interpolated when the image size is not the checkpoint's, as SAM's follow-ups do (e.g. SAMed,
 arXiv:2304.13785).
@@ -18,11 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base.errors import DependencyError, WeightsError
+from ..base.errors import DependencyError, WeightsError, require
 from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, VitConfig
-from .pickled import load_pickled
-
-_PREFIX = "image_encoder."
+from .adapter import AdaptedMlp
 
 
 def _import_image_encoder() -> ModuleType:
@@ -47,9 +45,14 @@ def build_vit(config: VitConfig, image_size: int) -> nn.Module:
     """An untrained encoder, to be trained, for slices of image_size x image_size pixels.
 
     It is segment_anything's own module, whose plain attention makes a training step of the compact encoder 1.26 times
-    as fast as a fused one does (measured on a CPU).
+    as fast as a fused one does (measured on a CPU). Raises InputError for a size that its adapters cannot take.
     """
-    return _upstream.ImageEncoderViT(
+    step = 2 * PATCH_SIZE
+    require(
+        not config.adapters or image_size % step == 0,
+        f"image_size {image_size} is not a multiple of {step}, as an encoder with adapters needs; use for example 256.",
+    )
+    vit = _upstream.ImageEncoderViT(
         img_size=image_size,
         patch_size=PATCH_SIZE,
         embed_dim=config.embed_dim,
@@ -63,6 +66,10 @@ def build_vit(config: VitConfig, image_size: int) -> nn.Module:
         window_size=config.window_size,
         global_attn_indexes=config.global_attention_blocks,
     )
+    if config.adapters:
+        for block in vit.blocks:
+            block.mlp = AdaptedMlp(block.mlp, config.embed_dim)
+    return vit
 
 
 def vit_gflop(config: VitConfig, image_size: int) -> float:
@@ -72,28 +79,10 @@ def vit_gflop(config: VitConfig, image_size: int) -> float:
     global_blocks = len(config.global_attention_blocks)
     keys = global_blocks * tokens + (config.depth - global_blocks) * window
     patches = tokens * 3 * PATCH_SIZE**2 * width
-    linear = config.depth * tokens * width * width * (3 + 1 + 8)
+    # An adapter's convolutions: 3 x 3 to a quarter of the tokens, 4 x 4 from these.
+    linear = config.depth * tokens * width * width * (3 + 1 + 8 + (25 / 4 if config.adapters else 0))
     neck = tokens * EMBEDDING_CHANNELS * (width + 9 * EMBEDDING_CHANNELS)
     return 2 * (patches + linear + 2 * tokens * keys * width + neck) / 1e9
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of SAM's image encoder in a checkpoint, under the encoder's own names. Raises WeightsError."""
-    try:
-        state = load_pickled(path)
-    except WeightsError:
-        raise
-    except Exception as error:  # bytes that are not a checkpoint can raise anything
-        raise WeightsError(
-            f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); download it again."
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]  # some fine-tuned copies of SAM wrap their weights
-    named = state.items() if isinstance(state, dict) else ()
-    encoder = {key[len(_PREFIX) :]: value for key, value in named if str(key).startswith(_PREFIX)}
-    if not encoder:
-        raise WeightsError(f"checkpoint {str(path)!r} holds no {_PREFIX}* weights; it is not a SAM checkpoint.")
-    return encoder
 
 
 def is_shaped_as(tensors: dict[str, Tensor], config: VitConfig, image_size: int) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..base.files import written_whole
 from ..base.watch import Watch
-from ..intensity import sam_normalise
+from ..intensity import normalise
 from ..preparation import SquareFit
 from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
@@ -139,7 +139,7 @@ class ViewEncoder:
 
     def embed(self, grey: Tensor, fit: SquareFit) -> Tensor:
         """Grey (D, *grid) in 0..255 -> embeddings (256, D, s, s) float32, from the cache or computed."""
-        parts = [self.encoder(_normalised(part, fit)) for part in grey.split(ENCODE_BATCH)]
+        parts = [self.encoder(self._normalised(part, fit)) for part in grey.split(ENCODE_BATCH)]
         return torch.cat(parts).half().float().transpose(0, 1)  # as exact as they are kept
 
     def _encode_all(self, wanted: list[tuple[int, int]]) -> Iterator[int]:
@@ -151,13 +151,12 @@ class ViewEncoder:
             grey, classes = self._views.draw(case, copy)
             keys: list[str] = []
             for part in grey.split(ENCODE_BATCH):
-                slices = _normalised(part, self._views.cases[case].fit)
+                slices = self._normalised(part, self._views.cases[case].fit)
                 keys += self.encoder.embed(slices)[1]
                 if len(keys) == len(grey):
                     self._views.store(case, copy, keys, grey, classes)
                 yield len(part)
 
-
-def _normalised(grey: Tensor, fit: SquareFit) -> Tensor:
-    """(n, *grid) in 0..255 -> (n, 3, S, S), as the encoder takes it."""
-    return sam_normalise(fit.place(grey[:, None]))
+    def _normalised(self, grey: Tensor, fit: SquareFit) -> Tensor:
+        """(n, *grid) in 0..255 -> (n, 3, S, S), as the encoder takes it."""
+        return normalise(fit.place(grey[:, None]), self.encoder.config.normalisation)

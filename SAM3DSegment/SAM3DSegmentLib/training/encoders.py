@@ -1,4 +1,4 @@
-"""Where the encoder of a training comes from: SAM's own, one lent by a model, or one that is learnt with the decoder.
+"""Where the encoder of a training comes from: published weights, a model that lends it, or learnt with the decoder.
 
 The first two are frozen. This is the one place that knows which of the three a training has.
 """
@@ -29,7 +29,7 @@ from ..model_store import find_model, read_card
 from ..network import SliceEncoder
 from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
-from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT, SAM_ENCODERS, has_sams_weights
+from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT, ENCODERS, has_sams_weights
 from ..sam.vit import build_vit, load_vit_state
 from ..settings import TrainingConfig
 from .callbacks import EncodeMore
@@ -57,7 +57,7 @@ class Lesson:
 
 
 class TrainingEncoder:
-    """What a training's plan asks of its encoder; what is here holds for SAM's."""
+    """What a training's plan asks of its encoder; what is here holds for a published one."""
 
     def settings(self) -> dict[str, Any]:
         """Settings of a training that are the encoder's unless the user gives others."""
@@ -84,17 +84,17 @@ class TrainingEncoder:
 
 
 def find_encoder(name: str) -> TrainingEncoder:
-    """By the setting `encoder`: a name of SAM's, "compact_vit", or a model. Raises InputError, ModelFileError."""
+    """By the setting `encoder`: a published one's name, "compact_vit", a model. Raises InputError, ModelFileError."""
     if name == COMPACT_ENCODER:
         return LearntEncoder()
-    if name in SAM_ENCODERS:
-        return SamEncoder(name)
+    if name in ENCODERS:
+        return FrozenFromFile(name)
     return LentEncoder(name, read_card(find_model(name)))
 
 
 @dataclass(frozen=True)
-class SamEncoder(TrainingEncoder):
-    """SAM's own, frozen, from its checkpoint."""
+class FrozenFromFile(TrainingEncoder):
+    """A published one, frozen, from its checkpoint."""
 
     name: str
 
@@ -216,11 +216,12 @@ class FrozenForTraining:
     def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
         """Raises InputError unless a decoder such as `wanted` can begin with the model `name`, which has this card."""
         _check_decoder(name, wanted, card)
-        if card.encoder.sha256 != self.sha256:
+        has, own = card.encoder, self._encoder.config
+        if (has.sha256, has.normalisation) != (own.sha256, own.normalisation):
             raise InputError(
-                f"{name!r} was trained on the encoder {card.encoder.name} {card.encoder.sha256[:16]}..., "
-                f"not {self._encoder.config.name} {self.sha256[:16]}...; use the encoder of {name!r}, or do not start "
-                "from it."
+                f"{name!r} was trained on the encoder {has.name} {has.sha256[:16]}... with slices normalised as "
+                f"{has.normalisation!r}, not {own.name} {own.sha256[:16]}... as {own.normalisation!r}; use the encoder "
+                f"of {name!r}, or do not start from it."
             )
 
     def lesson(

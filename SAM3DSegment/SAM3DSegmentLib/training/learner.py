@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from ..base.devices import send
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
 from ..encoder import FrozenEncoder
-from ..intensity import sam_normalise
+from ..intensity import normalise
 from ..network import SliceEncoder
 from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT
 from ..sam.vit import build_vit, tensors_sha256
@@ -107,14 +107,15 @@ class DecoderLearner:
 class OnSlices(OnEmbeddings):
     """Squares (N, 1, D, S, S) in 0..255, through an encoder that learns; otherwise as `OnEmbeddings`."""
 
-    def __init__(self, encoder: nn.Module, decoder: Sam3dDecoder) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Sam3dDecoder, normalisation: str) -> None:
         super().__init__(decoder)
         self.encoder = encoder
+        self._normalisation = normalisation
 
     def forward(self, squares: Tensor | None, grey: Tensor | None) -> list[Tensor]:
         if squares is None:
             return super().forward(None, grey)
-        features = self.encoder(sam_normalise(squares.transpose(1, 2).flatten(0, 1)))
+        features = self.encoder(normalise(squares.transpose(1, 2).flatten(0, 1), self._normalisation))
         return super().forward(features.unflatten(0, (len(squares), -1)).transpose(1, 2), grey)
 
 
@@ -129,10 +130,10 @@ class EndToEndLearner:
         device: torch.device,
         trains_detail_alone: bool = False,
     ) -> None:
-        self.module: nn.Module = OnSlices(vit, decoder)
+        self._config = EncoderConfig(COMPACT_ENCODER, image_size, vit=COMPACT_VIT)
+        self.module: nn.Module = OnSlices(vit, decoder, self._config.normalisation)
         self._on_slices = self.module
         self._decoder = decoder
-        self._image_size = image_size
         self._device = device
         self._detail_learns_alone = trains_detail_alone
 
@@ -140,7 +141,9 @@ class EndToEndLearner:
         if samples[0].only_detail:
             return _predict_detail(module, samples, self._device)
         grey = _stack_grey(samples, self._device)
-        squares = samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._image_size] * 2)
+        squares = (
+            samples[0].fit.place(grey.flatten(0, 2)[:, None]).view(*grey.shape[:3], *[self._config.image_size] * 2)
+        )
         outputs = module(squares, grey if self._decoder.detail is not None else None)
         return _with_labels(outputs, samples, self._decoder)
 
@@ -151,8 +154,8 @@ class EndToEndLearner:
         if self._detail_learns_alone:
             _average_both_outputs(module.decoder)
         tensors = {key: value.half().cpu() for key, value in module.encoder.state_dict().items()}
-        config = EncoderConfig(COMPACT_ENCODER, self._image_size, tensors_sha256(tensors), COMPACT_VIT)
-        vit = build_vit(COMPACT_VIT, self._image_size)
+        config = replace(self._config, sha256=tensors_sha256(tensors))
+        vit = build_vit(COMPACT_VIT, config.image_size)
         vit.load_state_dict(tensors)
         encoder = FrozenEncoder(vit, config, self._device, torch.float32)
         return TrainedNetwork(module.decoder, encoder, tensors)

@@ -17,6 +17,7 @@ from ..geometry import Slicing, slicing_of
 from ..model_store import find_model, read_card
 from ..preparation import Preparation, SquareFit
 from ..sam.cache import cache_folder, cache_limit_bytes
+from ..sam.checkpoints import encoder_of
 from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
 from .classes import CaseFacts, LabelRules, agree_on_labels, has_sides
@@ -82,16 +83,19 @@ class Plan:
 
 
 def make_config(settings: Any, overrides: dict[str, Any], sam_checkpoint: str | Path | None = None) -> TrainingConfig:
-    """From a JSON object, with what overrides it. Raises InputError for settings that make no sense.
+    """From a JSON object, with what overrides it. Raises InputError for settings that make no sense,
+    WeightsError for a checkpoint that does not say whose it is.
 
-    An encoder that is not given is the usual one; other settings that are not given are what suits the encoder, such as
-    those of the model that lends it. Whether a mirrored view may be taken is not: that depends on the labels.
+    An encoder that is not given is that of the checkpoint, or the usual one; other settings that are not given are
+    what suits the encoder, such as those of the model that lends it. Whether a mirrored view may be taken is not: that
+    depends on the labels.
     """
     from_json(TrainingConfig, settings)
     given = {**settings, **overrides}
     name = from_json(TrainingConfig, given).encoder
-    encoder = usual_encoder(sam_checkpoint) if name == USUAL_ENCODER else name
-    return from_json(TrainingConfig, {**find_encoder(encoder).settings(), **given, "encoder": encoder})
+    if name == USUAL_ENCODER:
+        name = usual_encoder() if sam_checkpoint is None else encoder_of(Path(sam_checkpoint))
+    return from_json(TrainingConfig, {**find_encoder(name).settings(), **given, "encoder": name})
 
 
 def make_plan(

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from ...base.errors import Sam3dError
 from ...model_store import list_models, read_card
-from ...sam.encoders import COMPACT_ENCODER, usual_encoder
+from ...sam.encoders import COMPACT_ENCODER, ENCODERS, usual_encoder
 from .. import preferences
 from ..preferences import SAM
 from .controls import fillList
@@ -27,9 +27,10 @@ class EncoderBox:
         return self._box.itemData(self._box.currentIndex) or ""
 
     def update(self) -> None:
-        """List SAM's encoder if its weights are there, one of the model's own, then each that a model file contains."""
-        chosen, seen = self.chosen() or usual_encoder(preferences.samCheckpoint()), set[str]()
-        titles = {SAM: _("SAM ViT-B")} if preferences.samWeights().is_file() else {}
+        """List encoders whose weights are here, one of the model's own, then each that a model file contains."""
+        usual = SAM if preferences.samCheckpoint() else usual_encoder()
+        chosen, seen = self.chosen() or usual, set[str]()
+        titles = {name: row.title for name, row in ENCODERS.items() if preferences.samWeights(name).is_file()}
         titles[COMPACT_ENCODER] = _("An encoder of its own")
         for path in list_models():
             try:
@@ -47,6 +48,10 @@ class EncoderBox:
         encoder = self.chosen()
         if encoder == SAM:
             text = _("Trained on photographs of all kinds, and stays as it is. Slow without a GPU.")
+        elif encoder in ENCODERS:
+            text = _("{family}'s, as it was published ({licence}), and stays as it is. Slow without a GPU.").format(
+                family=ENCODERS[encoder].family, licence=ENCODERS[encoder].licence
+            )
         elif encoder == COMPACT_ENCODER:
             text = _(
                 "A small one, trained with the decoder, on your cases alone: fast on any computer. To use SAM's "

@@ -111,6 +111,7 @@ class Ui(Protocol):
     checkLabel: qt.QLabel
     packagesLabel: qt.QLabel
     installButton: qt.QPushButton
+    weightsEncoderBox: qt.QComboBox
     weightsLabel: qt.QLabel
     downloadWeightsButton: qt.QPushButton
     chooseWeightsButton: qt.QPushButton

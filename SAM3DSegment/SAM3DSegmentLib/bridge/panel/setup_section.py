@@ -1,4 +1,4 @@
-"""The section "Setup" of the panel: this computer, packages, SAM's weights, folders."""
+"""The section "Setup" of the panel: this computer, packages, weights of encoders, folders."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ import qt
 
 from ...base.folders import models_folder
 from ...sam.cache import cache_info, clear_cache
-from ...sam.weights import CHECKPOINTS
+from ...sam.encoders import ENCODERS, PublishedEncoder
 from ..dependencies import Installer, missingPackages
-from ..preferences import SAM, samCheckpoint, samWeights, setSamCheckpoint
+from ..preferences import samCheckpoint, samWeights, setSamCheckpoint
 from ..problems import explain
 from ..worker import lastObject, progressReader
 from .command_box import CommandBox
+from .controls import enableUnless, fillList
 from .dialogs import ask, plain, tell
 from .protocols import Parameters, Ui
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = CHECKPOINTS[SAM]
-
 
 class SetupSection:
-    """onDevices(names) is called when the computer's devices are known, onWeights() when SAM's weights change."""
+    """onDevices(names) is called when the computer's devices are known, onWeights() when weights change."""
 
     def __init__(
         self,
@@ -58,6 +57,8 @@ class SetupSection:
             (ui.stopSetupButton, self._stop),
         ):
             button.connect("clicked(bool)", lambda _checked=False, slot=slot: slot())
+        fillList(ui.weightsEncoderBox, {name: row.title for name, row in ENCODERS.items()})
+        ui.weightsEncoderBox.connect("currentIndexChanged(int)", lambda _index: self.update())
         ui.setupSection.connect("contentsCollapsed(bool)", lambda collapsed: None if collapsed else self.update())
 
     def setParameters(self, parameters: Parameters | None) -> None:
@@ -74,23 +75,48 @@ class SetupSection:
             _("Missing: {names}.").format(names=", ".join(missing)) if missing else _("All packages are installed.")
         )
         self._ui.installButton.enabled = bool(missing) and isIdle and not self._installer.isBusy
-        path = samWeights()
-        there = path.is_file()
-        self._ui.weightsLabel.text = (
-            _("Here: {path}") if there else _("Not here: {path}. Models that carry their own encoder do without.")
-        ).format(path=path.as_posix())
-        self._ui.downloadWeightsButton.text = _("Download ({size} MB)").format(size=CHECKPOINT.megabytes)
         self._ui.checkButton.enabled = isIdle
-        self._ui.downloadWeightsButton.enabled = isIdle
-        self._ui.chooseWeightsButton.enabled = isIdle
-        self._ui.verifyWeightsButton.enabled = there and isIdle
-        self._ui.removeWeightsButton.enabled = (there or bool(samCheckpoint())) and isIdle
+        self._updateWeights(isIdle)
         self._ui.stopSetupButton.visible = not isIdle
         self._ui.modelFolderLabel.text = models_folder().as_posix()
         info = cache_info()
         self._ui.cacheLabel.text = _("{size:.0f} MB").format(size=info.bytes / 2**20)
         self._ui.cacheLabel.toolTip = plain(str(info.folder))
         self._ui.clearCacheButton.enabled = info.files > 0
+
+    def _updateWeights(self, isIdle: bool) -> None:
+        """Of the chosen encoder. What has no known hash is neither downloaded, nor verified, nor removed from here."""
+        encoder = self._encoder
+        path, isPublished = samWeights(encoder.name), bool(encoder.sha256)
+        there = path.is_file()
+        if there:
+            text = _("Here: {path}")
+        elif isPublished:
+            text = _("Not here: {path}. Models that carry their own encoder do without.")
+        else:
+            text = _("Not here: {path}. Get {file} from {source} ({licence}), then choose it.")
+        self._ui.weightsLabel.text = text.format(
+            path=path.as_posix(), file=encoder.file_name, source=encoder.source, licence=encoder.licence
+        )
+        size = _("Download ({size} MB)").format(size=encoder.megabytes)
+        self._ui.downloadWeightsButton.text = size if isPublished else _("Download")
+        enableUnless(
+            self._ui.downloadWeightsButton,
+            "" if isPublished else _("The hash of this file is not known, so it is not downloaded from here."),
+            _("Download the published file and check its hash."),
+        )
+        if not isIdle:
+            self._ui.downloadWeightsButton.enabled = False
+        self._ui.weightsEncoderBox.enabled = isIdle
+        self._ui.chooseWeightsButton.enabled = isIdle
+        self._ui.verifyWeightsButton.enabled = there and isPublished and isIdle
+        isChosen = bool(samCheckpoint(encoder.name))
+        self._ui.removeWeightsButton.enabled = (isChosen or (there and isPublished)) and isIdle
+
+    @property
+    def _encoder(self) -> PublishedEncoder:
+        box = self._ui.weightsEncoderBox
+        return ENCODERS[box.itemData(box.currentIndex)]
 
     def _check(self) -> None:
         model, lines = self._parameters.model if self._parameters is not None else "", list[str]()
@@ -134,36 +160,37 @@ class SetupSection:
         self.update()
 
     def _downloadWeights(self) -> None:
-        setSamCheckpoint(None)
+        encoder = self._encoder
+        setSamCheckpoint(None, encoder.name)
         self._run(
-            ["weights", "download", CHECKPOINT.encoder, "--progress", "json"],
-            _("Downloading SAM's weights..."),
+            ["weights", "download", encoder.name, "--progress", "json"],
+            _("Downloading the weights of {encoder}...").format(encoder=encoder.title),
             progressReader(self._downloaded),
-            self._downloadEnded,
+            lambda: self._downloadEnded(encoder),
         )
 
-    def _downloadEnded(self) -> None:
-        self._box.say(_("SAM's weights are here."))
+    def _downloadEnded(self, encoder: PublishedEncoder) -> None:
+        self._box.say(_("The weights of {encoder} are here.").format(encoder=encoder.title))
         self._onWeights()
 
     def _downloaded(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         self._box.say(
-            _("Downloading SAM's weights: {percent} % of {size:.0f} MB").format(
-                percent=100 * done // total, size=total / 1e6
-            )
+            _("Downloading weights: {percent} % of {size:.0f} MB").format(percent=100 * done // total, size=total / 1e6)
         )
 
     def _chooseWeights(self) -> None:
-        pattern = _("SAM checkpoints") + " (*.pth)"
-        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("SAM's weights"), "", pattern)
+        pattern = _("Checkpoints") + " (*.safetensors *.pth *.pt *.bin)"
+        title = _("Weights of {encoder}").format(encoder=self._encoder.title)
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", pattern)
         if path:
-            setSamCheckpoint(path)
+            setSamCheckpoint(path, self._encoder.name)
             self.update()
             self._onWeights()
 
     def _verifyWeights(self) -> None:
+        name = self._encoder.name
         self._run(
-            ["weights", "verify", CHECKPOINT.encoder, "--file", str(samWeights())],
+            ["weights", "verify", name, "--file", str(samWeights(name))],
             _("Comparing with the published hash..."),
             logger.info,
             lambda: self._box.say(_("This is the published file.")),
@@ -171,18 +198,19 @@ class SetupSection:
 
     def _removeWeights(self) -> None:
         """A file that the user chose is only forgotten; what was downloaded is deleted."""
-        if samCheckpoint():
-            setSamCheckpoint(None)
+        encoder = self._encoder
+        if samCheckpoint(encoder.name):
+            setSamCheckpoint(None, encoder.name)
             self.update()
             self._onWeights()
         elif ask(
-            _("Delete SAM's downloaded weights in {folder}?").format(folder=CHECKPOINT.path.parent), _("Remove weights")
+            _("Delete the downloaded weights in {folder}?").format(folder=encoder.path.parent), _("Remove weights")
         ):
-            self._run(["weights", "clear"], _("Removing SAM's weights..."), logger.info, self._removed)
+            self._run(["weights", "clear"], _("Removing weights..."), logger.info, lambda: self._removed(encoder))
 
-    def _removed(self) -> None:
-        left = _("{path} is not the published file, so it was left; remove it yourself.").format(path=CHECKPOINT.path)
-        self._box.say(left if CHECKPOINT.path.is_file() else _("SAM's weights were removed."))
+    def _removed(self, encoder: PublishedEncoder) -> None:
+        left = _("{path} is not the published file, so it was left; remove it yourself.").format(path=encoder.path)
+        self._box.say(left if encoder.path.is_file() else _("Downloaded weights were removed."))
         self._onWeights()
 
     def _clearCache(self) -> None:
