@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..base.claims import in_turn
 from ..base.files import write_json
 
 
@@ -25,33 +26,32 @@ class Summary:
 
 @dataclass(frozen=True)
 class Report:
-    """A report file, written after each volume; `former` is what an earlier run over the folder wrote there."""
+    """A report file, written after each volume.
+
+    keeps: whether what other runs over the folder wrote there stays, earlier ones and those of other parts that write
+    at the same time.
+    """
 
     path: Path | None
-    former: Summary = field(default_factory=Summary)
+    keeps: bool
 
-    @classmethod
-    def open(cls, path: Path | None, keep: bool) -> Report:
-        """keep: whether the records of a report that is there stay, for masks that this run does not make again."""
-        former = read_report(path) if path is not None and keep else None
-        return cls(path, former or Summary())
-
-    def write(self, summary: Summary) -> None:
-        """The whole file. Raises InputError if it cannot be written."""
+    def write(self, summary: Summary, check: Callable[[], None]) -> None:
+        """The whole file. check: called while another process writes it. Raises InputError if it cannot be written."""
         if self.path is None:
             return
-        made = {record["output"] for record in summary.records}
-        met = {*(record["input"] for record in summary.records), *summary.skipped, *summary.failed}
-        kept = [record for record in self.former.records if record["output"] not in made]
-        failed = {name: reason for name, reason in self.former.failed.items() if name not in met}
-        write_json(
-            self.path,
-            {
-                "segmented": [*kept, *summary.records],
-                "skipped": summary.skipped,
-                "failed": {**failed, **summary.failed},
-            },
-        )
+        with in_turn(self.path, check):
+            former = (self.keeps and read_report(self.path)) or Summary()
+            write_json(self.path, _merge(former, summary))
+
+
+def _merge(former: Summary, summary: Summary) -> dict[str, Any]:
+    made = {record["output"] for record in summary.records}
+    met = {*(record["input"] for record in summary.records), *summary.skipped, *summary.failed}
+    return {
+        "segmented": [*(record for record in former.records if record["output"] not in made), *summary.records],
+        "skipped": [*(name for name in former.skipped if name not in met), *summary.skipped],
+        "failed": {**{name: why for name, why in former.failed.items() if name not in met}, **summary.failed},
+    }
 
 
 def read_report(path: Path) -> Summary | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def add(commands: Any) -> None:
         "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
+    parser.add_argument(
+        "--part", metavar="K/N", help="of a folder's volumes only those of part K of N; auto: as Slurm's job array says"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
     from ..model_file import load_model
     from ..model_store import find_model
     from .batch import Request, segment_files
+    from .parts import WHOLE, parse_part
     from .sources import Outputs
 
+    part = parse_part(options.part, os.environ) if options.part else WHOLE
     keep_freed_memory()
     with watched(options.progress) as watch:
         model = load_model(options.model)
@@ -63,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
             options.series,
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,
+            part,
         )
 
         def tell_choice(choice: QualityChoice) -> None:
