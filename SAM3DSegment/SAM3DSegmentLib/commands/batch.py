@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +20,11 @@ from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_misfits
+from .measuring import measure_mask
 from .parts import WHOLE, Part
 from .report import Report, Summary
 from .sources import Outputs, Source, Target, find_targets
+from .table import Table, rows_of_record
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +61,15 @@ def segment_files(
     targets = find_targets(request.inputs, outputs, request.series_uid, request.also_read, request.part)
     if targets.is_folder:
         outputs.masks.mkdir(parents=True, exist_ok=True)
-    run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder))
+    table = Table(outputs.table) if outputs.table else None
+    run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder), table)
     todo = [target for target in targets.each if not run.skips(target)]
     if not todo:
         run.write_report()
     try:
         if targets.is_folder:
             _share(todo, run)
+            run.complete_table(targets.each)
             remove_dead_claims(outputs.masks)
         else:
             run.segment(todo[0])
@@ -86,6 +90,7 @@ class _Run:
     load_segmenter: Callable[[], Segmenter]
     watch: Watch
     report: Report
+    table: Table | None
     summary: Summary = field(default_factory=Summary)
 
     def skips(self, target: Target) -> bool:
@@ -133,9 +138,29 @@ class _Run:
         def note() -> None:
             self.summary.records.append({"input": str(source.path), "output": str(target.path), **record})
             self.write_report()
+            if self.table is not None:
+                self.table.add(rows_of_record(source.case, record), self.watch.check)
 
         write_labels(target.path, labels, volume, self.model.card.labels, when_whole=note)
         logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
+
+    def complete_table(self, targets: Iterable[Target]) -> None:
+        """Measure the masks that are in no row: those that were there before the table was asked for."""
+        if self.table is None:
+            return
+        names = {label.value: label.name for label in self.model.card.labels}
+        for target in targets:
+            self.watch.check()
+            name = str(target.source.path)
+            if name in self.summary.failed or self.table.has(target.source.case):
+                continue
+            try:
+                record = measure_mask(target.path, target.source.read(None), names)
+            except Exception as error:
+                self.summary.failed[name] = one_line(error, name)
+                logger.error("%s", self.summary.failed[name])
+            else:
+                self.table.add(rows_of_record(target.source.case, record), self.watch.check)
 
     def write_report(self) -> None:
         self.report.write(self.summary, self.watch.check)

@@ -46,6 +46,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
     parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
+    )
+    parser.add_argument(
         "--part", metavar="K/N", help="of a folder's volumes only those of part K of N; auto: as Slurm's job array says"
     )
 
@@ -65,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         model = load_model(options.model)
         request = Request(
             tuple(options.input),
-            Outputs(options.output, options.confidence, options.report, options.overwrite),
+            Outputs(options.output, options.confidence, options.report, options.overwrite, options.table),
             options.series,
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,

@@ -26,6 +26,7 @@ from ..formats.volumes import (
 )
 from .parts import WHOLE, Part
 from .report import read_report
+from .table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Outputs:
     confidence: Path | None = None
     report: Path | None = None
     overwrite: bool = False
+    table: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,9 @@ def _check_outputs(outputs: Outputs, targets: list[Path], is_folder: bool, read:
         # A second run over a folder goes on with the report of the first.
         goes_on = is_folder and read_report(outputs.report) is not None
         check_new_file(outputs.report, outputs.overwrite or goes_on, read)
-    given = [path.absolute() for path in (outputs.masks, *targets, outputs.confidence, outputs.report) if path]
+    if outputs.table is not None:
+        Table(outputs.table).check(outputs.overwrite, read)
+    files = (outputs.masks, *targets, outputs.confidence, outputs.report, outputs.table)
+    given = [path.absolute() for path in files if path]
     if twice := [path for path in given if given.count(path) > 1]:
         raise InputError(f"two outputs would both be written to {str(twice[0])!r}; give each its own name.")
