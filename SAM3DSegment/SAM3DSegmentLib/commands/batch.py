@@ -21,10 +21,11 @@ from ..model_file import Sam3dModel
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_misfits
 from .measuring import measure_mask
-from .parts import WHOLE, Part
+from .parts import Which
 from .report import Report, Summary
-from .sources import Outputs, Source, Target, find_targets
+from .sources import EVERY, Outputs, Source, Target, find_targets
 from .table import Table, rows_of_record
+from .tree import describe_derivatives, is_bids
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Request:
     """What is segmented, and where the results go.
 
     series_uid chooses a series of the one DICOM folder given; also_read: other files that are read, such as the model,
-    which no output may replace. strict: a volume that does not suit the model fails. part: of a folder's volumes.
+    which no output may replace. strict: a volume that does not suit the model fails. which: of a folder's volumes.
     """
 
     inputs: tuple[Path, ...]
@@ -44,7 +45,7 @@ class Request:
     series_uid: str | None = None
     also_read: tuple[Path, ...] = ()
     strict: bool = False
-    part: Part = WHOLE
+    which: Which = EVERY
 
 
 def segment_files(
@@ -58,11 +59,16 @@ def segment_files(
     the end every volume is done or has failed.
     """
     outputs = request.outputs
-    targets = find_targets(request.inputs, outputs, request.series_uid, request.also_read, request.part)
+    targets = find_targets(
+        request.inputs, outputs, request.series_uid, request.also_read, request.which, model.card.name
+    )
     if targets.is_folder:
         outputs.masks.mkdir(parents=True, exist_ok=True)
+    if request.which.recursive and any(is_bids(target.source.relative) for target in targets.each):
+        describe_derivatives(outputs.masks, model.card, model.sha256)
     table = Table(outputs.table) if outputs.table else None
     run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder), table)
+    run.summary.left_out.update({str(path): why for path, why in targets.left_out.items()})
     todo = [target for target in targets.each if not run.skips(target)]
     if not todo:
         run.write_report()
@@ -70,7 +76,8 @@ def segment_files(
         if targets.is_folder:
             _share(todo, run)
             run.complete_table(targets.each)
-            remove_dead_claims(outputs.masks)
+            for folder in {target.path.parent for target in targets.each}:
+                remove_dead_claims(folder)
         else:
             run.segment(todo[0])
     except Cancelled as error:
@@ -172,6 +179,7 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
     while waiting:
         target = waiting.popleft()
         run.watch.check()
+        target.path.parent.mkdir(parents=True, exist_ok=True)
         with claimed(target.path) as is_ours:
             if is_ours and not run.skips(target):
                 run.segment_one_of_many(target)

@@ -33,7 +33,19 @@ class Part:
         return f"{self.number}/{self.count}"
 
 
-WHOLE = Part()
+@dataclass(frozen=True)
+class Which:
+    """Of a folder's volumes: those of a part; of the whole tree, not of the folder alone; that match a pattern."""
+
+    part: Part = Part()
+    recursive: bool = False
+    pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None and not self.recursive:
+            raise InputError(f"--pattern {self.pattern!r} is for a tree of folders; add --recursive.")
+        if self.pattern is not None and not self.pattern.strip("./"):
+            raise InputError(f"--pattern {self.pattern!r} matches nothing; give one such as '*_T1w.nii.gz'.")
 
 
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:

@@ -14,11 +14,15 @@ from ..base.files import write_json
 
 @dataclass
 class Summary:
-    """What became of many volumes: `records` of the segmented ones, names of the skipped, reasons of the failed."""
+    """What became of many volumes: `records` of the segmented ones, names of the skipped, reasons of the failed.
+
+    left_out: what else was found in a tree of folders, and why it was not taken.
+    """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{len(self.records)} segmented, {len(self.skipped)} already there, {len(self.failed)} failed"
@@ -51,6 +55,7 @@ def _merge(former: Summary, summary: Summary) -> dict[str, Any]:
         "segmented": [*(record for record in former.records if record["output"] not in made), *summary.records],
         "skipped": [*(name for name in former.skipped if name not in met), *summary.skipped],
         "failed": {**{name: why for name, why in former.failed.items() if name not in met}, **summary.failed},
+        **({"left_out": summary.left_out} if summary.left_out else {}),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ..base.errors import InputError
@@ -24,11 +24,14 @@ from ..formats.volumes import (
     read_volume,
     volume_name,
 )
-from .parts import WHOLE, Part
+from .parts import Which
 from .report import read_report
 from .table import Table
+from .tree import grouped, is_bids, mask_path, walk
 
 logger = logging.getLogger(__name__)
+
+EVERY = Which()
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be made of each volume; whether `Outputs.masks` is a folder."""
+    """What is to be made of each volume; whether `Outputs.masks` is a folder; what was left out of a tree, and why."""
 
     each: tuple[Target, ...]
     is_folder: bool
+    left_out: dict[PurePosixPath, str] = field(default_factory=dict)
 
 
 def find_targets(
@@ -119,26 +123,58 @@ def find_targets(
     outputs: Outputs,
     series_uid: str | None = None,
     also_read: Iterable[Path] = (),
-    part: Part = WHOLE,
+    which: Which = EVERY,
+    model: str = "",
 ) -> Targets:
     """Look at each input once, and check all that is to be written.
 
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
-    to the folder `outputs.masks` as NAME.seg.nrrd; of those, the ones of this part. also_read: other files that are
-    read, such as the model; no output may replace them. Raises InputError where two inputs would have one output, or an
-    input is not an image.
+    to the folder `outputs.masks` as NAME.seg.nrrd, or as `tree.mask_path` says with the model's name; of those, the
+    ones that `which` says. also_read: other files that are read, such as the model; no output may replace them. Raises
+    InputError where two inputs would have one output, or an input is not an image.
     """
+    if which.recursive and series_uid is None:
+        return _targets_of_tree(inputs, outputs, also_read, which, model)
+    part = which.part
     found = [_sources_of(path) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
-    if part != WHOLE and not is_folder:
+    if part.count > 1 and not is_folder:
         raise InputError(f"--part {part} is for a folder of volumes, and {str(inputs[0])!r} is one; leave it out.")
     targets = _into_folder(sources, outputs.masks, inputs) if is_folder else [Target(sources[0], outputs.masks)]
-    if series_uid is not None and (is_folder or not inputs[0].is_dir()):
+    if series_uid is not None and (is_folder or which.recursive or not inputs[0].is_dir()):
         raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read)
     return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
+
+
+def _targets_of_tree(
+    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str
+) -> Targets:
+    root, folder = inputs[0], outputs.masks
+    if len(inputs) > 1 or not root.is_dir():
+        raise InputError(f"--recursive is for one folder, not {' '.join(map(repr, map(str, inputs)))}; give its path.")
+    _check_is_folder(folder, "all volumes of a tree")
+    tree = walk(root, which.pattern, folder)
+    sources = [Source.of_file(file, root) for file in tree.volumes]
+    sources += [Source(path, PurePosixPath(path.relative_to(root).as_posix())) for path in tree.dicom_folders]
+    for line in grouped(tree.left_out):
+        logger.info("left out of %s: %s.", root, line)
+    if not sources:
+        named = "" if which.pattern is None else f" that matches {which.pattern!r}"
+        raise InputError(f"{str(root)!r} and the folders below hold no volume{named}; check --pattern and the path.")
+    beside = folder.is_dir() and folder.samefile(root)
+    if beside and any(is_bids(source.relative) for source in sources):
+        raise InputError(
+            f"output {str(folder)!r} is the BIDS dataset itself; give a folder of its own, such as "
+            f"{str(folder / 'derivatives' / 'sam3dsegment')!r}."
+        )
+    targets = [Target(source, folder / mask_path(source.relative, model), True, beside) for source in sources]
+    _check_names(targets, "rename one, or take only one with --pattern.")
+    _check_outputs(outputs, [target.path for target in targets], True, [*also_read, *(s.path for s in sources)])
+    mine = (target for target in targets if which.part.has(target.source.relative))
+    return Targets(tuple(mine), True, tree.left_out)
 
 
 def _sources_of(path: Path) -> list[Source]:
@@ -179,20 +215,29 @@ def _sources_of(path: Path) -> list[Source]:
 
 def _into_folder(sources: list[Source], folder: Path, inputs: Sequence[Path]) -> list[Target]:
     """Each source with the file of its mask. Raises InputError unless `folder` can be one, and no two files are one."""
-    if folder.name.lower().endswith(OUTPUT_SUFFIXES) and not folder.is_dir():
-        raise InputError(
-            f"output {str(folder)!r} is the name of one file, but there are {len(sources)} volumes; give the name of "
-            "a folder, or one volume."
-        )
+    _check_is_folder(folder, f"{len(sources)} volumes")
     is_input = any(path.is_dir() and folder.is_dir() and path.samefile(folder) for path in inputs)
     targets = [Target(s, folder / (s.case + SEGMENTATION_SUFFIX), True, is_input) for s in sources]
+    _check_names(targets, "rename one.")
+    return targets
+
+
+def _check_is_folder(path: Path, volumes: str) -> None:
+    if path.name.lower().endswith(OUTPUT_SUFFIXES) and not path.is_dir():
+        raise InputError(
+            f"output {str(path)!r} is the name of one file, but there are {volumes}; give the name of a folder, or one "
+            "volume."
+        )
+
+
+def _check_names(targets: Sequence[Target], remedy: str) -> None:
+    """Raises InputError if two masks would be one file."""
     by_path: dict[str, Path] = {}
     for target in targets:
         source = target.source.path
         other = by_path.setdefault(str(target.path).casefold(), source)  # some file systems ignore case
         if other != source:
-            raise InputError(f"{str(other)!r} and {str(source)!r} would both become {str(target.path)!r}; rename one.")
-    return targets
+            raise InputError(f"{str(other)!r} and {str(source)!r} would both become {str(target.path)!r}; {remedy}")
 
 
 def _files_of(path: Path, source: Source) -> list[Path]:
