@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from conftest import HIPPOCAMPUS
+from conftest import HIPPOCAMPUS, MODULE, ROOT
 from SAM3DSegmentLib.base import claims
 from SAM3DSegmentLib.base.claims import claim_path, claimed, in_turn, owner_of, remove_dead_claims
 from SAM3DSegmentLib.base.errors import InputError
@@ -183,13 +184,11 @@ def start(forks, tmp_path, tiny):
     environment = {key: value for key, value in os.environ.items() if key.startswith("SAM3DSEGMENT_")}
     environment["OMP_NUM_THREADS"] = "1"
 
-    def run(images, folder, *more, extra_environment=()):
+    def run(images, folder, *more):
         command = ["segment", images, "-o", folder, "--model", tiny, "--device", "cpu", "--progress", "none"]
         command += ["--report", f"{folder}.json", "--table", f"{folder}.csv", *more]
         log = tmp_path / f"log-{random.getrandbits(60)}.txt"
-        process = forks.Process(
-            target=work, args=([*map(str, command)], {**environment, **dict(extra_environment)}, log)
-        )
+        process = forks.Process(target=work, args=([*map(str, command)], environment, log))
         process.start()
         process.log = log
         return process
@@ -350,3 +349,56 @@ def test_a_part_is_of_a_folder(command, images, tmp_path):
     code, _, error = command("segment", images / "case-0.nii.gz", "-o", tmp_path / "x.nii.gz", "--part", "1/2")
     assert code == 1
     assert "is for a folder of volumes" in error
+
+
+@posix
+@pytest.mark.slow
+def test_the_job_array_does_the_folder(tmp_path, images, tiny):
+    """A stand-in for Slurm starts the array's tasks, as many at once as it says; `srun` runs what it is given."""
+    script = ROOT / "Utilities" / "slurm" / "segment.sbatch"
+    first, last, at_once = map(int, re.search(r"--array=(\d+)-(\d+)%(\d+)", script.read_text()).groups())
+    programs, out = tmp_path / "programs", tmp_path / "masks"
+    programs.mkdir()
+    for name, line in (("srun", 'exec "$@"'), ("sam3dsegment", f'exec "{sys.executable}" -m SAM3DSegmentLib "$@"')):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    shared = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(MODULE),
+        **array(MIN=first, MAX=last, COUNT=last - first + 1, STEP=1),
+    }
+    command = ["bash", script, images, out, "--model", tiny, "--device", "cpu"]
+    tasks = list(range(first, last + 1))
+    while tasks:
+        now, tasks = tasks[:at_once], tasks[at_once:]
+        started = [
+            subprocess.Popen(
+                list(map(str, command)), env=shared | array(ID=task), stderr=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for task in now
+        ]
+        for process in started:
+            _, error = process.communicate(timeout=280)
+            assert process.returncode == 0, error.decode()
+    assert sorted(contents(out)) == [f"case-{number}.seg.nrrd" for number in range(6)]
+    assert len(rows(f"{out}.csv")) == 6
+    assert len(json.loads(Path(f"{out}.json").read_text())["segmented"]) == 6
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_cancelled_process_gives_its_claim_back(start, tmp_path, images, number):
+    out = tmp_path / "out"
+    process = start(images, out)
+    for _ in range(3000):
+        if out.is_dir() and list(out.glob(".*.claim")):
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 130, process.log.read_text()
+    assert all(not name.startswith(".") for name in contents(out))
+    succeed(start(images, out))
+    assert len(contents(out)) == 6

@@ -48,11 +48,9 @@ def walk(root: Path, pattern: str | None, results: Path) -> Tree:
             relative = PurePosixPath(folder.relative_to(root).as_posix())
             real = os.path.realpath(folder)
             if real in seen:
-                tree.left_out[relative] = (
-                    "the folder of the results" if real == own else "a folder that was read already"
-                )
+                tree.left_out[relative] = RESULTS if real == own else "a folder that was read already"
                 continue
-            if is_bids and str(relative) in _NOT_RAW:
+            if has_subjects and str(relative) in _NOT_RAW:
                 tree.left_out[relative] = "no raw data in BIDS"
                 continue
             seen.add(real)
@@ -75,27 +73,27 @@ def matches(relative: PurePosixPath, pattern: str | None) -> bool:
 def _look(folder: Path, root: Path, pattern: str | None, tree: Tree) -> None:
     """At the files directly in a folder."""
     files = visible_files(folder)
-    images = [path for path in files if image_suffix(path) is not None]
-    slices = [path for path in files if image_suffix(path) is None and is_dicom(path)]
+    images = {path: VolumeFile(path) for path in files if image_suffix(path) is not None}
+    slices = {path for path in files if path not in images and is_dicom(path)}
     for path in files:
         relative = PurePosixPath(path.relative_to(root).as_posix())
         if path in images:
-            if why := _why_not(relative, VolumeFile(path), pattern):
+            if why := _why_not(relative, images[path], pattern):
                 tree.left_out[relative] = why
             else:
-                tree.volumes.append(VolumeFile(path))
+                tree.volumes.append(images[path])
         elif path not in slices:
             tree.left_out[relative] = "no volume file"
         elif images:
             tree.left_out[relative] = "DICOM beside volume files"
     if slices and not images:
         relative = PurePosixPath(folder.relative_to(root).as_posix())
-        if folder != root and matches(relative, pattern):
+        if folder == root:
+            tree.left_out[relative] = "a DICOM series in the folder itself: give it without --recursive"
+        elif matches(relative, pattern):
             tree.dicom_folders.append(folder)
         else:
-            tree.left_out[relative] = (
-                f"DICOM that does not match {pattern!r}" if pattern else "DICOM of no folder below"
-            )
+            tree.left_out[relative] = f"does not match {pattern!r}"
 
 
 def _why_not(relative: PurePosixPath, file: VolumeFile, pattern: str | None) -> str:
