@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -117,10 +117,13 @@ class _Run:
             raise
         except Exception as error:
             self.summary.records = [r for r in self.summary.records if r["output"] != str(target.path)]
-            self.summary.failed[name] = one_line(error, name)
-            logger.error("%s", self.summary.failed[name])
-            logger.debug("%s failed here:", name, exc_info=True)
-            self.write_report()
+            self._note_failure(name, error)
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        self.summary.failed[name] = one_line(error, name)
+        logger.error("%s", self.summary.failed[name])
+        logger.debug("%s failed here:", name, exc_info=error)
+        self.write_report()
 
     def segment(self, target: Target) -> None:
         """One volume into one file, its confidence into another if asked.
@@ -151,21 +154,21 @@ class _Run:
         write_labels(target.path, labels, volume, self.model.card.labels, when_whole=note)
         logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
 
-    def complete_table(self, targets: Iterable[Target]) -> None:
+    def complete_table(self, targets: Sequence[Target]) -> None:
         """Measure the masks that are in no row: those that were there before the table was asked for."""
         if self.table is None:
             return
         names = {label.value: label.name for label in self.model.card.labels}
+        missing = self.table.without_rows(target.source.case for target in targets)
         for target in targets:
             self.watch.check()
             name = str(target.source.path)
-            if name in self.summary.failed or self.table.has(target.source.case):
+            if name in self.summary.failed or target.source.case not in missing:
                 continue
             try:
                 record = measure_mask(target.path, target.source.read(None), names)
             except Exception as error:
-                self.summary.failed[name] = one_line(error, name)
-                logger.error("%s", self.summary.failed[name])
+                self._note_failure(name, error)
             else:
                 self.table.add(rows_of_record(target.source.case, record), self.watch.check)
 

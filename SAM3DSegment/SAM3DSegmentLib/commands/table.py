@@ -51,9 +51,10 @@ class Table:
         """Raises InputError if it cannot be written, or a file is there that is no such table, unless `overwrite`."""
         check_new_file(self.path, overwrite or self._read() is not None, inputs)
 
-    def has(self, case: str) -> bool:
-        """Whether it has rows of this case."""
-        return any(key[0] == _as_text(case) for key in self._read() or {})
+    def without_rows(self, cases: Iterable[str]) -> set[str]:
+        """Those of the cases that it has no row of."""
+        known = {case for case, _ in self._read() or {}}
+        return {case for case in cases if _as_text(case) not in known}
 
     def add(self, rows: Iterable[Row], check: Callable[[], None]) -> None:
         """Read, merge and write the file; check: called while another process does. Raises InputError."""
