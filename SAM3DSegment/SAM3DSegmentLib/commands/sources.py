@@ -155,7 +155,6 @@ def _targets_of_tree(
     root, folder = inputs[0], outputs.masks
     if len(inputs) > 1 or not root.is_dir():
         raise InputError(f"--recursive is for one folder, not {' '.join(map(repr, map(str, inputs)))}; give its path.")
-    _check_is_folder(folder, "all volumes of a tree")
     tree = walk(root, which.pattern, folder)
     sources = [Source.of_file(file, root) for file in tree.volumes]
     sources += [Source(path, PurePosixPath(path.relative_to(root).as_posix())) for path in tree.dicom_folders]
@@ -164,6 +163,7 @@ def _targets_of_tree(
     if not sources:
         named = "" if which.pattern is None else f" that matches {which.pattern!r}"
         raise InputError(f"{str(root)!r} and the folders below hold no volume{named}; check --pattern and the path.")
+    _check_is_folder(folder, len(sources))
     beside = folder.is_dir() and folder.samefile(root)
     if beside and any(is_bids(source.relative) for source in sources):
         raise InputError(
@@ -215,18 +215,18 @@ def _sources_of(path: Path) -> list[Source]:
 
 def _into_folder(sources: list[Source], folder: Path, inputs: Sequence[Path]) -> list[Target]:
     """Each source with the file of its mask. Raises InputError unless `folder` can be one, and no two files are one."""
-    _check_is_folder(folder, f"{len(sources)} volumes")
+    _check_is_folder(folder, len(sources))
     is_input = any(path.is_dir() and folder.is_dir() and path.samefile(folder) for path in inputs)
     targets = [Target(s, folder / (s.case + SEGMENTATION_SUFFIX), True, is_input) for s in sources]
     _check_names(targets, "rename one.")
     return targets
 
 
-def _check_is_folder(path: Path, volumes: str) -> None:
+def _check_is_folder(path: Path, count: int) -> None:
     if path.name.lower().endswith(OUTPUT_SUFFIXES) and not path.is_dir():
         raise InputError(
-            f"output {str(path)!r} is the name of one file, but there are {volumes}; give the name of a folder, or one "
-            "volume."
+            f"output {str(path)!r} is the name of one file, but there are {count} volumes; give the name of a folder, "
+            "or one volume."
         )
 
 
