@@ -44,7 +44,7 @@ def segment_array(
         "quality": segmenter.level,
         "precision": str(encoder.dtype).removeprefix("torch."),
         "seconds": round(seconds, 2),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": date_now(),
         "versions": {"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "misfits": list(misfits),
         "segments": [
@@ -54,6 +54,11 @@ def segment_array(
         ],
     }
     return labels, confidence, record
+
+
+def date_now() -> str:
+    """ISO 8601, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def measure_segment(

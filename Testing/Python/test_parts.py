@@ -292,6 +292,7 @@ def test_a_table_of_a_finished_folder_is_measured_and_names_are_no_formulas(comm
         same = ("label", "value", "volume_ml", "voxels", "mean", "sd", "cut_off")
         assert {key: row[key] for key in same} == {key: made[case][key] for key in same}
         assert row["model"] == row["seconds"] == row["confidence"] == ""
+        assert row["date"]
 
 
 def test_measure_agrees_with_the_files(run_cli, tmp_path):

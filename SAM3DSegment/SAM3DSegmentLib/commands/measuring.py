@@ -13,11 +13,11 @@ from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.segments import IGNORE, NO_STRUCTURES, name_key
 from ..formats.volumes import Volume, read_volume
 from ..geometry import grid_offset, voxel_ml
-from ..results import measure_segment
+from ..results import date_now, measure_segment
 
 
 def measure_mask(mask: Path, image: Path | Volume, names: Mapping[int, str]) -> dict[str, Any]:
-    """`segments` as in the record of `results`, without the model's confidence; empty ones of a segmentation too.
+    """`segments` and `date` as in the record of `results`, without the model's confidence; empty ones of a segmentation too.
 
     names: of the values of a plain label map; one that has no name is called by its number. Raises InputError if the
     mask is not on the grid of the image, of which a segmentation may be cropped.
@@ -31,7 +31,7 @@ def measure_mask(mask: Path, image: Path | Volume, names: Mapping[int, str]) -> 
         whole = np.zeros(volume.array_kji.shape, bool)
         whole[place] = label_map.layers[layer] == value
         segments.append({"name": name, "value": value} | measure_segment(whole, volume.array_kji, ml))
-    return {"segments": segments}
+    return {"segments": segments, "date": date_now()}
 
 
 def _structures(label_map: LabelMap, names: Mapping[int, str]) -> Iterator[tuple[str, int, int]]:
