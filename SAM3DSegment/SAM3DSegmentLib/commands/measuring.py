@@ -17,7 +17,7 @@ from ..results import date_now, measure_segment
 
 
 def measure_mask(mask: Path, image: Path | Volume, names: Mapping[int, str]) -> dict[str, Any]:
-    """`segments` and `date` as in the record of `results`, without the model's confidence; empty ones of a segmentation too.
+    """`segments` and `date` as in the record of `results`, without the confidence; empty ones of a segmentation too.
 
     names: of the values of a plain label map; one that has no name is called by its number. Raises InputError if the
     mask is not on the grid of the image, of which a segmentation may be cropped.
