@@ -5,7 +5,7 @@ A segmentation (`.seg.nrrd`) may spread its segments over layers that overlap, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +73,17 @@ def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Pat
 
 
 def write_labels(
-    path: str | Path, labels_kji: np.ndarray, source: Volume, labels: tuple[Label, ...], only_painted: bool = False
+    path: str | Path,
+    labels_kji: np.ndarray,
+    source: Volume,
+    labels: tuple[Label, ...],
+    only_painted: bool = False,
+    when_whole: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a label map on the source's grid: a Slicer segmentation for `.seg.nrrd`, else a plain image.
 
     only_painted: whether the segments say that nothing is known of slices on which nothing is painted. The file appears
-    whole or not at all. Raises InputError if it cannot be written.
+    whole or not at all; when_whole: called just before it appears. Raises InputError if it cannot be written.
     """
     path = Path(path)
     check_label_output(path, overwrite=True)
@@ -89,6 +94,7 @@ def write_labels(
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
         write_image(image, partial, compressed=True)
+        when_whole()
 
 
 def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
