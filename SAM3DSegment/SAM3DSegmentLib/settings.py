@@ -76,7 +76,7 @@ class TrainingConfig:
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
     window: WindowRule | None = WindowRule()  # None: as deep as the training samples, half of it shared
-    mirror: bool = False
+    mirror: bool | None = False  # as in the model's card; None: where augmentation may flip, too
     island_share: float = 0.0
     augmentation: AugmentationConfig = AugmentationConfig()
     augmented_copies: int = 4  # per case, for a frozen encoder, whose embeddings are computed once

@@ -110,7 +110,10 @@ def write_kidneys(folder, names=None):
 
 
 def flips(folder):
-    return make_plan(folder, make_config({}, {})).config.augmentation.flip_left_right
+    """Whether views are flipped in training; the model decodes a mirrored view just then."""
+    plan = make_plan(folder, make_config({}, {}))
+    assert plan.card.mirror == plan.config.augmentation.flip_left_right
+    return plan.card.mirror
 
 
 def test_views_are_flipped_unless_a_structure_has_a_side(tmp_path):
@@ -122,6 +125,7 @@ def test_views_are_flipped_unless_a_structure_has_a_side(tmp_path):
     ] == [{"Label 1": 1.0, "Label 2": -1.0}] * 2
     assert not flips(tmp_path)
     assert make_config({}, {"encoder": "sam_vit_b"}).augmentation.flip_left_right is False
+    assert not make_plan(HIPPOCAMPUS, make_config({"mirror": False}, {})).card.mirror
 
 
 @pytest.mark.parametrize(

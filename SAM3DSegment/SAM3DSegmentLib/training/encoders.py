@@ -146,6 +146,7 @@ class LearntEncoder(TrainingEncoder):
             "learning_rate": 3e-3,
             "warmup_steps": 20,
             "augmentation": {"flip_left_right": None},
+            "mirror": None,
         }
 
     def describe(self) -> str:

@@ -162,7 +162,7 @@ def _make_card(
         slicing=config.slicing,
         intensity=config.intensity,
         window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
-        mirror=config.mirror,
+        mirror=bool(config.mirror),
         island_share=config.island_share,
         spacing_mm=spacing,
         extent_mm=extent,
@@ -194,10 +194,12 @@ def _with_encoder(config: TrainingConfig, sam_checkpoint: Path | None) -> Traini
 
 
 def _with_flips(config: TrainingConfig, facts: tuple[CaseFacts, ...], labels: tuple[Label, ...]) -> TrainingConfig:
-    """With what the cases say where the settings leave open whether views may be flipped."""
-    if config.augmentation.flip_left_right is not None:
-        return config
-    return replace(config, augmentation=replace(config.augmentation, flip_left_right=not has_sides(facts, labels)))
+    """With what the cases say where the settings leave open whether views may be flipped and mirrored."""
+    flips = config.augmentation.flip_left_right
+    if flips is None:
+        flips = not has_sides(facts, labels)
+    mirror = flips if config.mirror is None else config.mirror
+    return replace(config, augmentation=replace(config.augmentation, flip_left_right=flips), mirror=mirror)
 
 
 def _depth_for(fit: SquareFit) -> int:
