@@ -20,10 +20,9 @@ from .base.devices import check_numpy
 from .base.errors import InputError
 from .base.files import one_line
 from .base.watch import UNWATCHED, Watch
-from .formats.images import read_header
-from .formats.label_maps import LabelMap, read_label_map
+from .formats.label_maps import LabelMap, read_label_map, segments_of
 from .formats.painted import known_voxels
-from .formats.segments import IGNORE, NO_STRUCTURES, name_key, read_segments
+from .formats.segments import IGNORE, NO_STRUCTURES, name_key
 from .formats.volumes import volumes_by_name
 from .geometry import grid_offset, is_same_grid, spacing_and_directions, voxel_ml
 from .metrics import dice, mean_defined
@@ -92,8 +91,7 @@ class Names:
         names = cls(ignore=next(ignored, None))
         for path in paths:
             try:
-                header = read_header(path)
-                segments = read_segments(header.fields, path) if header.is_segmentation and header.fields else ()
+                segments = segments_of(path)
             except Exception:
                 continue  # it is told when the file is compared
             for segment in segments:
@@ -219,7 +217,9 @@ def _compare_case(
     prediction: Path, reference: Path, tolerance_mm: float, names: Names
 ) -> dict[Structure, LabelMetrics]:
     """Metrics by structure."""
-    theirs, ours = read_label_map(reference), read_label_map(prediction)
+    theirs = read_label_map(reference)
+    ours = read_label_map(prediction).along(theirs.ijk_to_ras)
+    theirs = theirs.along(ours.ijk_to_ras)
     grid = _common_grid(ours, theirs)
     reference_parts = names.parts(theirs, beside_plain=ours.segments is None)
     parts = names.parts(ours, beside_plain=theirs.segments is None)

@@ -11,7 +11,7 @@ from typing import Any
 from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
-from ..formats.label_maps import write_labels
+from ..formats.label_maps import Provenance, check_fits, write_labels
 from ..formats.volumes import check_axes, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
@@ -87,14 +87,16 @@ def _segment_file(
     confidence_target = request.outputs.confidence
     target.check()
     volume = target.source.read(request.series_uid)
-    for path in filter(None, (target.path, confidence_target)):
-        check_axes(path, volume.ijk_to_ras)
+    provenance = Provenance(model.card.name, model.sha256)
+    check_fits(target.path, volume, model.card.labels, provenance)
+    if confidence_target is not None:
+        check_axes(confidence_target, volume.ijk_to_ras)
     facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
     misfits = _judge(model, facts, target.source, request.strict)
     labels, confidence, record = segment_array(segmenter, model, volume.array_kji, volume.ijk_to_ras, watch, misfits)
     if confidence_target is not None:
         write_volume(confidence_target, confidence, volume.ijk_to_ras)
-    write_labels(target.path, labels, volume, model.card.labels)
+    write_labels(target.path, labels, volume, model.card.labels, provenance=provenance)
     return {"input": str(target.source.path), "output": str(target.path), **record}
 
 

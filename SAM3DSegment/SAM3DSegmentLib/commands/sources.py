@@ -10,10 +10,17 @@ from pathlib import Path
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, last_line
-from ..formats.content import check_exists, holds_dicom, image_suffix, is_dangling, visible_files
+from ..formats.content import (
+    check_exists,
+    holds_dicom,
+    image_suffix,
+    is_dangling,
+    is_dicom_segmentation,
+    visible_files,
+)
 from ..formats.header import ImageHeader
 from ..formats.images import read_header
-from ..formats.label_maps import check_label_output, was_written_here
+from ..formats.label_maps import check_dicom_output, check_label_output, was_written_here
 from ..formats.volumes import (
     IMAGE_OUTPUT_SUFFIXES,
     OUTPUT_SUFFIXES,
@@ -57,12 +64,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go: the mask of one volume, or the folder for those of many; what else is written about it."""
+    """Where results go: the mask of one volume, or the folder for those of many; what else is written about it.
+
+    ending: of the names of many masks, which says their format; "" for that of a Slicer segmentation.
+    """
 
     masks: Path
     confidence: Path | None = None
     report: Path | None = None
     overwrite: bool = False
+    ending: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class Target:
         """Raises InputError if the mask cannot be made; asked when its folder is there, and before the work."""
         if self.problem:
             raise InputError(self.problem)
+        check_dicom_output(self.path, self.source.path.is_dir())
         try:
             self.path.lstat()
         except FileNotFoundError:
@@ -100,15 +112,21 @@ def find_targets(
     """Look at each input once, and check all that is to be written.
 
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
-    to the folder `outputs.masks` as NAME.seg.nrrd. also_read: other files that are read, such as the model; no output
-    may replace them. Raises InputError where two inputs would have one output, or an input is not an image.
+    to the folder `outputs.masks` as NAME.seg.nrrd, or with another `outputs.ending`. also_read: other files that are
+    read, such as the model; no output may replace them. Raises InputError where two inputs would have one output, or an
+    input is not an image.
     """
     found = [_sources_of(path) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
-    targets = _into_folder(sources, outputs.masks, inputs) if is_folder else [Target(sources[0], outputs.masks)]
+    targets = _into_folder(sources, outputs, inputs) if is_folder else [Target(sources[0], outputs.masks)]
     if series_uid is not None and (is_folder or not inputs[0].is_dir()):
         raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
+    if outputs.ending and not is_folder:
+        raise InputError(
+            f"--format {outputs.ending[1:]!r} is for a folder of results; leave it out, the name of one says it."
+        )
+    check_dicom_output(targets[0].path, is_folder or sources[0].path.is_dir())
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read)
     return Targets(tuple(targets), is_folder)
@@ -127,7 +145,7 @@ def _sources_of(path: Path) -> list[Source]:
     volumes = [Source.of_file(file) for file in files if not file.is_segmentation]
     if segmentations:
         logger.info("left out of %s, because they are segmentations: %s.", path, _names(segmentations))
-    is_dicom = holds_dicom(path)
+    is_dicom = holds_dicom(path, segmentations)
     if volumes and is_dicom:
         raise InputError(
             f"folder {str(path)!r} holds a DICOM series and volume files ({_names([v.path for v in volumes])}); give "
@@ -150,15 +168,19 @@ def _sources_of(path: Path) -> list[Source]:
     raise nothing_found(path)
 
 
-def _into_folder(sources: list[Source], folder: Path, inputs: Sequence[Path]) -> list[Target]:
-    """Each source with the file of its mask. Raises InputError unless `folder` can be one, and no two files are one."""
+def _into_folder(sources: list[Source], outputs: Outputs, inputs: Sequence[Path]) -> list[Target]:
+    """Each source with the file of its mask. Raises InputError unless it can be a folder, and no two files are one."""
+    folder = outputs.masks
     if folder.name.lower().endswith(OUTPUT_SUFFIXES) and not folder.is_dir():
         raise InputError(
             f"output {str(folder)!r} is the name of one file, but there are {len(sources)} volumes; give the name of "
             "a folder, or one volume."
         )
     is_input = any(path.is_dir() and folder.is_dir() and path.samefile(folder) for path in inputs)
-    targets = [_target_in(folder, source, is_input) for source in sources]
+    targets = [
+        _target_in(folder / (source.name + (outputs.ending or SEGMENTATION_SUFFIX)), source, is_input)
+        for source in sources
+    ]
     by_path: dict[str, Path] = {}
     for target in targets:
         source = target.source.path
@@ -168,9 +190,8 @@ def _into_folder(sources: list[Source], folder: Path, inputs: Sequence[Path]) ->
     return targets
 
 
-def _target_in(folder: Path, source: Source, is_input: bool) -> Target:
-    """is_input: whether volumes are read from `folder` too, so that a segmentation there may be the user's own."""
-    path = folder / (source.name + SEGMENTATION_SUFFIX)
+def _target_in(path: Path, source: Source, is_input: bool) -> Target:
+    """is_input: whether volumes are read from the folder of `path`, so that what is there may be the user's own."""
     if not os.path.exists(path):  # which takes a name that is too long
         return Target(source, path)
     if is_input and not was_written_here(path):
@@ -183,9 +204,9 @@ def _target_in(folder: Path, source: Source, is_input: bool) -> Target:
 
 
 def _files_of(path: Path, source: Source) -> list[Path]:
-    """The files that are read for an input."""
+    """The files that are read for an input: no DICOM segmentation beside its slices."""
     if path.is_dir():
-        return list(path.iterdir())
+        return [file for file in path.iterdir() if not is_dicom_segmentation(file)]
     return [path, (source.header or read_header(path)).data]
 
 
