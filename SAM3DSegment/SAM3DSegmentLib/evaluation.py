@@ -20,6 +20,7 @@ from .base.devices import check_numpy
 from .base.errors import InputError
 from .base.files import one_line
 from .base.watch import UNWATCHED, Watch
+from .formats.dicom_tree import match_by_series
 from .formats.label_maps import LabelMap, read_label_map, segments_of
 from .formats.painted import known_voxels
 from .formats.segments import IGNORE, NO_STRUCTURES, name_key
@@ -167,15 +168,20 @@ def evaluate_folders(
 
 
 def _files(predictions: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """References and predictions by case. Raises InputError if a folder is missing, or no case is in both."""
+    """References and predictions by case: by names, else DICOM segmentations by the series that they name.
+
+    Raises InputError if a folder is missing, or no case is in both.
+    """
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
     references, predicted = volumes_by_name(labels), volumes_by_name(predictions)
     if not set(references) & set(predicted):
+        predicted, references = match_by_series((predictions, labels))
+    if not set(references) & set(predicted):
         raise InputError(
             f"no file in {str(predictions)!r} has the name of one in {str(labels)!r}; names must agree except for the "
-            "ending."
+            "ending, or DICOM segmentations must be of the same series."
         )
     if extra := sorted(set(predicted) - set(references)):
         logger.warning("%d predictions have no reference: %s.", len(extra), ", ".join(extra[:5]))

@@ -569,3 +569,19 @@ def test_evaluate_takes_segmentations_of_dicom_as_references_and_as_results(tmp_
     for label in LABELS[:2]:
         ours, theirs = wrong == label.value, labels == label.value
         assert dice[label.name] == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
+
+
+def test_evaluate_finds_what_belongs_together_by_uid(tmp_path, run_cli):
+    """Results named after their series, references in a tree as archives keep them."""
+    (tmp_path / "results").mkdir()
+    for name in "ab":
+        truth = tmp_path / "truth" / name
+        truth.mkdir(parents=True)
+        folder = make.dicom(tmp_path / name, series=f"1.2.3.{ord(name)}")
+        written(folder, tmp_path / "results" / f"{name}{name}.dcm")
+        written(folder, truth / "1-1.dcm")
+    done = run_cli("evaluate", "--predictions", tmp_path / "results", "--labels", tmp_path / "truth")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("aa", "bb"))]
+    assert all("1.0000" in row for row in rows)
+    assert {row[0] for row in rows} == {"aa", "bb"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,19 @@ _TAGS = ["SOPClassUID", "SeriesInstanceUID", "Rows", "ReferencedSeriesSequence"]
 
 @dataclass
 class DicomTree:
-    """The folder of each series, by its UID; of each segmentation the UIDs of the series that it names."""
+    """The folder of each series, by its UID; of each segmentation the UID of the series that it names, "" if none."""
 
     series: dict[str, Path] = field(default_factory=dict)
-    segmentations: dict[Path, tuple[str, ...]] = field(default_factory=dict)
+    segmentations: dict[Path, str] = field(default_factory=dict)
+
+    def by_series(self) -> dict[str, Path]:
+        """The segmentation of each series that one names. Raises InputError where two do."""
+        found: dict[str, Path] = {}
+        for path, uid in self.segmentations.items():
+            other = found.setdefault(uid, path) if uid else path
+            if other != path:
+                raise InputError(f"{str(other)!r} and {str(path)!r} both belong to one DICOM series; keep one of them.")
+        return found
 
 
 def find_in_tree(folder: Path) -> DicomTree:
@@ -35,7 +45,7 @@ def find_in_tree(folder: Path) -> DicomTree:
             continue
         if tag_text(header, "SOPClassUID") in SEGMENTATION_CLASSES:
             named = tag_items(header, "ReferencedSeriesSequence")
-            found.segmentations[path] = tuple(tag_text(item, "SeriesInstanceUID") for item in named)
+            found.segmentations[path] = tag_text(named[0], "SeriesInstanceUID") if named else ""
         elif "Rows" in header and all(map(may_be_image, kinds_of_object(header))):
             uid = tag_text(header, "SeriesInstanceUID")
             other = found.series.setdefault(uid, path.parent)
@@ -45,3 +55,16 @@ def find_in_tree(folder: Path) -> DicomTree:
                     "into one folder, or remove the copy."
                 )
     return found
+
+
+def match_by_series(folders: Iterable[Path]) -> list[dict[str, Path]]:
+    """The DICOM segmentations of each folder and all below it; those of one series have one name, of the first folder.
+
+    Raises InputError where two of a folder are of one series.
+    """
+    found = [(folder, find_in_tree(folder).by_series()) for folder in folders]
+    names: dict[str, str] = {}
+    for folder, segmentations in found:
+        for uid, path in segmentations.items():
+            names.setdefault(uid, "_".join(path.relative_to(folder).with_suffix("").parts))
+    return [{names[uid]: path for uid, path in segmentations.items()} for _, segmentations in found]

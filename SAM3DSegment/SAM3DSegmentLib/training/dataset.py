@@ -205,16 +205,8 @@ def _pair_series(folder: Path) -> Pairs:
     from ..formats.dicom_tree import find_in_tree  # pydicom is loaded where there is DICOM
 
     tree = find_in_tree(folder)
-    pairs: dict[str, Path] = {}
-    lonely = []
-    for path, uids in tree.segmentations.items():
-        uid = next((uid for uid in uids if uid in tree.series), None)
-        if uid is None:
-            lonely.append(str(path.relative_to(folder)))
-            continue
-        other = pairs.setdefault(uid, path)
-        if other != path:
-            raise InputError(f"{str(other)!r} and {str(path)!r} both belong to one DICOM series; keep one of them.")
+    pairs = {uid: path for uid, path in tree.by_series().items() if uid in tree.series}
+    lonely = [str(path.relative_to(folder)) for path, uid in tree.segmentations.items() if uid not in tree.series]
     notices = [f"DICOM segmentations whose series are not here, left out: {', '.join(lonely)}."] if lonely else []
     if alone := len(tree.series) - len(pairs):
         notices.append(f"{alone} DICOM series without a segmentation, left out.")
