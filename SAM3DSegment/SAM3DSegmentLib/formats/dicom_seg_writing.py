@@ -42,7 +42,7 @@ def check_highdicom() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise DependencyError(
-            f'a DICOM segmentation is written by the Python package highdicom; run `pip install "highdicom>=0.27"`, '
+            f'a DICOM segmentation is written by the Python package highdicom; run `pip install "highdicom>=0.28"`, '
             f"{_INSTEAD}"
         ) from error
 
