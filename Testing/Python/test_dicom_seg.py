@@ -1,5 +1,6 @@
 """DICOM segmentations: what is written for a series, decoded in three ways, and what is read as a label map."""
 
+import io
 import itertools
 import json
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
 import image_files as make
 from conftest import MRI, write_dicom
@@ -585,3 +587,35 @@ def test_evaluate_finds_what_belongs_together_by_uid(tmp_path, run_cli):
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("aa", "bb"))]
     assert all("1.0000" in row for row in rows)
     assert {row[0] for row in rows} == {"aa", "bb"}
+
+
+def jpeg_2000(path):
+    """The same file in lossless JPEG 2000, whose codestream Pillow writes."""
+    data = pydicom.dcmread(path)
+    frame = io.BytesIO()
+    Image.fromarray(data.pixel_array.astype(np.uint16)).save(frame, "JPEG2000", no_jp2=True, irreversible=False)
+    data.PixelRepresentation = 0
+    data.PixelData = pydicom.encaps.encapsulate([frame.getvalue()])
+    data["PixelData"].VR = "OB"
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+    data.save_as(path)
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        lambda path: make.reencode(path, pydicom.uid.RLELossless),
+        lambda path: make.reencode(path, pydicom.uid.JPEGLSLossless),  # by pyjpegls, which highdicom needs
+        jpeg_2000,
+    ],
+    ids=["RLE", "JPEG-LS", "JPEG 2000"],
+)
+def test_a_compressed_series_is_read_and_masked_as_any(tmp_path, compress):
+    folder = make.dicom(tmp_path / "series")
+    for path in folder.iterdir():
+        compress(path)
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
+    source, labels = written(folder, tmp_path / "x.dcm")
+    np.testing.assert_array_equal(source.array_kji, make.voxels())
+    check_decoded(tmp_path / "x.dcm", source, labels, ["pydicom", "us"])
