@@ -44,16 +44,42 @@ def segment_array(
         "quality": segmenter.level,
         "precision": str(encoder.dtype).removeprefix("torch."),
         "seconds": round(seconds, 2),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": date_now(),
         "versions": {"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "misfits": list(misfits),
-        "segments": [_measure(labels == label.value, confidence, label.name, ml) for label in model.card.labels],
+        "segments": [
+            {"name": label.name, "value": label.value}
+            | measure_segment(labels == label.value, array_kji, ml, confidence)
+            for label in model.card.labels
+        ],
     }
     return labels, confidence, record
 
 
-def _measure(mask: np.ndarray, confidence: np.ndarray, name: str, ml_of_voxel: float) -> dict[str, Any]:
-    """Size of a segment, and the model's mean confidence in percent; that of an empty segment is null."""
+def date_now() -> str:
+    """ISO 8601, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def measure_segment(
+    mask: np.ndarray, array_kji: np.ndarray, ml_of_voxel: float, confidence: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Size of a segment, grey values in it, the model's mean confidence in percent; what an empty one has not is null.
+
+    mask: boolean (K, J, I), on the grid of the other arrays. sd: standard deviation of the finite grey values (of the
+    population: divided by their number). cut_off: whether it touches the volume's border, so that part of the structure
+    may lie outside; an axis with one voxel has no border.
+    """
     count = int(np.count_nonzero(mask))
-    mean = round(float(confidence[mask].mean()), 1) if count else None
-    return {"name": name, "volume_ml": round(count * ml_of_voxel, 4), "mean_confidence": mean}
+    values = array_kji[mask].astype(np.float64)
+    values = values[np.isfinite(values)]
+    return {
+        "volume_ml": round(count * ml_of_voxel, 4),
+        "mean_confidence": round(float(confidence[mask].mean()), 1) if count and confidence is not None else None,
+        "voxels": count,
+        "mean": float(values.mean()) if len(values) else None,
+        "sd": float(values.std()) if len(values) else None,
+        "cut_off": any(
+            bool(np.take(mask, end, axis).any()) for axis in range(3) if mask.shape[axis] > 1 for end in (0, -1)
+        ),
+    }

@@ -1,11 +1,13 @@
 """DICOM segmentations: what is written for a series, decoded in three ways, and what is read as a label map."""
 
+import csv
 import io
 import itertools
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -17,6 +19,7 @@ import image_files as make
 from conftest import MRI, write_dicom
 from SAM3DSegmentLib.base.errors import DependencyError, InputError
 from SAM3DSegmentLib.card import Label, Terminology
+from SAM3DSegmentLib.commands.measuring import measure_mask, measure_result
 from SAM3DSegmentLib.formats.label_maps import Provenance, check_fits, read_label_map, write_labels
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.training.classes import read_case
@@ -299,6 +302,38 @@ def test_without_highdicom_one_line_says_what_to_install(tmp_path, monkeypatch):
     assert read_volume(folder).array_kji.any()
 
 
+def rows_of(table):
+    """Case, label, value, size and grey values, which do not depend on when and how they were found."""
+    with open(table, newline="", encoding="utf-8") as file:
+        keys = ("case", "label", "value", "volume_ml", "voxels", "mean", "sd", "cut_off")
+        return [tuple(row[key] for key in keys) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("ending", [".dcm", ".seg.nrrd", ".nii.gz"])
+def test_a_result_is_measured_with_all_labels_and_values_of_the_model(tmp_path, ending):
+    source = read_volume(classic(tmp_path / "series"))
+    labels = np.zeros(source.array_kji.shape, np.uint8)
+    labels[1:3, 2:5, 3:6] = 7
+    write_labels(tmp_path / f"x{ending}", labels, source, LABELS)
+    segments = measure_result(tmp_path / f"x{ending}", source, LABELS)["segments"]
+    assert [(s["name"], s["value"], s["voxels"]) for s in segments] == [
+        ("Left hippocampus", 3, 0),
+        ("Größe", 7, 18),
+        ("nowhere", 9, 0),
+    ]
+    assert segments[1]["mean"] == source.array_kji[1:3, 2:5, 3:6].mean()
+    others = measure_mask(tmp_path / f"x{ending}", source, {7: "Größe"})["segments"]
+    assert next(s for s in others if s["voxels"])["mean"] == segments[1]["mean"]
+
+
+def test_of_a_mask_that_shows_something_else_nothing_is_said_but_that(tmp_path):
+    source = read_volume(classic(tmp_path / "series"))
+    write_labels(
+        tmp_path / "x.dcm", np.ones(source.array_kji.shape, np.uint8), source, (Label(1, "Liver", (221, 130, 101)),)
+    )
+    assert [s["name"] for s in measure_result(tmp_path / "x.dcm", source, LABELS)["segments"]] == ["Liver"]
+
+
 class TestCommand:
     """`segment` to DICOM, as it is called."""
 
@@ -350,6 +385,45 @@ class TestCommand:
             assert series.SeriesInstanceUID == f"1.2.3.{ord(name)}"
         code, _, err = command("segment", "a", "b", "-o", "out", "--format", "dcm")
         assert (code, "2 already there" in err) == (0, True)
+
+    def test_what_no_volume_of_the_folder_can_become_is_refused_before_the_work(self, d, command):
+        for folder in ("in", "bids/sub-1"):
+            (d / folder).mkdir(parents=True)
+        make.write(d / "in" / "c.nrrd")
+        make.write(d / "bids" / "sub-1" / "sub-1_T1w.nrrd")
+        no_series = f"{str(Path('out', 'c.dcm'))!r} is a DICOM segmentation, which belongs to a DICOM series"
+        for arguments, message in (
+            (["in", "-o", "out"], no_series),
+            (["in", "-o", "out", "--recursive"], no_series),
+            (["bids", "-o", "out", "--recursive"], "--format 'dcm' is not for a BIDS dataset"),
+        ):
+            code, _, err = command("segment", *arguments, "--format", "dcm")
+            assert (code, message in err) == (1, True), err
+            assert not (d / "out").exists()
+
+    @pytest.mark.parametrize("out", ["out", "in"])
+    def test_a_tree_of_series_in_parts_with_one_table(self, d, command, out):
+        """The masks may lie among the images; what a later run measures of them is what the first one noted."""
+        cases = ["a/x", "a/y", "b/x", "c"]
+        for number, case in enumerate(cases):
+            (d / "in" / case).parent.mkdir(parents=True, exist_ok=True)
+            make.dicom(d / "in" / case, series=f"1.2.3.{number + 1}")
+        arguments = ("segment", "in", "-o", out, "--format", "dcm", "--recursive", "--table")
+        for part in ("1/2", "2/2"):
+            code, _, err = command(*arguments, "t.csv", "--report", "r.json", "--part", part)
+            assert code == 0, err
+        for number, case in enumerate(cases):
+            (series,) = pydicom.dcmread(d / out / f"{case}.dcm").ReferencedSeriesSequence
+            assert series.SeriesInstanceUID == f"1.2.3.{number + 1}"
+        assert len(json.loads((d / "r.json").read_text())["segmented"]) == len(cases)
+        code, _, err = command(*arguments, "later.csv")
+        assert code == 0, err
+        assert "0 segmented, 4 already there, 0 failed" in err
+        code, _, err = command("measure", "--predictions", out, "--images", "in", "--table", "measured.csv")
+        assert code == 0, err
+        noted, later, measured = (rows_of(d / name) for name in ("t.csv", "later.csv", "measured.csv"))
+        assert [row[0] for row in noted] == cases
+        assert noted == later == measured
 
     def test_a_segmentation_is_no_image(self, d, command):
         written(make.dicom(d / "series"), d / "x.dcm")

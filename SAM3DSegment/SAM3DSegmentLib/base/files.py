@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from .errors import InputError, Sam3dError
 
 ABANDONED_S = 3600  # a partial file that was not written to for so long is of a process that was killed
 _MOST_NAME_BYTES = 255
-_partial_files: set[Path] = set()  # that are being written
+_partial_files: dict[Path, Callable[[], bool]] = {}  # that are being written, and whether they are ours
 
 
 def check_new_file(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
@@ -50,18 +50,25 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     _remove_abandoned(path)
     partial = partial_path(path)
-    _partial_files.add(partial)
+    with temporary(partial):
+        try:
+            yield partial
+            os.replace(partial, path)
+        except (RuntimeError, OSError) as error:  # ITK and torch raise RuntimeError
+            raise InputError(
+                f"{str(path)!r} cannot be written ({last_line(error)}); check free space and permissions."
+            ) from error
+
+
+@contextmanager
+def temporary(path: Path, is_ours: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Removes the file `path` at the end of the block, if it then `is_ours`; `remove_partial_files` does so before."""
+    _partial_files[path] = is_ours
     try:
-        yield partial
-        os.replace(partial, path)
-    except (RuntimeError, OSError) as error:  # ITK and torch raise RuntimeError
-        raise InputError(
-            f"{str(path)!r} cannot be written ({last_line(error)}); check free space and permissions."
-        ) from error
+        yield
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        _partial_files.discard(partial)
+        _remove(path, is_ours)
+        _partial_files.pop(path, None)
 
 
 def partial_path(path: Path) -> Path:
@@ -104,9 +111,21 @@ def link_or_copy(path: Path, link: Path) -> None:
 
 def remove_partial_files() -> None:
     """For a process that ends while another of its threads is still writing."""
-    for partial in list(_partial_files):
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    for path, is_ours in list(_partial_files.items()):
+        _remove(path, is_ours)
+
+
+def _remove(path: Path, is_ours: Callable[[], bool]) -> None:
+    """Windows removes no file that another process is just reading."""
+    for pause_s in (0.02, 0.1, 0.5, 0):
+        try:
+            if is_ours():
+                path.unlink(missing_ok=True)
+            return
+        except PermissionError:
+            time.sleep(pause_s)
+        except OSError:
+            return
 
 
 def write_bytes(path: Path, content: bytes) -> None:

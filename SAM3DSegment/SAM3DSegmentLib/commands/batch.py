@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from ..base.claims import claimed, owner_of, remove_dead_claims
 from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
@@ -17,10 +20,16 @@ from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_misfits
+from .measuring import measure_result
+from .parts import Which
 from .report import Report, Summary
-from .sources import Outputs, Source, Target, find_targets
+from .sources import EVERY, Outputs, Source, Target, find_targets
+from .table import Table, rows_of_record
+from .tree import describe_derivatives, is_bids
 
 logger = logging.getLogger(__name__)
+
+WAIT_S = 0.5  # between two looks at what others have in hand
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Request:
     """What is segmented, and where the results go.
 
     series_uid chooses a series of the one DICOM folder given; also_read: other files that are read, such as the model,
-    which no output may replace. strict: a volume that does not suit the model fails.
+    which no output may replace. strict: a volume that does not suit the model fails. which: of a folder's volumes.
     """
 
     inputs: tuple[Path, ...]
@@ -36,6 +45,7 @@ class Request:
     series_uid: str | None = None
     also_read: tuple[Path, ...] = ()
     strict: bool = False
+    which: Which = EVERY
 
 
 def segment_files(
@@ -44,60 +54,147 @@ def segment_files(
     """Segment all inputs. One volume that fails raises; among many it is noted and the next one is taken.
 
     An existing output is an error for one volume and skipped among many, unless `outputs.overwrite`. The segmenter is
-    loaded only if there is something to do. The report is written after each volume.
+    loaded only if there is something to do. The report is written after each volume. Of several processes on one
+    folder, each volume is done by one: one that another process has in hand is taken last, and waited for, so that at
+    the end every volume is done or has failed.
     """
     outputs = request.outputs
-    targets = find_targets(request.inputs, outputs, request.series_uid, request.also_read)
+    targets = find_targets(
+        request.inputs, outputs, request.series_uid, request.also_read, request.which, model.card.name
+    )
     if targets.is_folder:
         outputs.masks.mkdir(parents=True, exist_ok=True)
-    skipped = [target for target in targets.each if target.is_done and not outputs.overwrite]
-    todo = [target for target in targets.each if not target.is_done or outputs.overwrite]
-    summary = Summary(skipped=[str(target.source.path) for target in skipped])
-    report = Report.open(outputs.report, keep=targets.is_folder)
+    if request.which.recursive and any(is_bids(target.source.relative) for target in targets.each):
+        describe_derivatives(outputs.masks, model.card, model.sha256)
+    table = Table(outputs.table) if outputs.table else None
+    run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder), table)
+    run.summary.left_out.update({str(path): why for path, why in targets.left_out.items()})
+    todo = [target for target in targets.each if not run.skips(target)]
     if not todo:
-        report.write(summary)
-        return summary
-    segmenter = load_segmenter()
-    for target in todo:
-        try:
-            watch.check()
-            record = _segment_file(segmenter, model, target, request, watch)
-        except Cancelled as error:
-            if not summary.records:
-                raise
-            raise Cancelled(f"cancelled; {len(summary.records)} of {len(todo)} volumes were segmented.") from error
-        except Exception as error:
-            if not targets.is_folder:
-                raise
-            name = str(target.source.path)
-            summary.failed[name] = one_line(error, name)
-            logger.error("%s", summary.failed[name])
-            logger.debug("%s failed here:", name, exc_info=True)
+        run.write_report()
+    try:
+        if targets.is_folder:
+            _share(todo, run)
+            run.complete_table(targets.each)
+            for folder in {target.path.parent for target in targets.each}:
+                remove_dead_claims(folder)
         else:
-            summary.records.append(record)
-            logger.info("%s -> %s in %.1f s", target.source.path, target.path, record["seconds"])
-        report.write(summary)
-    return summary
+            run.segment(todo[0])
+    except Cancelled as error:
+        done = len(run.summary.records)
+        if not done:
+            raise
+        raise Cancelled(f"cancelled; {done} of {len(todo)} volumes were segmented.") from error
+    return run.summary
 
 
-def _segment_file(
-    segmenter: Segmenter, model: Sam3dModel, target: Target, request: Request, watch: Watch
-) -> dict[str, Any]:
-    """Segment one volume into one file, its confidence into another if asked; return the record of it."""
-    confidence_target = request.outputs.confidence
-    target.check()
-    volume = target.source.read(request.series_uid)
-    provenance = Provenance(model.card.name, model.sha256)
-    check_fits(target.path, volume, model.card.labels, provenance)
-    if confidence_target is not None:
-        check_axes(confidence_target, volume.ijk_to_ras)
-    facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
-    misfits = _judge(model, facts, target.source, request.strict)
-    labels, confidence, record = segment_array(segmenter, model, volume.array_kji, volume.ijk_to_ras, watch, misfits)
-    if confidence_target is not None:
-        write_volume(confidence_target, confidence, volume.ijk_to_ras)
-    write_labels(target.path, labels, volume, model.card.labels, provenance=provenance)
-    return {"input": str(target.source.path), "output": str(target.path), **record}
+@dataclass
+class _Run:
+    """Work on the volumes of one request, and what became of them."""
+
+    request: Request
+    model: Sam3dModel
+    load_segmenter: Callable[[], Segmenter]
+    watch: Watch
+    report: Report
+    table: Table | None
+    summary: Summary = field(default_factory=Summary)
+
+    def skips(self, target: Target) -> bool:
+        """Whether the mask is there and stays; that is noted."""
+        if self.request.outputs.overwrite or not target.is_done:
+            return False
+        self.summary.skipped.append(str(target.source.path))
+        return True
+
+    def segment_one_of_many(self, target: Target) -> None:
+        """As `segment`, but what fails is noted."""
+        name = str(target.source.path)
+        self.load_segmenter()  # if that fails, no volume can be segmented
+        try:
+            self.segment(target)
+        except Cancelled:
+            raise
+        except Exception as error:
+            self.summary.records = [r for r in self.summary.records if r["output"] != str(target.path)]
+            self._note_failure(name, error)
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        self.summary.failed[name] = one_line(error, name)
+        logger.error("%s", self.summary.failed[name])
+        logger.debug("%s failed here:", name, exc_info=error)
+        self.write_report()
+
+    def segment(self, target: Target) -> None:
+        """One volume into one file, its confidence into another if asked.
+
+        It is noted before the mask appears: a process that is killed between the two leaves a record that the next run
+        replaces, and never a mask of which nothing is known.
+        """
+        self.watch.check()
+        source, confidence_target = target.source, self.request.outputs.confidence
+        target.check()
+        volume = source.read(self.request.series_uid)
+        provenance = Provenance(self.model.card.name, self.model.sha256)
+        check_fits(target.path, volume, self.model.card.labels, provenance)
+        if confidence_target is not None:
+            check_axes(confidence_target, volume.ijk_to_ras)
+        facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
+        misfits = _judge(self.model, facts, source, self.request.strict)
+        labels, confidence, record = segment_array(
+            self.load_segmenter(), self.model, volume.array_kji, volume.ijk_to_ras, self.watch, misfits
+        )
+        if confidence_target is not None:
+            write_volume(confidence_target, confidence, volume.ijk_to_ras)
+
+        def note() -> None:
+            self.summary.records.append({"input": str(source.path), "output": str(target.path), **record})
+            self.write_report()
+            if self.table is not None:
+                self.table.add(rows_of_record(source.case, record), self.watch.check)
+
+        write_labels(target.path, labels, volume, self.model.card.labels, provenance=provenance, when_whole=note)
+        logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
+
+    def complete_table(self, targets: Sequence[Target]) -> None:
+        """Measure the masks that are in no row: those that were there before the table was asked for."""
+        if self.table is None:
+            return
+        missing = self.table.without_rows(target.source.case for target in targets)
+        for target in targets:
+            self.watch.check()
+            name = str(target.source.path)
+            if name in self.summary.failed or target.source.case not in missing:
+                continue
+            try:
+                record = measure_result(target.path, target.source.read(None), self.model.card.labels)
+            except Exception as error:
+                self._note_failure(name, error)
+            else:
+                self.table.add(rows_of_record(target.source.case, record), self.watch.check)
+
+    def write_report(self) -> None:
+        self.report.write(self.summary, self.watch.check)
+
+
+def _share(todo: Sequence[Target], run: _Run) -> None:
+    """All of them, one by one, each while no other process has it."""
+    waiting, in_a_row = deque(todo), 0  # so many were claimed by others
+    while waiting:
+        target = waiting.popleft()
+        run.watch.check()
+        target.path.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(target.path) as is_ours:
+            if is_ours and not run.skips(target):
+                run.segment_one_of_many(target)
+        in_a_row = 0 if is_ours else in_a_row + 1
+        if not is_ours:
+            waiting.append(target)
+        if in_a_row >= len(waiting) > 0:
+            if in_a_row == len(waiting):
+                who = owner_of(target.path) or "another process"
+                logger.info("waiting for %s, which %s has in hand.", target.source.path, who)
+            time.sleep(WAIT_S)
 
 
 def _judge(model: Sam3dModel, facts: VolumeFacts, source: Source, strict: bool) -> list[str]:

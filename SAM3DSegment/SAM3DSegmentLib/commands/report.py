@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..base.claims import in_turn
 from ..base.files import write_json
 
 
 @dataclass
 class Summary:
-    """What became of many volumes: `records` of the segmented ones, names of the skipped, reasons of the failed."""
+    """What became of many volumes: `records` of the segmented ones, names of the skipped, reasons of the failed.
+
+    left_out: what else was found in a tree of folders, and why it was not taken.
+    """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{len(self.records)} segmented, {len(self.skipped)} already there, {len(self.failed)} failed"
@@ -25,33 +30,33 @@ class Summary:
 
 @dataclass(frozen=True)
 class Report:
-    """A report file, written after each volume; `former` is what an earlier run over the folder wrote there."""
+    """A report file, written after each volume.
+
+    keeps: whether what other runs over the folder wrote there stays, earlier ones and those of other parts that write
+    at the same time.
+    """
 
     path: Path | None
-    former: Summary = field(default_factory=Summary)
+    keeps: bool
 
-    @classmethod
-    def open(cls, path: Path | None, keep: bool) -> Report:
-        """keep: whether the records of a report that is there stay, for masks that this run does not make again."""
-        former = read_report(path) if path is not None and keep else None
-        return cls(path, former or Summary())
-
-    def write(self, summary: Summary) -> None:
-        """The whole file. Raises InputError if it cannot be written."""
+    def write(self, summary: Summary, check: Callable[[], None]) -> None:
+        """The whole file. check: called while another process writes it. Raises InputError if it cannot be written."""
         if self.path is None:
             return
-        made = {record["output"] for record in summary.records}
-        met = {*(record["input"] for record in summary.records), *summary.skipped, *summary.failed}
-        kept = [record for record in self.former.records if record["output"] not in made]
-        failed = {name: reason for name, reason in self.former.failed.items() if name not in met}
-        write_json(
-            self.path,
-            {
-                "segmented": [*kept, *summary.records],
-                "skipped": summary.skipped,
-                "failed": {**failed, **summary.failed},
-            },
-        )
+        with in_turn(self.path, check):
+            former = (self.keeps and read_report(self.path)) or Summary()
+            write_json(self.path, _merge(former, summary))
+
+
+def _merge(former: Summary, summary: Summary) -> dict[str, Any]:
+    made = {record["output"] for record in summary.records}
+    met = {*(record["input"] for record in summary.records), *summary.skipped, *summary.failed}
+    return {
+        "segmented": [*(record for record in former.records if record["output"] not in made), *summary.records],
+        "skipped": [*(name for name in former.skipped if name not in met), *summary.skipped],
+        "failed": {**{name: why for name, why in former.failed.items() if name not in met}, **summary.failed},
+        **({"left_out": summary.left_out} if summary.left_out else {}),
+    }
 
 
 def read_report(path: Path) -> Summary | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def add(commands: Any) -> None:
         "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
+    )
+    parser.add_argument("--recursive", action="store_true", help="also folders in the folder; OUT gets the same tree")
+    parser.add_argument(
+        "--pattern", metavar="GLOB", help="of a tree only these, such as '*_T1w.nii.gz' or 'anat/*.nii.gz'"
+    )
+    parser.add_argument(
+        "--part", metavar="K/N", help="of a folder's volumes only those of part K of N; auto: as Slurm's job array says"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,8 +70,11 @@ def run(options: argparse.Namespace) -> int:
     from ..model_file import load_model
     from ..model_store import find_model
     from .batch import Request, segment_files
+    from .parts import Part, Which, parse_part
     from .sources import Outputs
 
+    part = Part() if options.part is None else parse_part(options.part, os.environ)
+    which = Which(part, options.recursive, options.pattern)
     keep_freed_memory()
     with watched(options.progress) as watch:
         model = load_model(options.model)
@@ -71,11 +85,13 @@ def run(options: argparse.Namespace) -> int:
                 options.confidence,
                 options.report,
                 options.overwrite,
+                options.table,
                 f".{options.format}" if options.format else "",
             ),
             options.series,
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,
+            which,
         )
 
         def tell_choice(choice: QualityChoice) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, last_line
@@ -31,30 +31,36 @@ from ..formats.volumes import (
     read_volume,
     volume_name,
 )
+from .parts import Which
 from .report import read_report
+from .table import Table
+from .tree import MASK_SUFFIX, grouped, is_bids, mask_path, walk
 
 logger = logging.getLogger(__name__)
+
+EVERY = Which()
 
 
 @dataclass(frozen=True)
 class Source:
     """A volume to be segmented: a file, with its header if that can be used, or a DICOM folder.
 
-    seen: the file's size and time of change when the header was read.
+    relative: its path in the folder that was given. seen: the file's size and time of change when the header was read.
     """
 
     path: Path
+    relative: PurePosixPath
     header: ImageHeader | None = None
     seen: tuple[int, int] = (0, 0)
 
     @classmethod
-    def of_file(cls, file: VolumeFile) -> Source:
-        return cls(file.path, file.header, _state(file.path))
+    def of_file(cls, file: VolumeFile, folder: Path) -> Source:
+        return cls(file.path, PurePosixPath(file.path.relative_to(folder).as_posix()), file.header, _state(file.path))
 
     @property
-    def name(self) -> str:
-        """Without the file's ending."""
-        return volume_name(self.path)
+    def case(self) -> str:
+        """`relative` without the file's ending."""
+        return str(self.relative.with_name(volume_name(self.path)))
 
     def read(self, series_uid: str | None) -> Volume:
         """As `read_volume`. In a long run over a folder the file may have been replaced since its header was read."""
@@ -73,22 +79,39 @@ class Outputs:
     confidence: Path | None = None
     report: Path | None = None
     overwrite: bool = False
+    table: Path | None = None
     ending: str = ""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A volume with the file of its mask. is_done: the mask is there already; problem: why it cannot be made."""
+    """A volume with the file of its mask.
+
+    keeps: whether a mask that is there is kept, as among many volumes. beside_images: whether volumes are read from its
+    folder too, so that a segmentation there may be the user's own.
+    """
 
     source: Source
     path: Path
-    is_done: bool = False
-    problem: str = ""
+    keeps: bool = False
+    beside_images: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the mask is there now."""
+        return self.keeps and os.path.exists(self.path) and not self._is_of_the_user  # takes a name that is too long
+
+    @property
+    def _is_of_the_user(self) -> bool:
+        return self.beside_images and os.path.exists(self.path) and not was_written_here(self.path)
 
     def check(self) -> None:
         """Raises InputError if the mask cannot be made; asked when its folder is there, and before the work."""
-        if self.problem:
-            raise InputError(self.problem)
+        if self._is_of_the_user:
+            raise InputError(
+                f"output {str(self.path)!r} is a segmentation beside its image that was not made by this program, and "
+                "would be lost; give another folder for the results."
+            )
         check_dicom_output(self.path, self.source.path.is_dir())
         try:
             self.path.lstat()
@@ -100,36 +123,82 @@ class Target:
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be made of each volume; whether `Outputs.masks` is a folder."""
+    """What is to be made of each volume; whether `Outputs.masks` is a folder; what was left out of a tree, and why."""
 
     each: tuple[Target, ...]
     is_folder: bool
+    left_out: dict[PurePosixPath, str] = field(default_factory=dict)
 
 
 def find_targets(
-    inputs: Sequence[Path], outputs: Outputs, series_uid: str | None = None, also_read: Iterable[Path] = ()
+    inputs: Sequence[Path],
+    outputs: Outputs,
+    series_uid: str | None = None,
+    also_read: Iterable[Path] = (),
+    which: Which = EVERY,
+    model: str = "",
 ) -> Targets:
     """Look at each input once, and check all that is to be written.
 
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
-    to the folder `outputs.masks` as NAME.seg.nrrd, or with another `outputs.ending`. also_read: other files that are
-    read, such as the model; no output may replace them. Raises InputError where two inputs would have one output, or an
-    input is not an image.
+    to the folder `outputs.masks` as NAME.seg.nrrd, with another `outputs.ending`, or as `tree.mask_path` says with the
+    model's name; of those, the ones that `which` says. also_read: other files that are read, such as the model; no
+    output may replace them. Raises InputError where two inputs would have one output, or an input is not an image.
     """
+    if which.recursive and series_uid is None:
+        return _targets_of_tree(inputs, outputs, also_read, which, model)
+    part = which.part
     found = [_sources_of(path) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
+    if part.count > 1 and not is_folder:
+        raise InputError(f"--part {part} is for a folder of volumes, and {str(inputs[0])!r} is one; leave it out.")
     targets = _into_folder(sources, outputs, inputs) if is_folder else [Target(sources[0], outputs.masks)]
-    if series_uid is not None and (is_folder or not inputs[0].is_dir()):
+    if series_uid is not None and (is_folder or which.recursive or not inputs[0].is_dir()):
         raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
     if outputs.ending and not is_folder:
         raise InputError(
             f"--format {outputs.ending[1:]!r} is for a folder of results; leave it out, the name of one says it."
         )
-    check_dicom_output(targets[0].path, is_folder or sources[0].path.is_dir())
+    check_dicom_output(targets[0].path, any(source.path.is_dir() for source in sources))
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read)
-    return Targets(tuple(targets), is_folder)
+    return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
+
+
+def _targets_of_tree(
+    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str
+) -> Targets:
+    root, folder = inputs[0], outputs.masks
+    if len(inputs) > 1 or not root.is_dir():
+        raise InputError(f"--recursive is for one folder, not {' '.join(map(repr, map(str, inputs)))}; give its path.")
+    tree = walk(root, which.pattern, folder)
+    sources = [Source.of_file(file, root) for file in tree.volumes]
+    sources += [Source(path, PurePosixPath(path.relative_to(root).as_posix())) for path in tree.dicom_folders]
+    for line in grouped(tree.left_out):
+        logger.info("left out of %s: %s.", root, line)
+    if not sources:
+        named = "" if which.pattern is None else f" that matches {which.pattern!r}"
+        raise InputError(f"{str(root)!r} and the folders below hold no volume{named}; check --pattern and the path.")
+    _check_is_folder(folder, len(sources))
+    beside = folder.is_dir() and folder.samefile(root)
+    if beside and any(is_bids(source.relative) for source in sources):
+        raise InputError(
+            f"output {str(folder)!r} is the BIDS dataset itself; give a folder of its own, such as "
+            f"{str(folder / 'derivatives' / 'sam3dsegment')!r}."
+        )
+    if outputs.ending and any(is_bids(source.relative) for source in sources):
+        raise InputError(
+            f"--format {outputs.ending[1:]!r} is not for a BIDS dataset, of which masks end in {MASK_SUFFIX}; leave it "
+            "out."
+        )
+    names = (mask_path(source.relative, model, outputs.ending or SEGMENTATION_SUFFIX) for source in sources)
+    targets = [Target(source, folder / name, True, beside) for source, name in zip(sources, names)]
+    check_dicom_output(targets[0].path, bool(tree.dicom_folders))
+    _check_names(targets, "rename one, or take only one with --pattern.")
+    _check_outputs(outputs, [target.path for target in targets], True, [*also_read, *(s.path for s in sources)])
+    mine = (target for target in targets if which.part.has(target.source.relative))
+    return Targets(tuple(mine), True, tree.left_out)
 
 
 def _sources_of(path: Path) -> list[Source]:
@@ -139,10 +208,10 @@ def _sources_of(path: Path) -> list[Source]:
         file = VolumeFile(path)
         if file.is_segmentation:
             raise InputError(f"{str(path)!r} is a segmentation; give the image that it was drawn on.")
-        return [Source.of_file(file)]
+        return [Source.of_file(file, path.parent)]
     files = list_volume_files(path)
     segmentations = [file.path for file in files if file.is_segmentation]
-    volumes = [Source.of_file(file) for file in files if not file.is_segmentation]
+    volumes = [Source.of_file(file, path) for file in files if not file.is_segmentation]
     if segmentations:
         logger.info("left out of %s, because they are segmentations: %s.", path, _names(segmentations))
     is_dicom = holds_dicom(path, segmentations)
@@ -160,7 +229,7 @@ def _sources_of(path: Path) -> list[Source]:
     if volumes:
         return volumes
     if is_dicom:
-        return [Source(path)]
+        return [Source(path, PurePosixPath(path.name))]
     if segmentations:
         raise InputError(f"folder {str(path)!r} holds segmentations only; give the folder of the images.")
     from ..formats.dicom import nothing_found  # it loads pydicom
@@ -170,37 +239,30 @@ def _sources_of(path: Path) -> list[Source]:
 
 def _into_folder(sources: list[Source], outputs: Outputs, inputs: Sequence[Path]) -> list[Target]:
     """Each source with the file of its mask. Raises InputError unless it can be a folder, and no two files are one."""
-    folder = outputs.masks
-    if folder.name.lower().endswith(OUTPUT_SUFFIXES) and not folder.is_dir():
-        raise InputError(
-            f"output {str(folder)!r} is the name of one file, but there are {len(sources)} volumes; give the name of "
-            "a folder, or one volume."
-        )
+    folder, ending = outputs.masks, outputs.ending or SEGMENTATION_SUFFIX
+    _check_is_folder(folder, len(sources))
     is_input = any(path.is_dir() and folder.is_dir() and path.samefile(folder) for path in inputs)
-    targets = [
-        _target_in(folder / (source.name + (outputs.ending or SEGMENTATION_SUFFIX)), source, is_input)
-        for source in sources
-    ]
+    targets = [Target(s, folder / (s.case + ending), True, is_input) for s in sources]
+    _check_names(targets, "rename one.")
+    return targets
+
+
+def _check_is_folder(path: Path, count: int) -> None:
+    if path.name.lower().endswith(OUTPUT_SUFFIXES) and not path.is_dir():
+        raise InputError(
+            f"output {str(path)!r} is the name of one file, but there are {count} volumes; give the name of a folder, "
+            "or one volume."
+        )
+
+
+def _check_names(targets: Sequence[Target], remedy: str) -> None:
+    """Raises InputError if two masks would be one file."""
     by_path: dict[str, Path] = {}
     for target in targets:
         source = target.source.path
         other = by_path.setdefault(str(target.path).casefold(), source)  # some file systems ignore case
         if other != source:
-            raise InputError(f"{str(other)!r} and {str(source)!r} would both become {str(target.path)!r}; rename one.")
-    return targets
-
-
-def _target_in(path: Path, source: Source, is_input: bool) -> Target:
-    """is_input: whether volumes are read from the folder of `path`, so that what is there may be the user's own."""
-    if not os.path.exists(path):  # which takes a name that is too long
-        return Target(source, path)
-    if is_input and not was_written_here(path):
-        problem = (
-            f"output {str(path)!r} is a segmentation beside its image that was not made by this program, and would be "
-            "lost; give another folder for the results."
-        )
-        return Target(source, path, problem=problem)
-    return Target(source, path, is_done=True)
+            raise InputError(f"{str(other)!r} and {str(source)!r} would both become {str(target.path)!r}; {remedy}")
 
 
 def _files_of(path: Path, source: Source) -> list[Path]:
@@ -243,6 +305,9 @@ def _check_outputs(outputs: Outputs, targets: list[Path], is_folder: bool, read:
         # A second run over a folder goes on with the report of the first.
         goes_on = is_folder and read_report(outputs.report) is not None
         check_new_file(outputs.report, outputs.overwrite or goes_on, read)
-    given = [path.absolute() for path in (outputs.masks, *targets, outputs.confidence, outputs.report) if path]
+    if outputs.table is not None:
+        Table(outputs.table).check(outputs.overwrite, read)
+    files = (outputs.masks, *targets, outputs.confidence, outputs.report, outputs.table)
+    given = [path.absolute() for path in files if path]
     if twice := [path for path in given if given.count(path) > 1]:
         raise InputError(f"two outputs would both be written to {str(twice[0])!r}; give each its own name.")

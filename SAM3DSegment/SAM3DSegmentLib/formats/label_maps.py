@@ -6,7 +6,7 @@ it shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,17 +146,19 @@ def write_labels(
     labels: tuple[Label, ...],
     only_painted: bool = False,
     provenance: Provenance = NOBODY,
+    when_whole: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a label map on the source's grid: a segmentation for `.seg.nrrd` and `.dcm`, else a plain image.
 
     only_painted: whether the segments say that nothing is known of slices on which nothing is painted (`.seg.nrrd`);
-    provenance: for DICOM. The file appears whole or not at all. Raises InputError if it cannot be written.
+    provenance: for DICOM. The file appears whole or not at all; when_whole: called just before it appears. Raises
+    InputError if it cannot be written.
     """
     path = Path(path)
     check_label_output(path, overwrite=True)
     check_axes(path, source.ijk_to_ras)
     if path.name.lower().endswith(DICOM_SUFFIX):
-        _write_dicom(path, labels_kji, source, labels, provenance)
+        _write_dicom(path, labels_kji, source, labels, provenance, when_whole)
         return
     image = image_on_grid(labels_kji, source.ijk_to_ras)
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
@@ -164,10 +166,16 @@ def write_labels(
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
         write_image(image, partial, compressed=True)
+        when_whole()
 
 
 def _write_dicom(
-    path: Path, labels_kji: np.ndarray, source: Volume, labels: tuple[Label, ...], provenance: Provenance
+    path: Path,
+    labels_kji: np.ndarray,
+    source: Volume,
+    labels: tuple[Label, ...],
+    provenance: Provenance,
+    when_whole: Callable[[], None],
 ) -> None:
     check_dicom_output(path, bool(source.slices))
     from .dicom_seg_writing import encode
@@ -175,6 +183,7 @@ def _write_dicom(
     segmentation = encode(labels_kji, source, labels, provenance)
     with written_whole(path) as partial:
         segmentation.save_as(partial)
+        when_whole()
 
 
 def _as_integers(values: np.ndarray, path: Path) -> np.ndarray:
