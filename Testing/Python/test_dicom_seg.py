@@ -21,7 +21,7 @@ from SAM3DSegmentLib.base.errors import DependencyError, InputError
 from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.commands.measuring import measure_mask, measure_result
 from SAM3DSegmentLib.formats.label_maps import Provenance, check_fits, read_label_map, write_labels
-from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.formats.volumes import Volume, read_volume
 from SAM3DSegmentLib.training.classes import read_case
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.look import look_at_cases
@@ -326,6 +326,18 @@ def test_a_result_is_measured_with_all_labels_and_values_of_the_model(tmp_path, 
     assert next(s for s in others if s["voxels"])["mean"] == segments[1]["mean"]
 
 
+def test_a_mask_is_measured_on_a_converted_image_whose_slices_run_the_other_way(tmp_path):
+    source, labels = written(classic(tmp_path / "series"), tmp_path / "x.dcm")
+    matrix = source.ijk_to_ras.copy()
+    matrix[:3, 3] += (len(labels) - 1) * matrix[:3, 2]
+    matrix[:3, 2] *= -1
+    converted = Volume(source.array_kji[::-1], matrix, tmp_path / "converted.nrrd")
+    segments = measure_mask(tmp_path / "x.dcm", converted, {})["segments"]
+    assert {s["name"]: s["mean"] for s in segments} == {
+        label.name: pytest.approx(source.array_kji[labels == label.value].mean()) for label in LABELS[:2]
+    }
+
+
 def test_of_a_mask_that_shows_something_else_nothing_is_said_but_that(tmp_path):
     source = read_volume(classic(tmp_path / "series"))
     write_labels(
@@ -423,6 +435,7 @@ class TestCommand:
         assert code == 0, err
         noted, later, measured = (rows_of(d / name) for name in ("t.csv", "later.csv", "measured.csv"))
         assert [row[0] for row in noted] == cases
+        assert all(int(row[4]) for row in noted)
         assert noted == later == measured
 
     def test_a_segmentation_is_no_image(self, d, command):
