@@ -27,7 +27,7 @@ venv: $(VENV)/.done
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip
-	$(INSTALL) --constraint constraints.txt --editable ".[train,evaluate,bench,demo,test]"
+	$(INSTALL) --constraint constraints.txt --editable ".[train,evaluate,bench,dicom,demo,test]"
 	touch $@
 
 demo: venv

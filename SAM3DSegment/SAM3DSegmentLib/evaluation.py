@@ -20,10 +20,10 @@ from .base.devices import check_numpy
 from .base.errors import InputError
 from .base.files import one_line
 from .base.watch import UNWATCHED, Watch
-from .formats.images import read_header
-from .formats.label_maps import LabelMap, read_label_map
+from .formats.dicom_tree import match_by_series
+from .formats.label_maps import LabelMap, read_label_map, segments_of
 from .formats.painted import known_voxels
-from .formats.segments import IGNORE, NO_STRUCTURES, name_key, read_segments
+from .formats.segments import IGNORE, NO_STRUCTURES, name_key
 from .formats.volumes import volumes_by_name
 from .geometry import grid_offset, is_same_grid, spacing_and_directions, voxel_ml
 from .metrics import dice, mean_defined
@@ -92,8 +92,7 @@ class Names:
         names = cls(ignore=next(ignored, None))
         for path in paths:
             try:
-                header = read_header(path)
-                segments = read_segments(header.fields, path) if header.is_segmentation and header.fields else ()
+                segments = segments_of(path)
             except Exception:
                 continue  # it is told when the file is compared
             for segment in segments:
@@ -169,15 +168,20 @@ def evaluate_folders(
 
 
 def _files(predictions: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """References and predictions by case. Raises InputError if a folder is missing, or no case is in both."""
+    """References and predictions by case: by names, else DICOM segmentations by the series that they name.
+
+    Raises InputError if a folder is missing, or no case is in both.
+    """
     for folder in (predictions, labels):
         if not folder.is_dir():
             raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
     references, predicted = volumes_by_name(labels), volumes_by_name(predictions)
     if not set(references) & set(predicted):
+        predicted, references = match_by_series((predictions, labels))
+    if not set(references) & set(predicted):
         raise InputError(
             f"no file in {str(predictions)!r} has the name of one in {str(labels)!r}; names must agree except for the "
-            "ending."
+            "ending, or DICOM segmentations must be of the same series."
         )
     if extra := sorted(set(predicted) - set(references)):
         logger.warning("%d predictions have no reference: %s.", len(extra), ", ".join(extra[:5]))
@@ -219,7 +223,9 @@ def _compare_case(
     prediction: Path, reference: Path, tolerance_mm: float, names: Names
 ) -> dict[Structure, LabelMetrics]:
     """Metrics by structure."""
-    theirs, ours = read_label_map(reference), read_label_map(prediction)
+    theirs = read_label_map(reference)
+    ours = read_label_map(prediction).along(theirs.ijk_to_ras)
+    theirs = theirs.along(ours.ijk_to_ras)
     grid = _common_grid(ours, theirs)
     reference_parts = names.parts(theirs, beside_plain=ours.segments is None)
     parts = names.parts(ours, beside_plain=theirs.segments is None)

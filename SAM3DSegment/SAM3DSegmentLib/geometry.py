@@ -23,6 +23,7 @@ _PLANE_DIRECTIONS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's and DICOM's world is LPS, Slicer's is RAS; its own inverse
 GRID_TOLERANCE = 0.05  # of the smallest spacing: how far apart the corners of two grids may lie that count as one
+PARALLEL = 0.99  # of the cosine between two axes, at least
 RIGHT_ANGLE_TOLERANCE = 1e-4  # of the cosine between two axes
 _PLANE_OF_WORLD_AXIS = {0: "sagittal", 1: "coronal", 2: "axial"}
 
@@ -118,6 +119,31 @@ def is_same_grid(
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, end) for end in last))])
     apart = np.linalg.norm((corners @ (ijk_to_ras - other_ijk_to_ras).T)[:, :3], axis=1).max()
     return bool(apart <= GRID_TOLERANCE * spacing_and_directions(ijk_to_ras)[0].min())
+
+
+def turn_like(
+    array_kji: np.ndarray, ijk_to_ras: np.ndarray, other_ijk_to_ras: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (..., K, J, I) with axes in the order and the directions of another grid's, and their ijk_to_ras.
+
+    A view of the same voxels at the same places; as they are if the axes of the two grids are not parallel.
+    """
+    turn = spacing_and_directions(other_ijk_to_ras)[1].T @ spacing_and_directions(ijk_to_ras)[1]
+    own = np.abs(turn).argmax(1)  # of i, j, k of the other grid
+    if sorted(own) != [0, 1, 2] or np.abs(turn).max(1).min() < PARALLEL:
+        return array_kji, ijk_to_ras
+    matrix = np.eye(4)
+    matrix[:, 3] = ijk_to_ras[:, 3]
+    turned = array_kji
+    for axis, from_axis in enumerate(own):
+        column, size = ijk_to_ras[:3, from_axis], array_kji.shape[-1 - from_axis]
+        is_reversed = turn[axis, from_axis] < 0
+        if is_reversed:
+            matrix[:3, 3] += (size - 1) * column
+            turned = np.flip(turned, -1 - from_axis)
+        matrix[:3, axis] = -column if is_reversed else column
+    before = range(array_kji.ndim - 3)
+    return turned.transpose(*before, *(array_kji.ndim - 1 - own[axis] for axis in (2, 1, 0))), matrix
 
 
 def grid_offset(

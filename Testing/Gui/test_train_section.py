@@ -817,3 +817,18 @@ def test_a_result_is_taken_among_the_cases_also_if_no_folder_was_chosen(folders)
     assert [row[0] for row in table(widget)] == ["patient"]
     assert not widget.ui.trainSection.collapsed
     assert sys.modules.get("SAM3DSegmentLib.training.dataset")
+
+
+def test_a_dicom_series_is_not_removed_with_its_case(folders):
+    """Its folder may hold more than the case."""
+    from SAM3DSegmentLib.base.errors import InputError
+    from SAM3DSegmentLib.bridge.scene.cases import CaseRow, removeCase
+
+    series = folders / "cases" / "a"
+    series.mkdir(parents=True)
+    (series / "slice.dcm").write_bytes(b"\0")
+    (folders / "cases" / "a.dcm").write_bytes(b"\0")
+    with pytest.raises(InputError, match="is a folder of DICOM files"):
+        removeCase(CaseRow("a", (series, folders / "cases" / "a.dcm")), folders / "cases")
+    assert (series / "slice.dcm").exists()
+    assert (folders / "cases" / "a.dcm").exists()

@@ -132,7 +132,7 @@ def _dicom(path, sop_class, uid, series):
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = sop_class
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = uid
     data.StudyInstanceUID, data.SeriesInstanceUID = "1.2.826.0.1.3680043.2.1125.2", series
-    data.Modality = "MR"
+    data.Modality, data.FrameOfReferenceUID = "MR", "1.2.826.0.1.3680043.2.1125.7"
     return data
 
 

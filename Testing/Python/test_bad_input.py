@@ -479,7 +479,7 @@ DICOM = [
     case("contours only", no_image("1.2.840.10008.5.1.4.1.1.481.3"), r"no image: r.dcm \(RT Structure Set Storage"),
     case("presentation only", no_image("1.2.840.10008.5.1.4.1.1.11.1"), r"no image: r.dcm \(Grayscale Softcopy Pre"),
     case("unknown kind only", no_image("1.2.3.4"), r"no image: r.dcm \(1.2.3.4\)"),
-    case("segmentation only", no_image("1.2.840.10008.5.1.4.1.1.66.4", voxels()), r"no image: r.dcm \(Segmentation S"),
+    case("segmentation only", no_image("1.2.840.10008.5.1.4.1.1.66.4", voxels()), "segmentations only; give the"),
     case("dose only", no_image("1.2.840.10008.5.1.4.1.1.481.2", voxels()), r"no image: r.dcm \(RT Dose Storage\)"),
     case("spectra only", no_image("1.2.840.10008.5.1.4.1.1.4.2", voxels()), r"no image: r.dcm \(MR Spectroscopy St"),
     case("mosaic", slices(only(None, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), array=voxels()[:1]),

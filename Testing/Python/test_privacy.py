@@ -116,6 +116,25 @@ def test_segment(run_cli, places, series, name):
     assert not [key for key in image.GetMetaDataKeys() if key.startswith("00")]  # DICOM tags
 
 
+def test_a_dicom_segmentation_alone_names_the_patient(run_cli, places, series):
+    """Because the standard demands it; SECURITY.md says so."""
+    pytest.importorskip("highdicom")
+    save_model(small_model(), places / "m.sam3d")
+    out = places / "out"
+    result = run_cli(
+        *("segment", series, "-o", out / "x.dcm", "--report", out / "report.json"),
+        *("--model", places / "m.sam3d", "--device", "cpu", "--progress", "json"),
+    )
+    assert result.returncode == 0, result.stderr
+    written = pydicom.dcmread(out / "x.dcm")
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID"):
+        assert written[keyword].value == SECRETS[keyword]
+    assert "SeriesDescription" in written
+    assert "Ottokar himself" not in written.SeriesDescription
+    (out / "x.dcm").unlink()
+    assert "out/report.json" in assert_clean(places, result.stdout, result.stderr)
+
+
 def test_what_fails_says_nothing_of_the_patient(run_child, places, series):
     for path in sorted(series.iterdir())[3:6]:
         path.unlink()

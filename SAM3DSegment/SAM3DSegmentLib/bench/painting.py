@@ -11,7 +11,7 @@ from ..card import Label
 from ..formats.label_maps import write_labels
 from ..formats.painted import EMPTY as EMPTY_SLICE
 from ..formats.segments import EMPTY
-from ..formats.volumes import SEGMENTATION_SUFFIX
+from ..formats.volumes import SEGMENTATION_SUFFIX, write_volume
 from ..geometry import slicing_of
 from ..settings import TrainingConfig
 from ..training.classes import read_case
@@ -39,7 +39,10 @@ def paint_in_part(data: Path, config: TrainingConfig, cases: int | None, every: 
         if is_painted:
             slicing = slicing_of(image.ijk_to_ras, config.slicing)
             classes = keep_every(classes, slicing.kji_axes[0], every)
-        shutil.copyfile(files.image, images / files.image.name)
+        if files.image.is_dir():
+            write_volume(images / f"{name}.nrrd", image.array_kji, image.ijk_to_ras)
+        else:
+            shutil.copyfile(files.image, images / files.image.name)
         path = label_maps / f"{name}{SEGMENTATION_SUFFIX}"
         write_labels(path, values[classes], image, labels, only_painted=is_painted)
 

@@ -14,13 +14,13 @@ from ..base.claims import claimed, owner_of, remove_dead_claims
 from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
-from ..formats.label_maps import write_labels
+from ..formats.label_maps import Provenance, check_fits, write_labels
 from ..formats.volumes import check_axes, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_misfits
-from .measuring import measure_mask
+from .measuring import measure_result
 from .parts import Which
 from .report import Report, Summary
 from .sources import EVERY, Outputs, Source, Target, find_targets
@@ -135,8 +135,10 @@ class _Run:
         source, confidence_target = target.source, self.request.outputs.confidence
         target.check()
         volume = source.read(self.request.series_uid)
-        for path in filter(None, (target.path, confidence_target)):
-            check_axes(path, volume.ijk_to_ras)
+        provenance = Provenance(self.model.card.name, self.model.sha256)
+        check_fits(target.path, volume, self.model.card.labels, provenance)
+        if confidence_target is not None:
+            check_axes(confidence_target, volume.ijk_to_ras)
         facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
         misfits = _judge(self.model, facts, source, self.request.strict)
         labels, confidence, record = segment_array(
@@ -151,14 +153,13 @@ class _Run:
             if self.table is not None:
                 self.table.add(rows_of_record(source.case, record), self.watch.check)
 
-        write_labels(target.path, labels, volume, self.model.card.labels, when_whole=note)
+        write_labels(target.path, labels, volume, self.model.card.labels, provenance=provenance, when_whole=note)
         logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
 
     def complete_table(self, targets: Sequence[Target]) -> None:
         """Measure the masks that are in no row: those that were there before the table was asked for."""
         if self.table is None:
             return
-        names = {label.value: label.name for label in self.model.card.labels}
         missing = self.table.without_rows(target.source.case for target in targets)
         for target in targets:
             self.watch.check()
@@ -166,7 +167,7 @@ class _Run:
             if name in self.summary.failed or target.source.case not in missing:
                 continue
             try:
-                record = measure_mask(target.path, target.source.read(None), names)
+                record = measure_result(target.path, target.source.read(None), self.model.card.labels)
             except Exception as error:
                 self._note_failure(name, error)
             else:

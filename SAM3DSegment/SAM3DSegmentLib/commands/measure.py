@@ -30,10 +30,12 @@ class _Pair:
     case: str
     image: Path
     mask: Path
+    series_uid: str | None = None  # of a folder of DICOM files
 
 
 def run(options: argparse.Namespace) -> int:
     from ..base.files import one_line
+    from ..formats.volumes import read_volume
     from ..training.dataset import names_of_values
     from .measuring import measure_mask
     from .table import Table, as_columns, rows_of_record
@@ -47,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     with watched(options.progress) as watch:
         for pair in watch.each("measure", pairs, "cases that were measured are in the table."):
             try:
-                new = rows_of_record(pair.case, measure_mask(pair.mask, pair.image, described))
+                image = read_volume(pair.image, pair.series_uid)
+                new = rows_of_record(pair.case, measure_mask(pair.mask, image, described))
             except Exception as error:
                 failed += 1
                 logger.error("%s", one_line(error, str(pair.mask)))
@@ -68,7 +71,7 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
         dataset = find_dataset(options.folder, least=1)
         for notice in dataset.notices:
             logger.warning("%s", notice)
-        return [_Pair(case.name, case.image, case.label_map) for case in dataset.cases]
+        return [_Pair(case.name, case.image, case.label_map, case.series_uid) for case in dataset.cases]
     if options.folder or not (options.predictions and options.images):
         raise InputError(
             "measure needs a folder DIR of images with their masks, or --predictions DIR and --images DIR; give one of "
@@ -78,7 +81,7 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
 
 
 def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
-    """By name; masks of one that has none are told in a warning."""
+    """By name, else DICOM by UIDs; masks of an image that is not there are told in a warning."""
     from ..formats.volumes import VolumeFile, volumes_by_name
 
     for folder in (predictions, images):
@@ -87,6 +90,8 @@ def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
     masks = volumes_by_name(predictions)
     found = {name: path for name, path in volumes_by_name(images).items() if not VolumeFile(path).is_segmentation}
     if not masks.keys() & found.keys():
+        if of_series := _pair_series(predictions, images):
+            return of_series
         raise InputError(
             f"no file in {str(predictions)!r} has the name of one in {str(images)!r}; names must agree except for the "
             "ending."
@@ -94,6 +99,21 @@ def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
     if lonely := sorted(masks.keys() - found.keys()):
         logger.warning("%d masks have no image and are left out: %s.", len(lonely), ", ".join(lonely[:5]))
     return [_Pair(name, found[name], masks[name]) for name in sorted(masks.keys() & found.keys())]
+
+
+def _pair_series(predictions: Path, images: Path) -> list[_Pair]:
+    """Each DICOM segmentation with the series that it names, by UIDs, in the folders and all below them."""
+    from ..formats.dicom_tree import find_in_tree  # pydicom is loaded where there is DICOM
+
+    masks, series = find_in_tree(predictions).by_series(), find_in_tree(images).series
+    if lonely := [str(path) for uid, path in masks.items() if uid not in series]:
+        logger.warning("%d masks have no image and are left out: %s.", len(lonely), ", ".join(lonely[:5]))
+    pairs = [
+        _Pair(path.relative_to(predictions).with_suffix("").as_posix(), series[uid], path, uid)
+        for uid, path in masks.items()
+        if uid in series
+    ]
+    return sorted(pairs, key=lambda pair: pair.case)
 
 
 def _folders(pairs: Iterable[_Pair]) -> Mapping[Path, None]:

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..base.errors import InputError
+from ..card import Label
 from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.segments import IGNORE, NO_STRUCTURES, name_key
-from ..formats.volumes import Volume, read_volume
+from ..formats.volumes import Volume
 from ..geometry import grid_offset, voxel_ml
 from ..results import date_now, measure_segment
 
 
-def measure_mask(mask: Path, image: Path | Volume, names: Mapping[int, str]) -> dict[str, Any]:
+def measure_mask(mask: Path, image: Volume, names: Mapping[int, str]) -> dict[str, Any]:
     """`segments` and `date` as in the record of `results`, without the confidence; empty ones of a segmentation too.
 
     names: of the values of a plain label map; one that has no name is called by its number. Raises InputError if the
     mask is not on the grid of the image, of which a segmentation may be cropped.
     """
-    volume = image if isinstance(image, Volume) else read_volume(image)
-    label_map = read_label_map(mask)
-    place = _place(label_map, volume)
-    ml = voxel_ml(volume.ijk_to_ras)
+    label_map = read_label_map(mask).along(image.ijk_to_ras)
+    place = _place(label_map, image)
+    ml = voxel_ml(image.ijk_to_ras)
     segments = []
     for name, layer, value in _structures(label_map, names):
-        whole = np.zeros(volume.array_kji.shape, bool)
+        whole = np.zeros(image.array_kji.shape, bool)
         whole[place] = label_map.layers[layer] == value
-        segments.append({"name": name, "value": value} | measure_segment(whole, volume.array_kji, ml))
+        segments.append({"name": name, "value": value} | measure_segment(whole, image.array_kji, ml))
     return {"segments": segments, "date": date_now()}
+
+
+def measure_result(mask: Path, image: Volume, labels: Sequence[Label]) -> dict[str, Any]:
+    """As `measure_mask`, of a mask that a model made: all of its labels, with its values.
+
+    A DICOM segmentation counts its segments anew, and like a plain label map it has none that is empty. A mask that
+    shows anything else, because another model or a person made it, is measured as it is.
+    """
+    record = measure_mask(mask, image, {label.value: label.name for label in labels})
+    found = {segment["name"]: segment for segment in record["segments"]}
+    if found.keys() - {label.name for label in labels}:
+        return record
+    empty = measure_segment(np.zeros(image.array_kji.shape, bool), image.array_kji, voxel_ml(image.ijk_to_ras))
+    segments = [{**found.get(label.name, empty), "name": label.name, "value": label.value} for label in labels]
+    return {**record, "segments": segments}
 
 
 def _structures(label_map: LabelMap, names: Mapping[int, str]) -> Iterator[tuple[str, int, int]]:

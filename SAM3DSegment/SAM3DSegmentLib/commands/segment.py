@@ -13,6 +13,8 @@ from .shared import DONE, FAILED, add_command, add_computing, add_model, add_pre
 
 logger = logging.getLogger(__name__)
 
+FORMATS = ("seg.nrrd", "dcm")  # which a later run over the folder does not take for images
+
 
 def add(commands: Any) -> None:
     parser = add_command(commands, "segment", run, "segment a volume, or every volume of a folder")
@@ -25,7 +27,12 @@ def add(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="file (.seg.nrrd, .nii.gz, ...), or folder for many volumes",
+        help="file (.seg.nrrd, .nii.gz, .dcm for a DICOM series, ...), or folder for many volumes",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help=f"of the files in a folder of results; default: {FORMATS[0]}",
     )
     add_model(parser)
     add_computing(parser)
@@ -73,7 +80,14 @@ def run(options: argparse.Namespace) -> int:
         model = load_model(options.model)
         request = Request(
             tuple(options.input),
-            Outputs(options.output, options.confidence, options.report, options.overwrite, options.table),
+            Outputs(
+                options.output,
+                options.confidence,
+                options.report,
+                options.overwrite,
+                options.table,
+                f".{options.format}" if options.format else "",
+            ),
             options.series,
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,

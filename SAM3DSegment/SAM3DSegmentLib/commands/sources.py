@@ -10,10 +10,17 @@ from pathlib import Path, PurePosixPath
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, last_line
-from ..formats.content import check_exists, holds_dicom, image_suffix, is_dangling, visible_files
+from ..formats.content import (
+    check_exists,
+    holds_dicom,
+    image_suffix,
+    is_dangling,
+    is_dicom_segmentation,
+    visible_files,
+)
 from ..formats.header import ImageHeader
 from ..formats.images import read_header
-from ..formats.label_maps import check_label_output, was_written_here
+from ..formats.label_maps import check_dicom_output, check_label_output, was_written_here
 from ..formats.volumes import (
     IMAGE_OUTPUT_SUFFIXES,
     OUTPUT_SUFFIXES,
@@ -27,7 +34,7 @@ from ..formats.volumes import (
 from .parts import Which
 from .report import read_report
 from .table import Table
-from .tree import grouped, is_bids, mask_path, walk
+from .tree import MASK_SUFFIX, grouped, is_bids, mask_path, walk
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +70,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go: the mask of one volume, or the folder for those of many; what else is written about it."""
+    """Where results go: the mask of one volume, or the folder for those of many; what else is written about it.
+
+    ending: of the names of many masks, which says their format; "" for that of a Slicer segmentation.
+    """
 
     masks: Path
     confidence: Path | None = None
     report: Path | None = None
     overwrite: bool = False
     table: Path | None = None
+    ending: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ class Target:
                 f"output {str(self.path)!r} is a segmentation beside its image that was not made by this program, and "
                 "would be lost; give another folder for the results."
             )
+        check_dicom_output(self.path, self.source.path.is_dir())
         try:
             self.path.lstat()
         except FileNotFoundError:
@@ -129,9 +141,9 @@ def find_targets(
     """Look at each input once, and check all that is to be written.
 
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
-    to the folder `outputs.masks` as NAME.seg.nrrd, or as `tree.mask_path` says with the model's name; of those, the
-    ones that `which` says. also_read: other files that are read, such as the model; no output may replace them. Raises
-    InputError where two inputs would have one output, or an input is not an image.
+    to the folder `outputs.masks` as NAME.seg.nrrd, with another `outputs.ending`, or as `tree.mask_path` says with the
+    model's name; of those, the ones that `which` says. also_read: other files that are read, such as the model; no
+    output may replace them. Raises InputError where two inputs would have one output, or an input is not an image.
     """
     if which.recursive and series_uid is None:
         return _targets_of_tree(inputs, outputs, also_read, which, model)
@@ -141,9 +153,14 @@ def find_targets(
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
     if part.count > 1 and not is_folder:
         raise InputError(f"--part {part} is for a folder of volumes, and {str(inputs[0])!r} is one; leave it out.")
-    targets = _into_folder(sources, outputs.masks, inputs) if is_folder else [Target(sources[0], outputs.masks)]
+    targets = _into_folder(sources, outputs, inputs) if is_folder else [Target(sources[0], outputs.masks)]
     if series_uid is not None and (is_folder or which.recursive or not inputs[0].is_dir()):
         raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
+    if outputs.ending and not is_folder:
+        raise InputError(
+            f"--format {outputs.ending[1:]!r} is for a folder of results; leave it out, the name of one says it."
+        )
+    check_dicom_output(targets[0].path, any(source.path.is_dir() for source in sources))
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read)
     return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
@@ -170,7 +187,14 @@ def _targets_of_tree(
             f"output {str(folder)!r} is the BIDS dataset itself; give a folder of its own, such as "
             f"{str(folder / 'derivatives' / 'sam3dsegment')!r}."
         )
-    targets = [Target(source, folder / mask_path(source.relative, model), True, beside) for source in sources]
+    if outputs.ending and any(is_bids(source.relative) for source in sources):
+        raise InputError(
+            f"--format {outputs.ending[1:]!r} is not for a BIDS dataset, of which masks end in {MASK_SUFFIX}; leave it "
+            "out."
+        )
+    names = (mask_path(source.relative, model, outputs.ending or SEGMENTATION_SUFFIX) for source in sources)
+    targets = [Target(source, folder / name, True, beside) for source, name in zip(sources, names)]
+    check_dicom_output(targets[0].path, bool(tree.dicom_folders))
     _check_names(targets, "rename one, or take only one with --pattern.")
     _check_outputs(outputs, [target.path for target in targets], True, [*also_read, *(s.path for s in sources)])
     mine = (target for target in targets if which.part.has(target.source.relative))
@@ -190,7 +214,7 @@ def _sources_of(path: Path) -> list[Source]:
     volumes = [Source.of_file(file, path) for file in files if not file.is_segmentation]
     if segmentations:
         logger.info("left out of %s, because they are segmentations: %s.", path, _names(segmentations))
-    is_dicom = holds_dicom(path)
+    is_dicom = holds_dicom(path, segmentations)
     if volumes and is_dicom:
         raise InputError(
             f"folder {str(path)!r} holds a DICOM series and volume files ({_names([v.path for v in volumes])}); give "
@@ -213,11 +237,12 @@ def _sources_of(path: Path) -> list[Source]:
     raise nothing_found(path)
 
 
-def _into_folder(sources: list[Source], folder: Path, inputs: Sequence[Path]) -> list[Target]:
-    """Each source with the file of its mask. Raises InputError unless `folder` can be one, and no two files are one."""
+def _into_folder(sources: list[Source], outputs: Outputs, inputs: Sequence[Path]) -> list[Target]:
+    """Each source with the file of its mask. Raises InputError unless it can be a folder, and no two files are one."""
+    folder, ending = outputs.masks, outputs.ending or SEGMENTATION_SUFFIX
     _check_is_folder(folder, len(sources))
     is_input = any(path.is_dir() and folder.is_dir() and path.samefile(folder) for path in inputs)
-    targets = [Target(s, folder / (s.case + SEGMENTATION_SUFFIX), True, is_input) for s in sources]
+    targets = [Target(s, folder / (s.case + ending), True, is_input) for s in sources]
     _check_names(targets, "rename one.")
     return targets
 
@@ -241,9 +266,9 @@ def _check_names(targets: Sequence[Target], remedy: str) -> None:
 
 
 def _files_of(path: Path, source: Source) -> list[Path]:
-    """The files that are read for an input."""
+    """The files that are read for an input: no DICOM segmentation beside its slices."""
     if path.is_dir():
-        return list(path.iterdir())
+        return [file for file in path.iterdir() if not is_dicom_segmentation(file)]
     return [path, (source.header or read_header(path)).data]
 
 

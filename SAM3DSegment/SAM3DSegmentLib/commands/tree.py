@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath
 from .. import __version__
 from ..base.files import last_line, write_json, write_text
 from ..card import ModelCard
-from ..formats.content import image_suffix, is_dicom, visible_files
+from ..formats.content import image_suffix, is_dicom, is_dicom_segmentation, visible_files
 from ..formats.volumes import SEGMENTATION_SUFFIX, VolumeFile, volume_name
 
 _NOT_RAW = ("derivatives", "sourcedata", "code")  # of a BIDS dataset
 _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*)_([A-Za-z0-9]+)")  # entities, suffix
 _BIDS_MASKS = ("dseg", "mask", "probseg")  # suffixes of what is no image
 RESULTS = "the folder of the results"
+A_SEGMENTATION = "a segmentation"
 DESCRIPTION = "dataset_description.json"
 BIDS_VERSION = "1.9.0"
 MASK_SUFFIX = ".nii.gz"  # of a BIDS derivative
@@ -74,7 +75,8 @@ def _look(folder: Path, root: Path, pattern: str | None, tree: Tree) -> None:
     """At the files directly in a folder."""
     files = visible_files(folder)
     images = {path: VolumeFile(path) for path in files if image_suffix(path) is not None}
-    slices = {path for path in files if path not in images and is_dicom(path)}
+    dicom = {path for path in files if path not in images and is_dicom(path)}
+    slices = {path for path in dicom if not is_dicom_segmentation(path)}
     for path in files:
         relative = PurePosixPath(path.relative_to(root).as_posix())
         if path in images:
@@ -83,7 +85,7 @@ def _look(folder: Path, root: Path, pattern: str | None, tree: Tree) -> None:
             else:
                 tree.volumes.append(images[path])
         elif path not in slices:
-            tree.left_out[relative] = "no volume file"
+            tree.left_out[relative] = A_SEGMENTATION if path in dicom else "no volume file"
         elif images:
             tree.left_out[relative] = "DICOM beside volume files"
     if slices and not images:
@@ -101,7 +103,7 @@ def _why_not(relative: PurePosixPath, file: VolumeFile, pattern: str | None) -> 
         return f"does not match {pattern!r}"
     name = _bids_name(relative)
     if (name and name[1] in _BIDS_MASKS) or file.is_segmentation:
-        return "a segmentation"
+        return A_SEGMENTATION
     return ""
 
 
@@ -123,11 +125,11 @@ def is_bids(relative: PurePosixPath) -> bool:
     return _bids_name(relative) is not None
 
 
-def mask_path(relative: PurePosixPath, model: str) -> PurePosixPath:
-    """Of the mask, in the folder of the results: NAME.seg.nrrd; in BIDS the entities, desc-MODEL and _dseg.nii.gz."""
+def mask_path(relative: PurePosixPath, model: str, ending: str = SEGMENTATION_SUFFIX) -> PurePosixPath:
+    """Of the mask, in the folder of the results: NAME and ending; in BIDS the entities, desc-MODEL and _dseg.nii.gz."""
     name = _bids_name(relative)
     if name is None:
-        return relative.with_name(volume_name(Path(relative.name)) + SEGMENTATION_SUFFIX)
+        return relative.with_name(volume_name(Path(relative.name)) + ending)
     entities, former = name[0], ""
     if match := re.search(r"_desc-([A-Za-z0-9]+)", entities):  # it stands last
         entities, former = entities.replace(match[0], ""), match[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from ..base.errors import InputError
@@ -44,6 +45,15 @@ def is_dicom(path: Path) -> bool:
     return _format_of(head) == DICOM
 
 
+def is_dicom_segmentation(path: Path) -> bool:
+    """Whether the file is a DICOM segmentation, whatever its name."""
+    if not is_dicom(path):
+        return False
+    from .dicom_seg import is_segmentation  # pydicom is loaded where there is DICOM
+
+    return is_segmentation(path)
+
+
 def is_dangling(path: Path) -> bool:
     """Whether it is a link whose target is missing."""
     return os.path.islink(path) and not os.path.exists(path)
@@ -59,9 +69,9 @@ def visible_files(folder: Path) -> list[Path]:
     )
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Whether a DICOM file lies directly in the folder."""
-    return any(is_dicom(path) for path in visible_files(folder))
+def holds_dicom(folder: Path, besides: Collection[Path] = ()) -> bool:
+    """Whether a DICOM file lies directly in the folder, `besides` others."""
+    return any(is_dicom(path) for path in visible_files(folder) if path not in besides)
 
 
 def missing_content(path: Path) -> str | None:

@@ -19,27 +19,44 @@ from pydicom.dataset import Dataset
 
 from ..base.errors import InputError
 from ..base.files import last_line
-from ..geometry import matrix_from_lps
 from .content import is_dicom, missing_content, visible_files
 from .dicom_frames import TAGS, Frame, frames_of
-from .dicom_tags import kinds_of_object, tag_text
+from .dicom_stack import stack
+from .dicom_tags import kinds_of_object, may_be_image, tag_text
 from .images import readable_by_itk, without_itk_warnings
 
 logger = logging.getLogger(__name__)
 logging.getLogger("pydicom").setLevel(logging.ERROR)  # it also logs each of its warnings
 
-TOLERANCE = 0.05  # of the distance between slices, and of unit direction vectors
 _ENDINGS = {".dcm", ".dicom", ".ima"}
 _NO_DICOM = "is not a DICOM file, or it is damaged; export the series again."
 
 Series = dict[str, list[tuple[Path, Dataset]]]  # headers of files, by series
 
 
-def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray, str]:
+def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray, str, list[Frame]]:
     """Voxels (K, J, I), rescaled as each slice says, ijk_to_ras and modality ("CT", "MR") of the folder's series.
 
-    Raises InputError if there are several and `series_uid` chooses none, or if the slices are not a regular stack.
+    With them the frames that the K slices are. Raises InputError if there are several series and `series_uid` chooses
+    none, or if the slices are not a regular stack.
     """
+    header, frames, matrix = _find_stack(folder, series_uid)
+    counts = Counter(frame.path for frame in frames)
+    with without_itk_warnings():
+        pixels = {path: _read_pixels(path, (count, *frames[0].size)) for path, count in counts.items()}
+    # Where slices differ in type, because each has its own slope, the widest type is taken.
+    voxels = np.stack([pixels[frame.path][frame.number] for frame in frames])
+    return voxels, matrix, tag_text(header, "Modality"), frames
+
+
+def read_series_grid(folder: Path, series_uid: str | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape (K, J, I) and ijk_to_ras of the folder's series, by its headers alone. Raises InputError."""
+    _, frames, matrix = _find_stack(folder, series_uid)
+    return (len(frames), *frames[0].size), matrix
+
+
+def _find_stack(folder: Path, series_uid: str | None) -> tuple[Dataset, list[Frame], np.ndarray]:
+    """A header of the series, its frames in order, and ijk_to_ras."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values that are not used here or are checked here
         headers = _choose(_images(folder), folder, series_uid)
@@ -49,13 +66,8 @@ def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray
             f"folder {str(folder)!r} holds a series of {len(headers)} files with several frames each; "
             "put one of them into a folder of its own."
         )
-    frames, matrix = _stack(_without_copies(frames, folder), folder)
-    counts = Counter(frame.path for frame in frames)
-    with without_itk_warnings():
-        pixels = {path: _read_pixels(path, (count, *frames[0].size)) for path, count in counts.items()}
-    # Where slices differ in type, because each has its own slope, the widest type is taken.
-    voxels = np.stack([pixels[frame.path][frame.number] for frame in frames])
-    return voxels, matrix, tag_text(headers[0][1], "Modality")
+    stacked, matrix = stack(_without_copies(frames, folder), f"folder {str(folder)!r}")
+    return headers[0][1], stacked, matrix
 
 
 def _images(folder: Path) -> Series:
@@ -68,7 +80,7 @@ def _images(folder: Path) -> Series:
         header = _read_header(path)
         kinds = kinds_of_object(header)
         series = tag_text(header, "SeriesInstanceUID")
-        if "Rows" in header and all(map(_may_be_image, kinds)):
+        if "Rows" in header and all(map(may_be_image, kinds)):
             found.setdefault(series, []).append((path, header))
         elif any("Image Storage" in kind for kind in kinds) or not (series or any("Storage" in kind for kind in kinds)):
             raise InputError(f"{str(path)!r} is cut short; export the series again.")
@@ -81,11 +93,6 @@ def _images(folder: Path) -> Series:
     if found:
         _check_others(sorted({*files} - {*dicom}), [path for s in found.values() for path, _ in s])
     return found
-
-
-def _may_be_image(kind: str) -> bool:
-    """By the name of its class; unknown and private ones may be."""
-    return "Image Storage" in kind or kind == "Enhanced US Volume Storage" or not kind.endswith("Storage")
 
 
 def _check_others(others: list[Path], slices: list[Path]) -> None:
@@ -159,55 +166,6 @@ def _without_copies(frames: list[Frame], folder: Path) -> list[Frame]:
     if len(kept) < len(frames):
         logger.warning("%d files in %r are copies of others; they are left out.", len(frames) - len(kept), str(folder))
     return list(kept.values())
-
-
-def _stack(frames: list[Frame], folder: Path) -> tuple[list[Frame], np.ndarray]:
-    """The frames in the order of their positions, and ijk_to_ras. Raises InputError unless they are a regular stack."""
-    if len(sizes := {frame.size for frame in frames}) > 1:
-        raise InputError(f"folder {str(folder)!r} mixes slices of the sizes {sorted(sizes)}; keep one stack only.")
-    orientations = np.array([frame.orientation for frame in frames])
-    if np.ptp(orientations, axis=0).max() > TOLERANCE:
-        raise InputError(f"folder {str(folder)!r} mixes slices of several orientations; keep one stack only.")
-    spacings = np.array([frame.pixel_spacing for frame in frames])
-    if np.ptp(spacings, axis=0).max() > 1e-3 * spacings.min():
-        raise InputError(f"folder {str(folder)!r} mixes slices of several pixel sizes; keep one stack only.")
-    row, column = orientations[0, :3], orientations[0, 3:]
-    if abs(np.linalg.norm(row) - 1) > 1e-2 or abs(np.linalg.norm(column) - 1) > 1e-2 or abs(row @ column) > 1e-2:
-        raise InputError(
-            f"folder {str(folder)!r} has ImageOrientationPatient {orientations[0].tolist()}, which is not a rotation; "
-            "export the series again."
-        )
-    normal = np.cross(row, column)
-    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
-    distance = _distance(np.array([frame.position for frame in frames]), normal, frames[0], folder)
-    between_rows, between_columns = spacings[0]
-    spacing = np.array([between_columns, between_rows, distance])
-    return frames, matrix_from_lps(frames[0].position, spacing, np.column_stack([row, column, normal]))
-
-
-def _distance(positions: np.ndarray, normal: np.ndarray, first: Frame, folder: Path) -> float:
-    """Distance between slices in mm. Raises InputError unless it is the same for all."""
-    if len(positions) == 1:
-        if first.thickness is None:
-            raise InputError(
-                f"{str(first.path)!r} has one slice without a valid thickness (DICOM tag 0018,0050, SliceThickness); "
-                "export the series again."
-            )
-        return first.thickness
-    steps = np.diff(positions, axis=0)
-    gaps = steps @ normal
-    smallest, largest = float(gaps.min()), float(gaps.max())
-    if largest - smallest > TOLERANCE * largest or largest == 0:
-        raise InputError(
-            f"folder {str(folder)!r} has slices {smallest:.2f} to {largest:.2f} mm apart: some are missing, or several "
-            "acquisitions are mixed; export one complete series."
-        )
-    if np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max() > TOLERANCE * largest:
-        raise InputError(
-            f"folder {str(folder)!r} was acquired with a tilted gantry; load it in 3D Slicer, harden its acquisition "
-            "transform, and give the volume that Slicer saves."
-        )
-    return float(gaps.mean())
 
 
 def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

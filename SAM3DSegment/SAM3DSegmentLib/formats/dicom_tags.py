@@ -59,6 +59,11 @@ def kinds_of_object(data: Dataset) -> list[str]:
     return [UID(uid).name for uid in stated if uid]
 
 
+def may_be_image(kind: str) -> bool:
+    """By the name of its class; unknown and private ones may be."""
+    return "Image Storage" in kind or kind == "Enhanced US Volume Storage" or not kind.endswith("Storage")
+
+
 def tag_as_stated(data: Dataset, name: str) -> str:
     """What the file says, whether or not it is a value; "" if nothing."""
     try:

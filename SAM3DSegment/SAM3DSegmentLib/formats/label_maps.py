@@ -1,12 +1,13 @@
-"""Label maps: plain images of whole numbers, and Slicer's segmentations, which name their segments.
+"""Label maps: plain images of whole numbers, and the segmentations of Slicer and of DICOM, which name their segments.
 
-A segmentation (`.seg.nrrd`) may spread its segments over layers that overlap, and is often cropped to what it shows.
+A segmentation (`.seg.nrrd`, DICOM SEG) may spread its segments over layers that overlap, and is often cropped to what
+it shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,24 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
-from .images import read_header, read_image, write_image
-from .segments import OWN_FIELD, Segment, read_segments, segmentation_fields
-from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
+from ..geometry import turn_like
+from .content import is_dicom_segmentation
+from .images import checked_matrix, read_header, read_image, write_image
+from .segments import OWN_FIELD, PROGRAM, Segment, read_segments, segmentation_fields
+from .volumes import DICOM_SUFFIX, OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
 
 ROUNDING = 1e-3  # how far a label may lie from a whole number
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which model made a mask: its name, and the hash of its file."""
+
+    model: str
+    sha256: str
+
+
+NOBODY = Provenance("unknown", "unknown")
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,16 @@ class LabelMap:
         """Of a plain label map: all but 0."""
         return {int(value) for value in np.unique(self.layers)} - {0}
 
+    def along(self, ijk_to_ras: np.ndarray) -> LabelMap:
+        """A segmentation with its axes in the order and the directions of another grid's, where they are parallel.
+
+        A plain label map stays as it is.
+        """
+        if self.segments is None:
+            return self
+        layers, matrix = turn_like(self.layers, self.ijk_to_ras, ijk_to_ras)
+        return replace(self, layers=layers, ijk_to_ras=matrix)
+
     def present(self) -> list[Segment]:
         """The segments that have at least one voxel."""
         return [s for s in self.segments or () if np.any(self.layers[s.layer] == s.value)]
@@ -42,6 +66,11 @@ class LabelMap:
 def read_label_map(path: str | Path) -> LabelMap:
     """Raises InputError unless `path` is a label map of whole numbers in 0..255, or a segmentation."""
     path = Path(path)
+    if is_dicom_segmentation(path):
+        from .dicom_seg import read_dicom_segmentation  # pydicom is loaded where there is DICOM
+
+        layers, matrix, named = read_dicom_segmentation(path)
+        return LabelMap(layers, checked_matrix(path, matrix), named, path)
     header = read_header(path)
     voxels, matrix = read_image(path, header)
     layers = np.moveaxis(voxels, -1, 0)
@@ -57,8 +86,22 @@ def read_label_map(path: str | Path) -> LabelMap:
     return LabelMap(_as_integers(layers, path), matrix, segments, path)
 
 
+def segments_of(path: Path) -> tuple[Segment, ...]:
+    """What a segmentation names, by its header; nothing for a plain label map. Raises InputError."""
+    if is_dicom_segmentation(path):
+        from .dicom_seg import read_segments as read_dicom_segments
+
+        return read_dicom_segments(path)
+    header = read_header(path)
+    return read_segments(header.fields, path) if header.is_segmentation and header.fields else ()
+
+
 def was_written_here(path: Path) -> bool:
     """Whether this program wrote a segmentation, and nobody has saved it in Slicer since."""
+    if is_dicom_segmentation(path):
+        from .dicom_seg import manufacturer
+
+        return manufacturer(path) == PROGRAM
     try:
         return OWN_FIELD in read_header(path).fields
     except InputError:
@@ -72,28 +115,74 @@ def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Pat
     check_new_file(path, overwrite, inputs)
 
 
+def check_dicom_output(path: Path, is_series: bool) -> None:
+    """Raises InputError if `path` is to be a DICOM segmentation of no series, DependencyError if nothing writes it."""
+    if not path.name.lower().endswith(DICOM_SUFFIX):
+        return
+    if not is_series:
+        raise InputError(
+            f"output {str(path)!r} is a DICOM segmentation, which belongs to a DICOM series; give the folder of the "
+            f"series, or an output that ends in {SEGMENTATION_SUFFIX}."
+        )
+    from .dicom_seg_writing import check_highdicom
+
+    check_highdicom()
+
+
+def check_fits(path: Path, source: Volume, labels: tuple[Label, ...], provenance: Provenance) -> None:
+    """Raises InputError if the format of `path` cannot hold a label map for `source`; called before the work starts."""
+    check_axes(path, source.ijk_to_ras)
+    check_dicom_output(path, bool(source.slices))
+    if path.name.lower().endswith(DICOM_SUFFIX):
+        from .dicom_seg_writing import check_series
+
+        check_series(source, labels, provenance)
+
+
 def write_labels(
     path: str | Path,
     labels_kji: np.ndarray,
     source: Volume,
     labels: tuple[Label, ...],
     only_painted: bool = False,
+    provenance: Provenance = NOBODY,
     when_whole: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a label map on the source's grid: a Slicer segmentation for `.seg.nrrd`, else a plain image.
+    """Write a label map on the source's grid: a segmentation for `.seg.nrrd` and `.dcm`, else a plain image.
 
-    only_painted: whether the segments say that nothing is known of slices on which nothing is painted. The file appears
-    whole or not at all; when_whole: called just before it appears. Raises InputError if it cannot be written.
+    only_painted: whether the segments say that nothing is known of slices on which nothing is painted (`.seg.nrrd`);
+    provenance: for DICOM. The file appears whole or not at all; when_whole: called just before it appears. Raises
+    InputError if it cannot be written.
     """
     path = Path(path)
     check_label_output(path, overwrite=True)
     check_axes(path, source.ijk_to_ras)
+    if path.name.lower().endswith(DICOM_SUFFIX):
+        _write_dicom(path, labels_kji, source, labels, provenance, when_whole)
+        return
     image = image_on_grid(labels_kji, source.ijk_to_ras)
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
         for key, value in segmentation_fields(labels_kji.shape, labels, only_painted).items():
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
         write_image(image, partial, compressed=True)
+        when_whole()
+
+
+def _write_dicom(
+    path: Path,
+    labels_kji: np.ndarray,
+    source: Volume,
+    labels: tuple[Label, ...],
+    provenance: Provenance,
+    when_whole: Callable[[], None],
+) -> None:
+    check_dicom_output(path, bool(source.slices))
+    from .dicom_seg_writing import encode
+
+    segmentation = encode(labels_kji, source, labels, provenance)
+    with written_whole(path) as partial:
+        segmentation.save_as(partial)
         when_whole()
 
 

@@ -20,7 +20,8 @@ NO_STRUCTURES = (BACKGROUND, IGNORE, EMPTY)
 BINARY = "Binary labelmap"
 _SEPARATORS = str.maketrans("~^|", "- /")  # of the serialised form, in which Slicer has no way to quote them
 ONLY_PAINTED_TAG = "SAM3DSegment.PaintedSlices"  # of every segment, as Slicer keeps the tags of segments and no field
-OWN_FIELD = "SAM3DSegment"  # marks what this program wrote; Slicer drops it, so what was corrected there has none
+PROGRAM = "SAM3DSegment"  # as DICOM's manufacturer
+OWN_FIELD = PROGRAM  # marks what this program wrote; Slicer drops it, so what was corrected there has none
 
 
 @dataclass(frozen=True)

@@ -12,28 +12,31 @@ import SimpleITK as sitk
 from ..base.errors import InputError
 from ..base.files import written_whole
 from ..geometry import RAS_FROM_LPS, has_right_angles, spacing_and_directions
-from .content import VOLUME_SUFFIXES, check_exists, image_suffix, visible_files
+from .content import VOLUME_SUFFIXES, check_exists, image_suffix, is_dicom_segmentation, visible_files
 from .header import ImageHeader
 from .images import checked_matrix, read_header, read_image, write_image
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
 SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
 IMAGE_OUTPUT_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
-OUTPUT_SUFFIXES = (SEGMENTATION_SUFFIX, *IMAGE_OUTPUT_SUFFIXES)
-SHEARED_SUFFIXES = tuple(suffix for suffix in OUTPUT_SUFFIXES if not suffix.startswith(".nii"))
+DICOM_SUFFIX = ".dcm"  # a DICOM segmentation
+OUTPUT_SUFFIXES = (SEGMENTATION_SUFFIX, *IMAGE_OUTPUT_SUFFIXES, DICOM_SUFFIX)
+SHEARED_SUFFIXES = (SEGMENTATION_SUFFIX, ".nrrd", ".mha")
 
 
 @dataclass(frozen=True)
 class Volume:
     """Voxels (K, J, I) of a real type, ijk_to_ras (4, 4) in mm, and where both were read.
 
-    modality: as DICOM states it ("CT", "MR"), else empty.
+    modality: as DICOM states it ("CT", "MR"), else empty; slices: of a DICOM series, the file of each slice and the
+    number of its frame in there, from 0.
     """
 
     array_kji: np.ndarray
     ijk_to_ras: np.ndarray
     path: Path
     modality: str = ""
+    slices: tuple[tuple[Path, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class VolumeFile:
     @property
     def is_segmentation(self) -> bool:
         """Whether the file's ending or its header says so; False if the header cannot be used."""
-        if self.path.name.lower().endswith(SEGMENTATION_SUFFIXES):
+        if self.path.name.lower().endswith(SEGMENTATION_SUFFIXES) or is_dicom_segmentation(self.path):
             return True
         return self.header is not None and self.header.is_segmentation
 
@@ -73,8 +76,16 @@ def volume_name(path: Path) -> str:
 
 
 def list_volume_files(folder: Path) -> list[VolumeFile]:
-    """Volume files directly in `folder`, by name, without hidden ones."""
-    return [VolumeFile(path) for path in visible_files(folder) if image_suffix(path) is not None]
+    """Volume files and DICOM segmentations (`.dcm`) directly in `folder`, by name, without hidden ones."""
+    return [
+        VolumeFile(path)
+        for path in visible_files(folder)
+        if image_suffix(path) is not None or _is_named_dicom_segmentation(path)
+    ]
+
+
+def _is_named_dicom_segmentation(path: Path) -> bool:
+    return path.name.lower().endswith(DICOM_SUFFIX) and is_dicom_segmentation(path)
 
 
 def volumes_by_name(folder: Path) -> dict[str, Path]:
@@ -97,8 +108,9 @@ def read_volume(path: str | Path, series_uid: str | None = None, header: ImageHe
     if path.is_dir():
         from .dicom import read_series  # pydicom is loaded where there is DICOM
 
-        array, matrix, modality = read_series(path, series_uid)
-        return Volume(array, checked_matrix(path, matrix), path, modality)
+        array, matrix, modality, frames = read_series(path, series_uid)
+        slices = tuple((frame.path, frame.number) for frame in frames)
+        return Volume(array, checked_matrix(path, matrix), path, modality, slices)
     check_exists(path)
     if series_uid is not None:
         raise InputError(f"{str(path)!r} is not a DICOM folder; leave out the series {series_uid!r}.")

@@ -137,7 +137,7 @@ def agree_on_labels(
 
 def read_case(case: CaseFiles, labels: tuple[Label, ...], rules: LabelRules = COMPLETE) -> tuple[Volume, np.ndarray]:
     """The image, and class indices (K, J, I) uint8 on its grid. Raises InputError where they do not fit."""
-    image = read_volume(case.image)
+    image = read_volume(case.image, case.series_uid)
     return image, classes_on(image, read_label_map(case.label_map), labels, rules)[0]
 
 
@@ -149,6 +149,7 @@ def classes_on(
     With them the painted slices, if nothing is known of the others. Raises InputError where the two do not fit, or
     nothing is known.
     """
+    label_map = label_map.along(image.ijk_to_ras)
     indices = on_grid_of(image, class_indices(label_map, labels, rules.ignore), label_map, rules.resample)
     painted = None
     if rules.only_painted or any(segment.only_painted for segment in label_map.segments or ()):

@@ -1,8 +1,8 @@
 """Labelled volumes on disk, as people have them: which file is the image, and which the label map, of each case.
 
 Understood are the Medical Segmentation Decathlon and nnU-Net's raw data (`imagesTr`, `labelsTr`, `dataset.json`), a
-folder of image and label pairs (`case.nii.gz` or `case_image.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), and
-a folder for each case.
+folder of image and label pairs (`case.nii.gz` or `case_image.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), a
+folder for each case, and a tree of DICOM series and their segmentations, in any folders.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ DESCRIPTION = "dataset.json"
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """A case's name, its image, and its label map or segmentation."""
+    """A case's name, its image, and its label map or segmentation.
+
+    series_uid: which series of the folder `image`, if that is a folder of DICOM files.
+    """
 
     name: str
     image: Path
     label_map: Path
+    series_uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
         cases, notices = _pair_files(files)
     else:
         cases, notices = _pair_in_subfolders(folder)
+    if not cases:
+        of_series, more = _pair_series(folder)
+        cases, notices = of_series, (more if of_series else (*notices, *more))
     if len(cases) < least:
         raise InputError(
             f"{str(folder)!r} has {len(cases)} labelled cases; at least {least} are needed, 5 to 20 are good. "
@@ -191,6 +198,29 @@ def _pair_in_subfolders(folder: Path) -> Pairs:
         elif files:
             notices.append(f"{inner.name} has {len(images)} images and {len(label_maps)} label maps, not one of each.")
     return tuple(cases), tuple(notices)
+
+
+def _pair_series(folder: Path) -> Pairs:
+    """Each DICOM segmentation below `folder` with the series that it names, by UIDs; wherever they lie."""
+    from ..formats.dicom_tree import find_in_tree  # pydicom is loaded where there is DICOM
+
+    tree = find_in_tree(folder)
+    pairs = {uid: path for uid, path in tree.by_series().items() if uid in tree.series}
+    lonely = [str(path.relative_to(folder)) for path, uid in tree.segmentations.items() if uid not in tree.series]
+    notices = [f"DICOM segmentations whose series are not here, left out: {', '.join(lonely)}."] if lonely else []
+    if alone := len(tree.series) - len(pairs):
+        notices.append(f"{alone} DICOM series without a segmentation, left out.")
+    names = _names_in_tree(folder, [(tree.series[uid], path) for uid, path in pairs.items()])
+    cases = [CaseFiles(name, tree.series[uid], path, uid) for name, (uid, path) in zip(names, pairs.items())]
+    return tuple(sorted(cases, key=lambda case: case.name)), tuple(notices)
+
+
+def _names_in_tree(folder: Path, cases: list[tuple[Path, Path]]) -> list[str]:
+    """A name for each case (the folder of its series, its segmentation): the shortest part of a path that differs."""
+    images = [image.relative_to(folder).parts or (image.name,) for image, _ in cases]
+    label_maps = [path.relative_to(folder).with_suffix("").parts for _, path in cases]
+    kinds = ([parts[0] for parts in images], ["_".join(parts) for parts in images])
+    return next((names for names in kinds if len(set(names)) == len(cases)), ["_".join(parts) for parts in label_maps])
 
 
 def _match(images: dict[str, Path], label_maps: dict[str, Path]) -> Pairs:

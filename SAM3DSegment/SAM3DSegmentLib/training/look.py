@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 
 from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
 from ..card import Label
+from ..formats.content import visible_files
 from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
 from ..formats.painted import PaintedSlices, looks_painted
@@ -34,7 +34,7 @@ def _look(case: CaseFiles, rules: LabelRules, hashed: bool) -> Look:
     try:
         label_map = read_label_map(case.label_map)
         own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
-        image = _read_grid(case.image)
+        image = _read_grid(case)
         indices, painted = classes_on(image, label_map, own, rules)
     except Sam3dError as error:
         return Look(case, own=own, by_name=by_name, problem=str(error))
@@ -77,16 +77,23 @@ def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple
     return tuple((np.sign(along[axis]) * (high - low) / np.maximum(low + high, 1)).tolist())
 
 
-def _read_grid(path: Path) -> Volume:
-    """An image's grid by its header; its voxels are a single one, repeated."""
-    header = read_header(path)
-    return Volume(np.broadcast_to(np.uint8(0), header.shape), read_matrix(path, header), path)
+def _read_grid(case: CaseFiles) -> Volume:
+    """The grid of a case's image by its header; the voxels are a single one, repeated."""
+    path = case.image
+    if path.is_dir():
+        from ..formats.dicom import read_series_grid  # pydicom is loaded where there is DICOM
+
+        shape, matrix = read_series_grid(path, case.series_uid)
+    else:
+        header = read_header(path)
+        shape, matrix = header.shape, read_matrix(path, header)
+    return Volume(np.broadcast_to(np.uint8(0), shape), matrix, path)
 
 
 def _hash_files(case: CaseFiles) -> str:
     digest = hashlib.sha256()
     for path in (case.image, case.label_map):
-        files = [path]
+        files = visible_files(path) if path.is_dir() else [path]
         if path.suffix.lower() in _DETACHED_HEADERS:
             files += sorted(p for p in path.parent.glob(path.stem + ".*") if p.is_file() and p != path)
         for file in files:

@@ -77,6 +77,12 @@ def removeCase(row: CaseRow, folder: Path) -> None:
 
     Where there is no trash, as on some network drives, they are deleted.
     """
+    if any(path.is_dir() for path in row.files):
+        raise InputError(
+            _("{name!r} is a folder of DICOM files, which may hold more than this case; remove it yourself.").format(
+                name=row.name
+            )
+        )
     try:
         for path in withVoxelFiles(row.files):
             if not qt.QFile(str(path)).moveToTrash():
