@@ -5,7 +5,7 @@ A segmentation (`.seg.nrrd`) may spread its segments over layers that overlap, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
+from .delivered import describe_labels
 from .images import read_header, read_image, write_image
 from .segments import OWN_FIELD, Segment, read_segments, segmentation_fields
 from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
@@ -65,6 +66,21 @@ def was_written_here(path: Path) -> bool:
         return False
 
 
+def write_delivered(
+    path: Path,
+    labels_kji: np.ndarray,
+    source: Volume,
+    labels: tuple[Label, ...],
+    added: tuple[Label, ...] = (),
+    when_whole: Callable[[], None] = lambda: None,
+) -> None:
+    """As `write_labels`; each segment, but those `added` by hand, notes its slices, to tell which are repainted later."""
+    is_segmentation = path.name.lower().endswith(SEGMENTATION_SUFFIX)
+    values = [label.value for label in labels if label not in added]
+    delivered = describe_labels(labels_kji, values) if is_segmentation else None
+    write_labels(path, labels_kji, source, labels, when_whole=when_whole, delivered=delivered)
+
+
 def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
     """Raises InputError unless a label map can be written at `path`; see `check_new_file`."""
     if not path.name.lower().endswith(OUTPUT_SUFFIXES):
@@ -79,18 +95,20 @@ def write_labels(
     labels: tuple[Label, ...],
     only_painted: bool = False,
     when_whole: Callable[[], None] = lambda: None,
+    delivered: Mapping[int, str] | None = None,
 ) -> None:
     """Write a label map on the source's grid: a Slicer segmentation for `.seg.nrrd`, else a plain image.
 
-    only_painted: whether the segments say that nothing is known of slices on which nothing is painted. The file appears
-    whole or not at all; when_whole: called just before it appears. Raises InputError if it cannot be written.
+    only_painted: whether the segments say that nothing is known of slices on which nothing is painted; delivered: by
+    label value, what they say of what was delivered. The file appears whole or not at all; when_whole: called just
+    before it appears. Raises InputError if it cannot be written.
     """
     path = Path(path)
     check_label_output(path, overwrite=True)
     check_axes(path, source.ijk_to_ras)
     image = image_on_grid(labels_kji, source.ijk_to_ras)
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
-        for key, value in segmentation_fields(labels_kji.shape, labels, only_painted).items():
+        for key, value in segmentation_fields(labels_kji.shape, labels, only_painted, delivered).items():
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
         write_image(image, partial, compressed=True)

@@ -13,6 +13,7 @@ from ..base.errors import InputError, require
 from ..card import UNKNOWN, Label, ModelCard
 from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
+from ..formats.repainted import find_repainted
 from ..formats.segments import EMPTY as EMPTY_NAME
 from ..formats.segments import IGNORE, name_key
 from ..formats.volumes import Volume, read_volume
@@ -27,7 +28,9 @@ class PaintedVolume:
     """An image with what was painted on it.
 
     labels: of the classes from 1; known_kji: class indices (K, J, I) uint8 on the image's grid, UNKNOWN beside the
-    painted slices and where these say so; by_name: whether the labels are named.
+    `painted` slices and where these say so; by_name: whether the labels are named; described: what was painted, in
+    words. Of a segmentation that was delivered before, `painted` are the slices that are known by what was repainted;
+    classes that were `added` by hand stay where they are, which is in added_kji, and are background in known_kji.
     """
 
     image: Volume
@@ -35,19 +38,55 @@ class PaintedVolume:
     known_kji: np.ndarray
     painted: PaintedSlices
     by_name: bool
+    described: str
+    added: tuple[int, ...] = ()
+    added_kji: np.ndarray | None = None
+
+    @property
+    def keys(self) -> dict[int, str]:
+        """Of the classes that are filled, what `match_model` matches."""
+        return {index: key for index, key in keys_of(self.labels, self.by_name).items() if index not in self.added}
 
 
-def read_painted(image: Path, segmentation: Path, extend: bool = False) -> PaintedVolume:
-    """Raises InputError with one line that says what to do, where the two do not fit or there is nothing to fill."""
+def read_painted(image: Path, segmentation: Path, extend: bool = False, has_model: bool = False) -> PaintedVolume:
+    """Raises InputError with one line that says what to do, where the two do not fit or there is nothing to fill.
+
+    has_model: whether a model will help, so that what was delivered is doubted farther from repainted slices.
+    """
     volume, label_map = read_volume(image), read_label_map(segmentation)
     labels = own_labels(label_map)
     require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete {EMPTY - 1} at once.")
     _check_grid(volume, label_map)
     classes = on_grid_of(volume, class_indices(label_map, labels), label_map, resample=False)
-    painted = check_painted(classes, volume.ijk_to_ras, repr(str(segmentation)), extend)
-    known = painted.keep(np.where(classes == EMPTY, 0, classes).astype(np.uint8))
-    by_name = label_map.segments is not None
-    return PaintedVolume(volume, _with_own_values(labels, label_map), known, painted, by_name)
+    own, by_name = _with_own_values(labels, label_map), label_map.segments is not None
+    if delivered := delivered_classes(label_map, labels):
+        repainted = find_repainted(classes, delivered, repr(str(segmentation)))
+        painted, described = repainted.known(has_model), repainted.describe(volume.ijk_to_ras)
+        added = tuple(index for index in range(1, len(labels) + 1) if index not in delivered)
+    else:
+        painted, added = check_painted(classes, volume.ijk_to_ras, repr(str(segmentation)), extend), ()
+        described = painted.describe(volume.ijk_to_ras)
+    added_kji = np.where(np.isin(classes, added), classes, 0).astype(np.uint8) if added else None
+    is_background = np.isin(classes, (EMPTY, *added))
+    known = painted.keep(np.where(is_background, 0, classes).astype(np.uint8))
+    known[is_background] = 0
+    if added:
+        names = ", ".join(repr(own[index - 1].name) for index in added)
+        logger.warning("not delivered, but added by hand, so it stays as it is: %s.", names)
+    return PaintedVolume(volume, own, known, painted, by_name, described, added, added_kji)
+
+
+def delivered_classes(label_map: LabelMap, labels: tuple[Label, ...]) -> dict[int, str]:
+    """What the segments say of their slices as they were delivered, by class index; none if only paintings are known.
+
+    A segment keeps it under another name.
+    """
+    segments = label_map.segments or ()
+    if any(segment.only_painted for segment in segments):
+        return {}
+    delivered = {segment.key: segment.delivered for segment in segments if segment.delivered}
+    keys = [name_key(label.name) for label in labels]
+    return {index + 1: delivered[key] for index, key in enumerate(keys) if key in delivered}
 
 
 def check_painted(classes_kji: np.ndarray, ijk_to_ras: np.ndarray, what: str, extend: bool) -> PaintedSlices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import slicer
@@ -10,10 +10,10 @@ from vtk import reference
 
 from ...card import Label
 from ...formats.segments import ONLY_PAINTED_TAG, name_key, terminology_entry
-from .segmentations import referenceVolume, referToVolume, replaceVoxels
+from .segmentations import noteDelivered, referenceVolume, referToVolume, replaceVoxels
 from .volumes import placeBeside
 
-COMPLETED_TAG = "SAM3DSegment.CompletedFrom"  # the number of slices that were painted when the others were filled
+COMPLETED_TAG = "SAM3DSegment.CompletedFrom"  # how many slices were painted, and repainted, until then
 
 
 def isOnlyPainted(segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
@@ -35,6 +35,15 @@ def tagOnlyPainted(segment: slicer.vtkSegment, isOnly: bool) -> None:
         segment.SetTag(ONLY_PAINTED_TAG, "1")
     else:
         segment.RemoveTag(ONLY_PAINTED_TAG)
+
+
+def countCompleted(segmentationNode: slicer.vtkMRMLSegmentationNode) -> int:
+    """How many slices were painted, and repainted, before a segmentation was completed; 0 if it never was."""
+    segmentation, tag, counts = segmentationNode.GetSegmentation(), reference(""), [0]
+    for segmentId in segmentation.GetSegmentIDs():
+        if segmentation.GetSegment(segmentId).GetTag(COMPLETED_TAG, tag) and str(tag).isdecimal():
+            counts.append(int(str(tag)))
+    return max(counts)
 
 
 def preparePainting(
@@ -94,17 +103,21 @@ def writeCompletion(
     paintedSlices: int,
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode,
+    addedIds: Container[str] = (),
 ) -> None:
     """Replace the voxels of segments, by their ID, by masks (K, J, I) on the volume's grid; all slices are known then.
 
-    Names, colours, codes and all other tags stay, and so does everything else of the segmentation.
+    addedIds: of segments that a person has drawn beside those that were delivered. Names, colours, codes and all other
+    tags stay, and so does everything else of the segmentation.
     """
     wasModifying = segmentationNode.StartModify()
     try:
         replaceVoxels(masks, volumeNode, segmentationNode)
         setOnlyPainted(segmentationNode, False)
-        for segmentId in masks:
+        for segmentId, mask in masks.items():
             segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(COMPLETED_TAG, str(paintedSlices))
+            if segmentId not in addedIds:
+                noteDelivered(mask, segmentationNode, segmentId)
     finally:
         segmentationNode.EndModify(wasModifying)
 
@@ -115,6 +128,7 @@ def copyCompleted(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode,
     labels: Mapping[str, Label],
+    addedIds: Container[str] = (),
 ) -> slicer.vtkMRMLSegmentationNode:
     """As `writeCompletion`, into a new segmentation. labels: of the masks, for segments that are there no more."""
     copied = _newSegmentation(f"{segmentationNode.GetName()} completed", volumeNode)
@@ -127,7 +141,7 @@ def copyCompleted(
                 segment.SetName(labels[segmentId].name)
                 segment.SetColor(*(component / 255 for component in labels[segmentId].color))
             copied.GetSegmentation().AddSegment(segment, segmentId)
-        writeCompletion(masks, paintedSlices, volumeNode, copied)
+        writeCompletion(masks, paintedSlices, volumeNode, copied, addedIds)
     except BaseException:
         _removeWithDisplay(copied)
         raise
