@@ -103,7 +103,7 @@ def test_what_is_described_is_read_again_and_has_none_of_slicers_separators(trut
 
 @pytest.mark.parametrize("text", ["", "1x2", "x", "4x4x4 0_AAAA", "4x4x4 0_A!AA 0_AAAA 0_AAAA", "4x4x4 0_AA 0_A 0_A"])
 def test_a_damaged_description_is_a_value_error(text):
-    with pytest.raises(ValueError, match="describe slices|invalid literal|broadcast|reshape"):
+    with pytest.raises(ValueError, match="describe slices|unpack|invalid literal|broadcast|reshape"):
         read_description(text)
 
 

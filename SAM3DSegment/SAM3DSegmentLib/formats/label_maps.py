@@ -74,7 +74,7 @@ def write_delivered(
     added: tuple[Label, ...] = (),
     when_whole: Callable[[], None] = lambda: None,
 ) -> None:
-    """As `write_labels`; each segment, but those `added` by hand, notes its slices, to tell which are repainted later."""
+    """As `write_labels`; segments but those `added` by hand note their slices, to tell later which were repainted."""
     is_segmentation = path.name.lower().endswith(SEGMENTATION_SUFFIX)
     values = [label.value for label in labels if label not in added]
     delivered = describe_labels(labels_kji, values) if is_segmentation else None

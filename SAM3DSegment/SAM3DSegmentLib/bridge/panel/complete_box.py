@@ -140,8 +140,8 @@ def _question(request: CompletionRequest, name: str) -> str:
         found = ""
     else:
         what = _(
-            "In {name}, {found} since it was delivered: the slices near them will be corrected, and the repainted ones "
-            "stay as they are."
+            "In {name}, {found} since it was delivered. The slices nearby will be corrected; what was repainted stays "
+            "as it is."
         )
         found = request.repainted.describe(request.ijkToWorld)
     undo = _("Go on? Undo, in Results, brings the segmentation back.")
