@@ -44,7 +44,8 @@ def complete_file(
         facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
         find_and_warn(loaded.card, facts, repr(str(image)))
     classes = complete_classes(
-        volume.array_kji, volume.ijk_to_ras, painted.known_kji, painted.painted, matched, completion, watch
+        *(volume.array_kji, volume.ijk_to_ras, painted.known_kji, painted.painted),
+        *(matched, completion, watch, painted.delivered),
     )
     values = np.array([0, *(label.value for label in labels)], np.uint8)
     watch.check()

@@ -13,12 +13,13 @@ from ..base.errors import InputError, require
 from ..card import UNKNOWN, Label, ModelCard
 from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
-from ..formats.repainted import find_repainted
+from ..formats.repainted import Repainted, find_repainted
 from ..formats.segments import EMPTY as EMPTY_NAME
 from ..formats.segments import IGNORE, name_key
 from ..formats.volumes import Volume, read_volume
 from ..geometry import grid_offset, is_same_grid, plane_across
 from .classes import class_indices, on_grid_of, own_labels
+from .soft_labels import Delivered
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class PaintedVolume:
 
     labels: of the classes from 1; known_kji: class indices (K, J, I) uint8 on the image's grid, UNKNOWN beside the
     `painted` slices and where these say so; by_name: whether the labels are named; described: what was painted, in
-    words. Of a segmentation that was delivered before, `painted` are the slices that are known by what was repainted;
+    words. Of a segmentation that was `delivered` before, `painted` are the slices that are known by what was repainted;
     classes that were `added` by hand stay where they are, which is in added_kji, and are background in known_kji.
     """
 
@@ -39,6 +40,7 @@ class PaintedVolume:
     painted: PaintedSlices
     by_name: bool
     described: str
+    delivered: Delivered | None = None
     added: tuple[int, ...] = ()
     added_kji: np.ndarray | None = None
 
@@ -58,22 +60,36 @@ def read_painted(image: Path, segmentation: Path, extend: bool = False, has_mode
     require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete {EMPTY - 1} at once.")
     _check_grid(volume, label_map)
     classes = on_grid_of(volume, class_indices(label_map, labels), label_map, resample=False)
-    own, by_name = _with_own_values(labels, label_map), label_map.segments is not None
-    if delivered := delivered_classes(label_map, labels):
-        repainted = find_repainted(classes, delivered, repr(str(segmentation)))
-        painted, described = repainted.known(has_model), repainted.describe(volume.ijk_to_ras)
-        added = tuple(index for index in range(1, len(labels) + 1) if index not in delivered)
-    else:
-        painted, added = check_painted(classes, volume.ijk_to_ras, repr(str(segmentation)), extend), ()
-        described = painted.describe(volume.ijk_to_ras)
-    added_kji = np.where(np.isin(classes, added), classes, 0).astype(np.uint8) if added else None
-    is_background = np.isin(classes, (EMPTY, *added))
-    known = painted.keep(np.where(is_background, 0, classes).astype(np.uint8))
+    what, own = repr(str(segmentation)), _with_own_values(labels, label_map)
+    if notes := delivered_classes(label_map, labels):
+        return _read_delivered(volume, own, classes, notes, find_repainted(classes, notes, what), has_model)
+    painted = check_painted(classes, volume.ijk_to_ras, what, extend)
+    known = painted.keep(np.where(classes == EMPTY, 0, classes).astype(np.uint8))
+    by_name = label_map.segments is not None
+    return PaintedVolume(volume, own, known, painted, by_name, painted.describe(volume.ijk_to_ras))
+
+
+def _read_delivered(
+    volume: Volume,
+    labels: tuple[Label, ...],
+    classes_kji: np.ndarray,
+    notes: Mapping[int, str],
+    repainted: Repainted,
+    has_model: bool,
+) -> PaintedVolume:
+    added = tuple(index for index in range(1, len(labels) + 1) if index not in notes)
+    is_background = np.isin(classes_kji, (EMPTY, *added))
+    classes = np.where(is_background, 0, classes_kji).astype(np.uint8)
+    painted = repainted.known(has_model)
+    known = painted.keep(classes)
     known[is_background] = 0
+    added_kji = None
     if added:
-        names = ", ".join(repr(own[index - 1].name) for index in added)
+        added_kji = np.where(np.isin(classes_kji, added), classes_kji, 0).astype(np.uint8)
+        names = ", ".join(repr(labels[index - 1].name) for index in added)
         logger.warning("not delivered, but added by hand, so it stays as it is: %s.", names)
-    return PaintedVolume(volume, own, known, painted, by_name, described, added, added_kji)
+    described, delivered = repainted.describe(volume.ijk_to_ras), Delivered(classes, repainted.numbers)
+    return PaintedVolume(volume, labels, known, painted, True, described, delivered, added, added_kji)
 
 
 def delivered_classes(label_map: LabelMap, labels: tuple[Label, ...]) -> dict[int, str]:
