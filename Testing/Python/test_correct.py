@@ -12,10 +12,11 @@ from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.formats.delivered import describe_labels, describe_slices, hash_slices, read_description
 from SAM3DSegmentLib.formats.label_maps import read_label_map, write_delivered, write_labels
 from SAM3DSegmentLib.formats.painted import EMPTY
-from SAM3DSegmentLib.formats.repainted import REACH, REACH_ALONE, find_repainted
+from SAM3DSegmentLib.formats.repainted import REACH, find_repainted
 from SAM3DSegmentLib.formats.segments import DELIVERED_TAG, segmentation_fields
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.metrics import label_dice
+from SAM3DSegmentLib.training.soft_labels import FULL, Delivered, soften_delivered
 from test_complete import failed, filled
 
 REPAINTED = (16, 28)  # sagittal slices of MRI
@@ -128,13 +129,12 @@ def test_repainted_slices_are_found_along_any_axis(delivered, truth, axis):
 
 def test_only_what_is_out_of_reach_and_the_ends_of_the_volume_are_known(delivered, truth):
     found = find_repainted(repainted(delivered, truth, (16,)), describe_labels(delivered, [1, 2]), "it")
-    for has_model, reach in ((True, REACH), (False, REACH_ALONE)):
-        away = away_from((16,), found.total)
-        assert found.known(has_model).numbers == tuple(np.flatnonzero((away == 0) | (away > reach)).tolist())
+    away = away_from((16,), found.total)
+    assert found.known().numbers == tuple(np.flatnonzero((away == 0) | (away > REACH)).tolist())
     near_the_end = repainted(delivered, delivered, ())
     near_the_end[0:2, 0:2, 2] = 1
-    found = find_repainted(near_the_end, describe_labels(delivered, [1, 2]), "it").known(False)
-    assert found.numbers[:3] == (0, 2, 6)  # the end of the volume, and the slice
+    found = find_repainted(near_the_end, describe_labels(delivered, [1, 2]), "it").known()
+    assert found.numbers[:3] == (0, 2, 11)  # the end of the volume, and the slice
 
 
 def test_a_slice_that_is_marked_as_empty_counts_as_repainted(delivered):
@@ -169,9 +169,10 @@ def slicers(path, fields, tmp_path, flip=False):
 # The command
 
 
-def test_touched_and_far_slices_stay_and_those_between_get_better(files, complete, delivered, truth):
+@pytest.mark.parametrize("model", [(), ("--model", "hippocampus-mri")], ids=["alone", "with a model"])
+def test_touched_and_far_slices_stay_and_those_between_get_better(files, complete, delivered, truth, model):
     image, segmentation, output = files()
-    done = complete(image, segmentation, output, "--model", "hippocampus-mri")
+    done = complete(image, segmentation, output, *model)
     assert done.returncode == 0, done.stderr
     assert "2 of 42 sagittal slices were repainted" in done.stderr
     found = filled(output)
@@ -183,13 +184,35 @@ def test_touched_and_far_slices_stay_and_those_between_get_better(files, complet
     assert after > before
 
 
-def test_without_a_model_fewer_slices_are_looked_at(files, complete, delivered, truth):
+def test_nothing_is_cut_off_beyond_the_repainted_slices(files, complete, delivered, truth):
+    image, segmentation, output = files(repainted(delivered, truth, (22,)))
+    assert complete(image, segmentation, output, "--extend").returncode == 0  # of paintings; here it changes nothing
+    found = filled(output)
+    for away in range(1, REACH + 1):
+        for number in (22 - away, 22 + away):
+            assert 0.5 < (found[:, :, number] > 0).sum() / (delivered[:, :, number] > 0).sum() < 2
+
+
+def test_when_the_time_is_over_the_rest_is_as_it_was_delivered(files, complete, delivered, truth):
     image, segmentation, output = files()
-    assert complete(image, segmentation, output).returncode == 0
+    done = complete(image, segmentation, output, "--seconds", "0.000001")
+    assert "the others are as the model or the former result has them" in done.stderr
     found, away = filled(output), away_from(REPAINTED, truth.shape[2])
     assert (found[:, :, away == 0] == truth[:, :, away == 0]).all()
-    assert (found[:, :, away > REACH_ALONE] == delivered[:, :, away > REACH_ALONE]).all()
-    assert (found != repainted(delivered, truth)).any()
+    assert (found[:, :, away > 0] == delivered[:, :, away > 0]).mean() > 0.99
+
+
+def test_where_a_slice_was_repainted_its_neighbours_say_what_was_there():
+    classes = np.zeros((9, 12, 14), np.uint8)
+    classes[1:7, 3:9, 3:9] = 1
+    classes[4] = 0
+    classes[4, 0, 0] = 1
+    box = (slice(1, 8), slice(0, 12), slice(0, 14))
+    soft = soften_delivered(Delivered(classes, (4,)), {1: box}, 0)[1]
+    assert (soft[3, 6, 6], soft[3, 0, 0], soft[6, 6, 6]) == (FULL, 0, 0)
+    assert 0 < soft[2, 2, 6] < FULL / 2 < soft[2, 3, 6] < FULL
+    turned = soften_delivered(Delivered(np.moveaxis(classes, 0, 2), (4,)), {1: box}, 2)[1]
+    np.testing.assert_array_equal(turned, soft)
 
 
 def test_cropped_layered_renamed_and_in_another_order_it_is_the_same(files, complete, tmp_path):
@@ -216,12 +239,12 @@ def test_what_was_segmented_and_corrected_can_be_corrected_again(files, complete
     assert complete(MRI, first, second).returncode == 0
     assert failed(complete(MRI, second, tmp_path / "third.seg.nrrd"), "no slice was changed since")
     former = filled(second)
-    repaint(second, truth, 26)
+    repaint(second, truth, 30)
     done = complete(MRI, second, tmp_path / "third.seg.nrrd")
     assert "1 of 42 sagittal slices was repainted" in done.stderr
-    found, away = filled(tmp_path / "third.seg.nrrd"), away_from((26,), truth.shape[2])
-    assert (found[:, :, 26] == truth[:, :, 26]).all()
-    assert (found[:, :, away > REACH_ALONE] == former[:, :, away > REACH_ALONE]).all()
+    found, away = filled(tmp_path / "third.seg.nrrd"), away_from((30,), truth.shape[2])
+    assert (found[:, :, 30] == truth[:, :, 30]).all()
+    assert (found[:, :, away > REACH] == former[:, :, away > REACH]).all()
     assert (found[:, :, 16] == truth[:, :, 16]).all()
 
 

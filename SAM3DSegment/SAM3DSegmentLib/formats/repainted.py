@@ -12,7 +12,7 @@ from ..geometry import plane_across
 from .delivered import hash_slices, read_description
 from .painted import EMPTY, PaintedSlices
 
-REACH, REACH_ALONE = 8, 3  # slices to each side of a repainted one that are looked at again, with a model and without
+REACH = 8  # slices to each side of a repainted one that are looked at again
 MOST = 0.8  # of the slices of all structures: if more are repainted, the whole was changed
 
 
@@ -30,10 +30,10 @@ class Repainted:
         plane = plane_across(ijk_to_ras, self.axis)
         return f"{len(self.numbers)} of {self.total} {plane} slices {were} repainted"
 
-    def known(self, has_model: bool) -> PaintedSlices:
+    def known(self) -> PaintedSlices:
         """These, and all out of their reach; so that nothing is cut off, the volume's ends as well."""
         away = np.abs(np.subtract.outer(np.arange(self.total), self.numbers)).min(1)
-        is_known = (away == 0) | (away > (REACH if has_model else REACH_ALONE))
+        is_known = (away == 0) | (away > REACH)
         is_known[[0, -1]] = True
         return PaintedSlices(self.axis, tuple(np.flatnonzero(is_known).tolist()), self.total)
 

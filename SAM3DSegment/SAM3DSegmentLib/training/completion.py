@@ -1,8 +1,8 @@
 """A volume of which some parallel slices were painted, filled between them: from these, the image, and maybe a model.
 
 Time is bounded by a budget: one span between painted slices after the other is looked at until it is spent, and the
-rest is interpolated, which takes a moment. Memory: see `filling`, and of a model's probabilities a byte for each voxel
-of each structure's box.
+rest is interpolated, or as a model has it, which takes a moment. Memory: see `filling`, and of a model's probabilities
+a byte for each voxel of each structure's box.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def complete_classes(
     if finder.unseen:
         logger.warning(
             "the %g seconds were spent after %d of %d structures in gaps between painted slices; the others are as the "
-            "model or the former result has them, or interpolated from their shapes. Give more --seconds, or paint more slices.",
+            "model or the former result has them, or interpolated from their shapes. Give more --seconds, or paint "
+            "more slices.",
             *(completion.seconds, pieces - finder.unseen, pieces),
         )
     return np.ascontiguousarray(np.moveaxis(filling.result_dhw, 0, axis))

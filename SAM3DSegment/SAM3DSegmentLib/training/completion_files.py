@@ -33,7 +33,7 @@ def complete_file(
     """
     read = [image, segmentation, *(path for path in (model and find_model(model), completion.sam_checkpoint) if path)]
     check_label_output(output, overwrite, [Path(path) for path in read])
-    painted = read_painted(image, segmentation, completion.extend, model is not None)
+    painted = read_painted(image, segmentation, completion.extend)
     volume, labels = painted.image, painted.labels
     check_axes(output, volume.ijk_to_ras)
     matched = None

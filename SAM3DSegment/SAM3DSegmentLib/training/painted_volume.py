@@ -50,11 +50,8 @@ class PaintedVolume:
         return {index: key for index, key in keys_of(self.labels, self.by_name).items() if index not in self.added}
 
 
-def read_painted(image: Path, segmentation: Path, extend: bool = False, has_model: bool = False) -> PaintedVolume:
-    """Raises InputError with one line that says what to do, where the two do not fit or there is nothing to fill.
-
-    has_model: whether a model will help, so that what was delivered is doubted farther from repainted slices.
-    """
+def read_painted(image: Path, segmentation: Path, extend: bool = False) -> PaintedVolume:
+    """Raises InputError with one line that says what to do, where the two do not fit or there is nothing to fill."""
     volume, label_map = read_volume(image), read_label_map(segmentation)
     labels = own_labels(label_map)
     require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete {EMPTY - 1} at once.")
@@ -62,7 +59,7 @@ def read_painted(image: Path, segmentation: Path, extend: bool = False, has_mode
     classes = on_grid_of(volume, class_indices(label_map, labels), label_map, resample=False)
     what, own = repr(str(segmentation)), _with_own_values(labels, label_map)
     if notes := delivered_classes(label_map, labels):
-        return _read_delivered(volume, own, classes, notes, find_repainted(classes, notes, what), has_model)
+        return _read_delivered(volume, own, classes, notes, find_repainted(classes, notes, what))
     painted = check_painted(classes, volume.ijk_to_ras, what, extend)
     known = painted.keep(np.where(classes == EMPTY, 0, classes).astype(np.uint8))
     by_name = label_map.segments is not None
@@ -75,12 +72,11 @@ def _read_delivered(
     classes_kji: np.ndarray,
     notes: Mapping[int, str],
     repainted: Repainted,
-    has_model: bool,
 ) -> PaintedVolume:
     added = tuple(index for index in range(1, len(labels) + 1) if index not in notes)
     is_background = np.isin(classes_kji, (EMPTY, *added))
     classes = np.where(is_background, 0, classes_kji).astype(np.uint8)
-    painted = repainted.known(has_model)
+    painted = repainted.known()
     known = painted.keep(classes)
     known[is_background] = 0
     added_kji = None

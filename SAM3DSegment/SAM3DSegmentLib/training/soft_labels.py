@@ -30,7 +30,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Delivered:
-    """Class indices (K, J, I) uint8 as they were delivered, but for the slices `repainted` along the axis of painting."""
+    """Class indices (K, J, I) uint8 as they were delivered, but for the slices `repainted` along the painted axis."""
 
     classes_kji: np.ndarray
     repainted: tuple[int, ...]
