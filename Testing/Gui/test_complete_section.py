@@ -533,7 +533,8 @@ def test_the_question_names_the_repainted_slices_and_the_result_is_noted_anew(pl
     assert questions()[0].startswith(
         "In 'patient segmentation', 1 of 11 coronal slices was repainted since it was delivered. The slices nearby"
     )
-    assert notes_of(result) == {name: describe_slices(mask) for name, mask in masks_of(result, volume).items()}
+    noted = {name: describe_slices(mask, {0: (5,)}) for name, mask in masks_of(result, volume).items()}
+    assert notes_of(result) == noted
     tags = {tag_of(result.GetSegmentation().GetSegment(i), COMPLETED_TAG) for i in ids_of(result)}
     assert tags == {"1"}
     repaint(volume, result, 4)
@@ -574,11 +575,11 @@ def test_a_segment_that_was_added_by_hand_stays_so(tmp_path):
     slicer.util.updateSegmentBinaryLabelmapFromArray(mine, result, segment_id, volume)
     request = CompletionRequest.make(volume, result, "", "cpu")
     assert request.repainted.numbers == (5,)
-    found = request.deliver((request.labelsKji, 1))
+    found = request.deliver((request.labelsKji, request.repainted.drawn))
     np.testing.assert_array_equal(masks_of(found, volume)["Mine"], mine)
     notes = notes_of(found)
     assert notes["Mine"] == ""
-    assert notes["Left kidney"] == describe_slices(masks_of(found, volume)["Left kidney"])
+    assert notes["Left kidney"] == describe_slices(masks_of(found, volume)["Left kidney"], {0: (5,)})
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from conftest import MRI, MRI_LABEL
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.card import Label
+from SAM3DSegmentLib.card import UNKNOWN, Label
 from SAM3DSegmentLib.formats.delivered import describe_labels, describe_slices, hash_slices, read_description
 from SAM3DSegmentLib.formats.label_maps import read_label_map, write_delivered, write_labels
 from SAM3DSegmentLib.formats.painted import EMPTY
@@ -94,15 +94,29 @@ def test_a_shape_that_is_moved_or_mirrored_has_other_hashes(truth):
 
 def test_what_is_described_is_read_again_and_has_none_of_slicers_separators(truth):
     for mask in (truth == 2, np.zeros(truth.shape, bool), np.ones(truth.shape, bool)):
-        text = describe_slices(mask)
+        text = describe_slices(mask, {2: (10, 16), 0: (3,)})
         assert not set(text) & set("|:\\\n")
-        shape, hashes = read_description(text)
+        shape, hashes, drawn = read_description(text)
+        assert drawn == {2: (10, 16), 0: (3,)}
         assert shape == truth.shape
         for then, now in zip(hashes, hash_slices(mask)):
             np.testing.assert_array_equal(then, now)
 
 
-@pytest.mark.parametrize("text", ["", "1x2", "x", "4x4x4 0_AAAA", "4x4x4 0_A!AA 0_AAAA 0_AAAA", "4x4x4 0_AA 0_A 0_A"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1x2",
+        "x",
+        "4x4x4 0_AAAA",
+        "4x4x4 0_A!AA 0_AAAA 0_AAAA",
+        "4x4x4 0_AA 0_A 0_A",
+        "4x4x4 drawn_3_1",
+        "4x4x4 drawn_1_4",
+        "4x4x4 drawn_a",
+    ],
+)
 def test_a_damaged_description_is_a_value_error(text):
     with pytest.raises(ValueError, match="describe slices|unpack|invalid literal|broadcast|reshape"):
         read_description(text)
@@ -239,13 +253,25 @@ def test_what_was_segmented_and_corrected_can_be_corrected_again(files, complete
     assert complete(MRI, first, second).returncode == 0
     assert failed(complete(MRI, second, tmp_path / "third.seg.nrrd"), "no slice was changed since")
     former = filled(second)
-    repaint(second, truth, 30)
+    repaint(second, truth, 19)
     done = complete(MRI, second, tmp_path / "third.seg.nrrd")
     assert "1 of 42 sagittal slices was repainted" in done.stderr
-    found, away = filled(tmp_path / "third.seg.nrrd"), away_from((30,), truth.shape[2])
-    assert (found[:, :, 30] == truth[:, :, 30]).all()
+    found, away = filled(tmp_path / "third.seg.nrrd"), away_from((19,), truth.shape[2])
+    assert (found[:, :, 19] == truth[:, :, 19]).all()
     assert (found[:, :, away > REACH] == former[:, :, away > REACH]).all()
-    assert (found[:, :, 16] == truth[:, :, 16]).all()
+    assert (found[:, :, 16] == truth[:, :, 16]).all()  # it was drawn before, so it is known still
+
+
+def test_what_was_drawn_along_another_axis_stays_known(delivered, truth):
+    """Slices that cross: the later ones of another direction."""
+    first = repainted(delivered, truth, (16,))
+    notes = describe_labels(first, [1, 2], {2: (16,)})
+    found = find_repainted(repainted(first, truth, (20,), axis=1), notes, "it")
+    assert (found.axis, found.numbers) == (1, (20,))
+    assert found.drawn == {1: (20,), 2: (16,)}
+    known = found.keep(first)
+    assert (known[:, :, 16] == first[:, :, 16]).all()
+    assert (known[:, 19, 15] == UNKNOWN).all()
 
 
 def repaint(path, truth, number):

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from ..base.errors import InputError, Sam3dError
 from ..card import UNKNOWN, Label
+from ..formats.delivered import Drawn
 from ..formats.painted import EMPTY
 from ..formats.repainted import Repainted, find_repainted
 from ..formats.segments import EMPTY as EMPTY_NAME
@@ -20,12 +21,12 @@ from ..model_store import find_model, read_card
 from . import preferences
 from .scene import volumes
 from .scene.edits import ReplaceError, whyOfOther
-from .scene.painting import copyCompleted, countCompleted, isOnlyPainted, writeCompletion
+from .scene.painting import copyCompleted, isOnlyPainted, writeCompletion
 from .scene.segmentations import countVoxels, readDelivered, readMasks
 from .scene.undo import undoable
 
 VOLUME, PAINTED, COMPLETED = "volume.nrrd", "painted.seg.nrrd", "completed.seg.nrrd"
-Result = tuple[np.ndarray, int]  # labels on the volume's grid, and how many slices were painted, and repainted, so far
+Result = tuple[np.ndarray, Drawn]  # labels on the volume's grid, and the slices that were painted so far
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class CompletionRequest:
     modified last. arrayKji and ijkToWorld: the volume; labelsKji: what is painted on its grid, uint8, where the segment
     `segmentIds[n]` is `labels[n]`, of the value n + 1. modelPath: of a model of these labels, if one is chosen.
     delivered: by label value, the notes of segments that were delivered before, and `repainted` what was changed since;
-    none for a painting. paintedBefore: slices that were painted for what was delivered. isCopied: whether the result
+    none for a painting. isCopied: whether the result
     goes into a new segmentation.
     """
 
@@ -52,7 +53,6 @@ class CompletionRequest:
     device: str
     delivered: Mapping[int, str]
     repainted: Repainted | None
-    paintedBefore: int
     isCopied: bool = False
 
     @classmethod
@@ -87,7 +87,6 @@ class CompletionRequest:
             device=device,
             delivered=delivered,
             repainted=_repainted(labelsKji, labels, delivered, segmentationNode.GetName()) if delivered else None,
-            paintedBefore=countCompleted(segmentationNode),
         )
 
     def arguments(self) -> list[str]:
@@ -121,9 +120,9 @@ class CompletionRequest:
         isIgnored = self.labelsKji == valueOf.get(IGNORE, UNKNOWN)
         labelsKji[isIgnored] = 0  # it is filled, too, and would overlap with the segment that says that nobody knows
         if self.repainted is not None:
-            return labelsKji, self.paintedBefore + len(self.repainted.numbers)
+            return labelsKji, self.repainted.drawn
         painted = find_painted(np.where(isIgnored, UNKNOWN, self.labelsKji))
-        return labelsKji, len(painted.numbers) if painted is not None else 0
+        return labelsKji, {painted.axis: painted.numbers} if painted is not None else {}
 
     def deliver(self, result: Result) -> slicer.vtkMRMLSegmentationNode:
         """Write the result into the scene; InputError if its nodes were removed or changed meanwhile.
@@ -138,16 +137,16 @@ class CompletionRequest:
             raise InputError(
                 f"the image or the place of {volumeNode.GetName()!r} was changed meanwhile; complete again."
             )
-        labelsKji, slices = result
+        labelsKji, drawn = result
         structures = self._structures()
         masks = {i: (labelsKji == label.value).astype(np.uint8) for i, label in structures.items()}
         added = [i for i, label in structures.items() if self.delivered and label.value not in self.delivered]
         if self.isCopied:
-            return copyCompleted(masks, slices, volumeNode, segmentationNode, structures, added)
+            return copyCompleted(masks, drawn, volumeNode, segmentationNode, structures, added)
         if self._isEdited(volumeNode, segmentationNode):
             raise ReplaceError(_("segmentation {name!r} was edited meanwhile").format(name=segmentationNode.GetName()))
         with undoable(segmentationNode):
-            writeCompletion(masks, slices, volumeNode, segmentationNode, added)
+            writeCompletion(masks, drawn, volumeNode, segmentationNode, added)
         return segmentationNode
 
     def intoNewSegmentation(self) -> CompletionRequest:

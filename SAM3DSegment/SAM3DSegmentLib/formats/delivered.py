@@ -5,19 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 HASH_BYTES = 3  # of a slice, four characters: one repainted slice in 17 million is taken for an untouched one
+Drawn = Mapping[int, tuple[int, ...]]  # slices that a person has painted so far, by axis of (K, J, I)
+NOTHING_DRAWN: Drawn = {}
 Hashes = tuple[np.ndarray, np.ndarray, np.ndarray]  # uint32, along K, J and I; 0 for a slice without the segment
 
 
-def describe_slices(mask_kji: np.ndarray) -> str:
+def describe_slices(mask_kji: np.ndarray, drawn: Drawn = NOTHING_DRAWN) -> str:
     """In a word without the separators of Slicer's tags: the grid, and the hashes of the slices that have voxels.
 
-    mask_kji: boolean (K, J, I), the segment on the whole grid of its image. Such as "35x51x42 4_AAAA 12_AAAA 9_AAAA":
-    along each axis the first slice, and the hashes from there to the last, in base 64; the grid alone if it is empty.
+    mask_kji: boolean (K, J, I), the segment on the whole grid of its image. Such as "35x51x42 4_AAAA 12_AAAA 9_AAAA
+    drawn_2_10_16": along each axis the first slice, and the hashes from there to the last, in base 64, of which an
+    empty segment has none; then the slices 10 and 16 along axis 2 that were drawn.
     """
     words = ["x".join(map(str, mask_kji.shape))]
     for hashes in hash_slices(mask_kji):
@@ -25,19 +28,23 @@ def describe_slices(mask_kji: np.ndarray) -> str:
         if len(there):
             packed = hashes[there[0] : there[-1] + 1].astype("<u4")[:, None].view(np.uint8)[:, :HASH_BYTES]
             words.append(f"{there[0]}_{base64.b64encode(packed.tobytes()).decode('ascii')}")
+    words += ["_".join(map(str, ("drawn", axis, *numbers))) for axis, numbers in drawn.items()]
     return " ".join(words)
 
 
-def describe_labels(labels_kji: np.ndarray, values: Iterable[int]) -> dict[int, str]:
+def describe_labels(labels_kji: np.ndarray, values: Iterable[int], drawn: Drawn = NOTHING_DRAWN) -> dict[int, str]:
     """`describe_slices` of each of the values."""
-    return {value: describe_slices(labels_kji == value) for value in values}
+    return {value: describe_slices(labels_kji == value, drawn) for value in values}
 
 
-def read_description(text: str) -> tuple[tuple[int, ...], Hashes]:
-    """The shape (K, J, I), and the hashes. Raises ValueError unless `describe_slices` wrote it."""
+def read_description(text: str) -> tuple[tuple[int, ...], Hashes, Drawn]:
+    """The shape (K, J, I), the hashes, and what was drawn. Raises ValueError unless `describe_slices` wrote it."""
     grid, *words = text.split()
     shape = tuple(int(size) for size in grid.split("x"))
-    if len(shape) != 3 or len(words) not in (0, 3):
+    drawn = [[int(number) for number in word.split("_")[1:]] for word in words if word.startswith("drawn_")]
+    words = words[: len(words) - len(drawn)]
+    are_inside = all(axis < 3 and max(numbers, default=0) < shape[axis] for axis, *numbers in drawn)
+    if len(shape) != 3 or len(words) not in (0, 3) or not are_inside:
         raise ValueError(f"{text[:40]!r} does not describe slices")
     found = [np.zeros(size, np.uint32) for size in shape]
     for hashes, word in zip(found, words):
@@ -48,7 +55,7 @@ def read_description(text: str) -> tuple[tuple[int, ...], Hashes]:
             raise ValueError(f"{word[:40]!r} does not describe slices") from error
         padded = np.pad(packed, ((0, 0), (0, 4 - HASH_BYTES)))
         hashes[int(first) : int(first) + len(packed)] = padded.view("<u4")[:, 0]
-    return shape, (found[0], found[1], found[2])
+    return shape, (found[0], found[1], found[2]), {axis: tuple(numbers) for axis, *numbers in drawn}
 
 
 def hash_slices(mask_kji: np.ndarray) -> Hashes:

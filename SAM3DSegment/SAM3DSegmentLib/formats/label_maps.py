@@ -14,7 +14,7 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
-from .delivered import describe_labels
+from .delivered import NOTHING_DRAWN, Drawn, describe_labels
 from .images import read_header, read_image, write_image
 from .segments import OWN_FIELD, Segment, read_segments, segmentation_fields
 from .volumes import OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
@@ -71,13 +71,14 @@ def write_delivered(
     labels_kji: np.ndarray,
     source: Volume,
     labels: tuple[Label, ...],
+    drawn: Drawn = NOTHING_DRAWN,
     added: tuple[Label, ...] = (),
     when_whole: Callable[[], None] = lambda: None,
 ) -> None:
     """As `write_labels`; segments but those `added` by hand note their slices, to tell later which were repainted."""
     is_segmentation = path.name.lower().endswith(SEGMENTATION_SUFFIX)
     values = [label.value for label in labels if label not in added]
-    delivered = describe_labels(labels_kji, values) if is_segmentation else None
+    delivered = describe_labels(labels_kji, values, drawn) if is_segmentation else None
     write_labels(path, labels_kji, source, labels, when_whole=when_whole, delivered=delivered)
 
 

@@ -51,5 +51,6 @@ def complete_file(
     watch.check()
     if painted.added_kji is not None:
         classes = np.where(painted.added_kji > 0, painted.added_kji, classes)
-    write_delivered(output, values[classes], volume, labels, tuple(labels[index - 1] for index in painted.added))
+    added = tuple(labels[index - 1] for index in painted.added)
+    write_delivered(output, values[classes], volume, labels, painted.drawn, added)
     return painted.described

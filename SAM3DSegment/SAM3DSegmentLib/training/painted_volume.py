@@ -11,6 +11,7 @@ import numpy as np
 
 from ..base.errors import InputError, require
 from ..card import UNKNOWN, Label, ModelCard
+from ..formats.delivered import Drawn
 from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
 from ..formats.repainted import Repainted, find_repainted
@@ -29,9 +30,10 @@ class PaintedVolume:
     """An image with what was painted on it.
 
     labels: of the classes from 1; known_kji: class indices (K, J, I) uint8 on the image's grid, UNKNOWN beside the
-    `painted` slices and where these say so; by_name: whether the labels are named; described: what was painted, in
-    words. Of a segmentation that was `delivered` before, `painted` are the slices that are known by what was repainted;
-    classes that were `added` by hand stay where they are, which is in added_kji, and are background in known_kji.
+    `painted` slices and where these say so; by_name: whether the labels are named; described, drawn: what was painted,
+    in words and for the notes of the result. Of a segmentation that was `delivered` before, `painted` are the slices
+    that are known by what was repainted; classes that were `added` by hand stay where they are, which is in added_kji,
+    and are background in known_kji.
     """
 
     image: Volume
@@ -40,6 +42,7 @@ class PaintedVolume:
     painted: PaintedSlices
     by_name: bool
     described: str
+    drawn: Drawn
     delivered: Delivered | None = None
     added: tuple[int, ...] = ()
     added_kji: np.ndarray | None = None
@@ -62,8 +65,8 @@ def read_painted(image: Path, segmentation: Path, extend: bool = False) -> Paint
         return _read_delivered(volume, own, classes, notes, find_repainted(classes, notes, what))
     painted = check_painted(classes, volume.ijk_to_ras, what, extend)
     known = painted.keep(np.where(classes == EMPTY, 0, classes).astype(np.uint8))
-    by_name = label_map.segments is not None
-    return PaintedVolume(volume, own, known, painted, by_name, painted.describe(volume.ijk_to_ras))
+    by_name, drawn = label_map.segments is not None, {painted.axis: painted.numbers}
+    return PaintedVolume(volume, own, known, painted, by_name, painted.describe(volume.ijk_to_ras), drawn)
 
 
 def _read_delivered(
@@ -76,8 +79,7 @@ def _read_delivered(
     added = tuple(index for index in range(1, len(labels) + 1) if index not in notes)
     is_background = np.isin(classes_kji, (EMPTY, *added))
     classes = np.where(is_background, 0, classes_kji).astype(np.uint8)
-    painted = repainted.known()
-    known = painted.keep(classes)
+    known = repainted.keep(classes)
     known[is_background] = 0
     added_kji = None
     if added:
@@ -85,7 +87,8 @@ def _read_delivered(
         names = ", ".join(repr(labels[index - 1].name) for index in added)
         logger.warning("not delivered, but added by hand, so it stays as it is: %s.", names)
     described, delivered = repainted.describe(volume.ijk_to_ras), Delivered(classes, repainted.numbers)
-    return PaintedVolume(volume, labels, known, painted, True, described, delivered, added, added_kji)
+    painted, drawn = repainted.known(), repainted.drawn
+    return PaintedVolume(volume, labels, known, painted, True, described, drawn, delivered, added, added_kji)
 
 
 def delivered_classes(label_map: LabelMap, labels: tuple[Label, ...]) -> dict[int, str]:

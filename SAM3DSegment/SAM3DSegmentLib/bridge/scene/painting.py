@@ -9,6 +9,7 @@ import slicer
 from vtk import reference
 
 from ...card import Label
+from ...formats.delivered import Drawn
 from ...formats.segments import ONLY_PAINTED_TAG, name_key, terminology_entry
 from .segmentations import noteDelivered, referenceVolume, referToVolume, replaceVoxels
 from .volumes import placeBeside
@@ -35,15 +36,6 @@ def tagOnlyPainted(segment: slicer.vtkSegment, isOnly: bool) -> None:
         segment.SetTag(ONLY_PAINTED_TAG, "1")
     else:
         segment.RemoveTag(ONLY_PAINTED_TAG)
-
-
-def countCompleted(segmentationNode: slicer.vtkMRMLSegmentationNode) -> int:
-    """How many slices were painted, and repainted, before a segmentation was completed; 0 if it never was."""
-    segmentation, tag, counts = segmentationNode.GetSegmentation(), reference(""), [0]
-    for segmentId in segmentation.GetSegmentIDs():
-        if segmentation.GetSegment(segmentId).GetTag(COMPLETED_TAG, tag) and str(tag).isdecimal():
-            counts.append(int(str(tag)))
-    return max(counts)
 
 
 def preparePainting(
@@ -100,31 +92,33 @@ def _addSegments(
 
 def writeCompletion(
     masks: Mapping[str, np.ndarray],
-    paintedSlices: int,
+    drawn: Drawn,
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode,
     addedIds: Container[str] = (),
 ) -> None:
     """Replace the voxels of segments, by their ID, by masks (K, J, I) on the volume's grid; all slices are known then.
 
-    addedIds: of segments that a person has drawn beside those that were delivered. Names, colours, codes and all other
+    drawn: the slices that were painted so far; addedIds: of segments that a person has drawn beside those that were
+    delivered. Names, colours, codes and all other
     tags stay, and so does everything else of the segmentation.
     """
     wasModifying = segmentationNode.StartModify()
     try:
         replaceVoxels(masks, volumeNode, segmentationNode)
         setOnlyPainted(segmentationNode, False)
+        count = str(sum(map(len, drawn.values())))
         for segmentId, mask in masks.items():
-            segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(COMPLETED_TAG, str(paintedSlices))
+            segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(COMPLETED_TAG, count)
             if segmentId not in addedIds:
-                noteDelivered(mask, segmentationNode, segmentId)
+                noteDelivered(mask, segmentationNode, segmentId, drawn)
     finally:
         segmentationNode.EndModify(wasModifying)
 
 
 def copyCompleted(
     masks: Mapping[str, np.ndarray],
-    paintedSlices: int,
+    drawn: Drawn,
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode,
     labels: Mapping[str, Label],
@@ -141,7 +135,7 @@ def copyCompleted(
                 segment.SetName(labels[segmentId].name)
                 segment.SetColor(*(component / 255 for component in labels[segmentId].color))
             copied.GetSegmentation().AddSegment(segment, segmentId)
-        writeCompletion(masks, paintedSlices, volumeNode, copied, addedIds)
+        writeCompletion(masks, drawn, volumeNode, copied, addedIds)
     except BaseException:
         _removeWithDisplay(copied)
         raise

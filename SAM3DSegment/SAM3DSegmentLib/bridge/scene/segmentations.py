@@ -13,7 +13,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ...base.errors import InputError
 from ...card import Label
-from ...formats.delivered import describe_slices
+from ...formats.delivered import NOTHING_DRAWN, Drawn, describe_slices
 from ...formats.segments import DELIVERED_TAG, ONLY_PAINTED_TAG, name_key, terminology_entry
 from .volumes import ijkToRas, placeBeside, readGrid
 
@@ -109,9 +109,14 @@ def replaceVoxels(
         _writeMask(mask, segmentationNode, segmentId, ijkToSegmentation)
 
 
-def noteDelivered(maskKji: np.ndarray, segmentationNode: slicer.vtkMRMLSegmentationNode, segmentId: str) -> None:
+def noteDelivered(
+    maskKji: np.ndarray,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    segmentId: str,
+    drawn: Drawn = NOTHING_DRAWN,
+) -> None:
     """Note of a mask on the volume's grid which slices it has, by which those that are repainted are known later."""
-    segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(DELIVERED_TAG, describe_slices(maskKji))
+    segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(DELIVERED_TAG, describe_slices(maskKji, drawn))
 
 
 def readDelivered(segment: slicer.vtkSegment) -> str:
