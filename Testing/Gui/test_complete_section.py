@@ -602,6 +602,7 @@ def test_the_real_command_corrects_a_result_and_again(place):
 def test_nothing_is_kept_after_the_end(place, go):
     volume, painting = add_painting()
     complete(place, go, volume, painting)
+    setOnlyPainted(painting, True)  # else there would be nothing to correct
     begin(place, volume, painting)
     place.button.click()
     wait_for_end(place)
