@@ -112,6 +112,8 @@ def test_what_is_described_is_read_again_and_has_none_of_slicers_separators(trut
         "4x4x4 0_AAAA",
         "4x4x4 0_A!AA 0_AAAA 0_AAAA",
         "4x4x4 0_AA 0_A 0_A",
+        "4x4 drawn_2_1",
+        "4x4x99999999999",
         "4x4x4 drawn_3_1",
         "4x4x4 drawn_1_4",
         "4x4x4 drawn_a",

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 HASH_BYTES = 3  # of a slice, four characters: one repainted slice in 17 million is taken for an untouched one
+LONGEST = 1 << 20  # voxels along an axis
 Drawn = Mapping[int, tuple[int, ...]]  # slices that a person has painted so far, by axis of (K, J, I)
 NOTHING_DRAWN: Drawn = {}
 Hashes = tuple[np.ndarray, np.ndarray, np.ndarray]  # uint32, along K, J and I; 0 for a slice without the segment
 
 
 def describe_slices(mask_kji: np.ndarray, drawn: Drawn = NOTHING_DRAWN) -> str:
-    """In a word without the separators of Slicer's tags: the grid, and the hashes of the slices that have voxels.
+    """In words, without the separators of Slicer's tags: the grid, and the hashes of the slices that have voxels.
 
     mask_kji: boolean (K, J, I), the segment on the whole grid of its image. Such as "35x51x42 4_AAAA 12_AAAA 9_AAAA
     drawn_2_10_16": along each axis the first slice, and the hashes from there to the last, in base 64, of which an
@@ -43,8 +44,9 @@ def read_description(text: str) -> tuple[tuple[int, ...], Hashes, Drawn]:
     shape = tuple(int(size) for size in grid.split("x"))
     drawn = [[int(number) for number in word.split("_")[1:]] for word in words if word.startswith("drawn_")]
     words = words[: len(words) - len(drawn)]
-    are_inside = all(axis < 3 and max(numbers, default=0) < shape[axis] for axis, *numbers in drawn)
-    if len(shape) != 3 or len(words) not in (0, 3) or not are_inside:
+    is_grid = len(shape) == 3 and 0 < min(shape) and max(shape) < LONGEST
+    are_inside = is_grid and all(axis < 3 and max(numbers, default=0) < shape[axis] for axis, *numbers in drawn)
+    if len(words) not in (0, 3) or not are_inside:
         raise ValueError(f"{text[:40]!r} does not describe slices")
     found = [np.zeros(size, np.uint32) for size in shape]
     for hashes, word in zip(found, words):
