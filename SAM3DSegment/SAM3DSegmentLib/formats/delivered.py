@@ -44,7 +44,7 @@ def read_description(text: str) -> tuple[tuple[int, ...], Hashes, Drawn]:
     shape = tuple(int(size) for size in grid.split("x"))
     drawn = [[int(number) for number in word.split("_")[1:]] for word in words if word.startswith("drawn_")]
     words = words[: len(words) - len(drawn)]
-    is_grid = len(shape) == 3 and 0 < min(shape) and max(shape) < LONGEST
+    is_grid = len(shape) == 3 and min(shape) > 0 and max(shape) < LONGEST
     are_inside = is_grid and all(axis < 3 and max(numbers, default=0) < shape[axis] for axis, *numbers in drawn)
     if len(words) not in (0, 3) or not are_inside:
         raise ValueError(f"{text[:40]!r} does not describe slices")
