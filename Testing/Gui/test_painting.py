@@ -176,7 +176,7 @@ def test_what_the_cases_have_cost(widget, folders):  # noqa: F811
     add_case(widget, *add_whole("b"))
     assert widget.ui.casesCostLabel.text == "2 cases, 10 painted slices"
     ids = painting.GetSegmentation().GetSegmentIDs()
-    writeCompletion(dict(zip(ids, masks().values())), 3, volume, painting)
+    writeCompletion(dict(zip(ids, masks().values())), {0: (2, 5, 8)}, volume, painting)
     widget.ui.caseNameEdit.text = "completed"
     widget.ui.caseSegmentationSelector.setCurrentNode(painting)
     widget.ui.caseVolumeSelector.setCurrentNode(volume)

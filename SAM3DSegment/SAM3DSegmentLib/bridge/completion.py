@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,17 +12,21 @@ from slicer.i18n import tr as _
 
 from ..base.errors import InputError, Sam3dError
 from ..card import UNKNOWN, Label
+from ..formats.delivered import Drawn
+from ..formats.painted import EMPTY
+from ..formats.repainted import Repainted, find_repainted
+from ..formats.segments import EMPTY as EMPTY_NAME
 from ..formats.segments import IGNORE, NO_STRUCTURES, name_key
 from ..model_store import find_model, read_card
 from . import preferences
 from .scene import volumes
 from .scene.edits import ReplaceError, whyOfOther
-from .scene.painting import copyCompleted, writeCompletion
-from .scene.segmentations import countVoxels, readMasks
+from .scene.painting import copyCompleted, isOnlyPainted, writeCompletion
+from .scene.segmentations import countVoxels, readDelivered, readMasks
 from .scene.undo import undoable
 
 VOLUME, PAINTED, COMPLETED = "volume.nrrd", "painted.seg.nrrd", "completed.seg.nrrd"
-Result = tuple[np.ndarray, int]  # labels on the volume's grid, and how many slices were painted before
+Result = tuple[np.ndarray, Drawn]  # labels on the volume's grid, and the slices that were painted so far
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class CompletionRequest:
     Nodes are kept by ID: they may be removed from the scene meanwhile. imageTime: when the volume's voxels were
     modified last. arrayKji and ijkToWorld: the volume; labelsKji: what is painted on its grid, uint8, where the segment
     `segmentIds[n]` is `labels[n]`, of the value n + 1. modelPath: of a model of these labels, if one is chosen.
-    isCopied: whether the result goes into a new segmentation.
+    delivered: by label value, the notes of segments that were delivered before, and `repainted` what was changed since;
+    none for a painting. isCopied: whether the result
+    goes into a new segmentation.
     """
 
     volumeId: str
@@ -44,6 +51,8 @@ class CompletionRequest:
     labelsKji: np.ndarray
     modelPath: Path | None
     device: str
+    delivered: Mapping[int, str]
+    repainted: Repainted | None
     isCopied: bool = False
 
     @classmethod
@@ -61,6 +70,10 @@ class CompletionRequest:
         masks = _paintedMasks(volumeNode, segmentationNode)
         segments = [segmentationNode.GetSegmentation().GetSegment(segmentId) for segmentId in masks]
         labels = tuple(_labelOf(segment, number + 1) for number, segment in enumerate(segments))
+        labelsKji = _joined(masks)
+        notes = {label.value: readDelivered(segment) for label, segment in zip(labels, segments)}
+        delivered = {} if isOnlyPainted(segmentationNode) else {value: note for value, note in notes.items() if note}
+        filled = tuple(label for label in labels if not delivered or label.value in delivered)
         return cls(
             volumeId=volumeNode.GetID(),
             imageTime=volumeNode.GetImageData().GetMTime(),
@@ -69,9 +82,11 @@ class CompletionRequest:
             labels=labels,
             arrayKji=volume.arrayKji,
             ijkToWorld=volume.ijkToWorld,
-            labelsKji=_joined(masks),
-            modelPath=_modelFor(labels, model),
+            labelsKji=labelsKji,
+            modelPath=_modelFor(filled, model),
             device=device,
+            delivered=delivered,
+            repainted=_repainted(labelsKji, labels, delivered, segmentationNode.GetName()) if delivered else None,
         )
 
     def arguments(self) -> list[str]:
@@ -89,7 +104,7 @@ class CompletionRequest:
 
         write_volume(folder / VOLUME, self.arrayKji, self.ijkToWorld)
         source = Volume(self.arrayKji, self.ijkToWorld, folder / VOLUME)
-        write_labels(folder / PAINTED, self.labelsKji, source, self.labels)
+        write_labels(folder / PAINTED, self.labelsKji, source, self.labels, delivered=self.delivered)
 
     def readFiles(self, folder: Path) -> Result:
         from ..formats.label_maps import read_label_map
@@ -104,8 +119,10 @@ class CompletionRequest:
             labelsKji[completed.layers[segment.layer] == segment.value] = valueOf.get(segment.key, 0)
         isIgnored = self.labelsKji == valueOf.get(IGNORE, UNKNOWN)
         labelsKji[isIgnored] = 0  # it is filled, too, and would overlap with the segment that says that nobody knows
+        if self.repainted is not None:
+            return labelsKji, self.repainted.drawn
         painted = find_painted(np.where(isIgnored, UNKNOWN, self.labelsKji))
-        return labelsKji, len(painted.numbers) if painted is not None else 0
+        return labelsKji, {painted.axis: painted.numbers} if painted is not None else {}
 
     def deliver(self, result: Result) -> slicer.vtkMRMLSegmentationNode:
         """Write the result into the scene; InputError if its nodes were removed or changed meanwhile.
@@ -120,15 +137,16 @@ class CompletionRequest:
             raise InputError(
                 f"the image or the place of {volumeNode.GetName()!r} was changed meanwhile; complete again."
             )
-        labelsKji, slices = result
+        labelsKji, drawn = result
         structures = self._structures()
         masks = {i: (labelsKji == label.value).astype(np.uint8) for i, label in structures.items()}
+        added = [i for i, label in structures.items() if self.delivered and label.value not in self.delivered]
         if self.isCopied:
-            return copyCompleted(masks, slices, volumeNode, segmentationNode, structures)
+            return copyCompleted(masks, drawn, volumeNode, segmentationNode, structures, added)
         if self._isEdited(volumeNode, segmentationNode):
             raise ReplaceError(_("segmentation {name!r} was edited meanwhile").format(name=segmentationNode.GetName()))
         with undoable(segmentationNode):
-            writeCompletion(masks, slices, volumeNode, segmentationNode)
+            writeCompletion(masks, drawn, volumeNode, segmentationNode, added)
         return segmentationNode
 
     def intoNewSegmentation(self) -> CompletionRequest:
@@ -171,6 +189,12 @@ def _joined(masks: dict[str, np.ndarray]) -> np.ndarray:
     for number, mask in enumerate(masks.values()):
         labelsKji[mask > 0] = number + 1
     return labelsKji
+
+
+def _repainted(labelsKji: np.ndarray, labels: tuple[Label, ...], delivered: Mapping[int, str], name: str) -> Repainted:
+    """As the command finds it, so that the question can name it. Raises InputError where it would."""
+    empty = [label.value for label in labels if name_key(label.name) == EMPTY_NAME]
+    return find_repainted(np.where(np.isin(labelsKji, empty), EMPTY, labelsKji).astype(np.uint8), delivered, repr(name))
 
 
 def _labelOf(segment: slicer.vtkSegment, value: int) -> Label:

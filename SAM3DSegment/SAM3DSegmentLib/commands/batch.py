@@ -14,7 +14,7 @@ from ..base.claims import claimed, owner_of, remove_dead_claims
 from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
-from ..formats.label_maps import Provenance, check_fits, write_labels
+from ..formats.label_maps import Provenance, check_fits, write_delivered
 from ..formats.volumes import check_axes, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
@@ -153,7 +153,7 @@ class _Run:
             if self.table is not None:
                 self.table.add(rows_of_record(source.case, record), self.watch.check)
 
-        write_labels(target.path, labels, volume, self.model.card.labels, provenance=provenance, when_whole=note)
+        write_delivered(target.path, labels, volume, self.model.card.labels, provenance=provenance, when_whole=note)
         logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
 
     def complete_table(self, targets: Sequence[Target]) -> None:

@@ -1,4 +1,4 @@
-"""`sam3dsegment complete`: painted slices to a whole volume."""
+"""`sam3dsegment complete`: painted slices to a whole volume, or a result that is corrected by repainted ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 def add(commands: Any) -> None:
-    parser = add_command(commands, "complete", run, "fill a volume of which some parallel slices were painted")
+    parser = add_command(commands, "complete", run, "fill painted slices to a volume, or correct a result")
     parser.add_argument("image", type=Path, metavar="IMAGE", help="volume file, or DICOM folder")
     parser.add_argument(
-        "segmentation", type=Path, metavar="SEGMENTATION", help="segmentation or label map with the painted slices"
+        "segmentation",
+        type=Path,
+        metavar="SEGMENTATION",
+        help="segmentation or label map with the painted slices, or a result",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="file (.seg.nrrd, .nii.gz, ...)"

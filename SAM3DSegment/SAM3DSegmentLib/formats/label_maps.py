@@ -6,7 +6,7 @@ it shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..base.files import check_new_file, written_whole
 from ..card import Label
 from ..geometry import turn_like
 from .content import is_dicom_segmentation
+from .delivered import NOTHING_DRAWN, Drawn, describe_labels
 from .images import checked_matrix, read_header, read_image, write_image
 from .segments import OWN_FIELD, PROGRAM, Segment, read_segments, segmentation_fields
 from .volumes import DICOM_SUFFIX, OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
@@ -108,6 +109,23 @@ def was_written_here(path: Path) -> bool:
         return False
 
 
+def write_delivered(
+    path: Path,
+    labels_kji: np.ndarray,
+    source: Volume,
+    labels: tuple[Label, ...],
+    drawn: Drawn = NOTHING_DRAWN,
+    added: tuple[Label, ...] = (),
+    provenance: Provenance = NOBODY,
+    when_whole: Callable[[], None] = lambda: None,
+) -> None:
+    """As `write_labels`; segments but those `added` by hand note their slices, to tell later which were repainted."""
+    is_segmentation = path.name.lower().endswith(SEGMENTATION_SUFFIX)
+    values = [label.value for label in labels if label not in added]
+    delivered = describe_labels(labels_kji, values, drawn) if is_segmentation else None
+    write_labels(path, labels_kji, source, labels, provenance=provenance, when_whole=when_whole, delivered=delivered)
+
+
 def check_label_output(path: Path, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
     """Raises InputError unless a label map can be written at `path`; see `check_new_file`."""
     if not path.name.lower().endswith(OUTPUT_SUFFIXES):
@@ -147,12 +165,13 @@ def write_labels(
     only_painted: bool = False,
     provenance: Provenance = NOBODY,
     when_whole: Callable[[], None] = lambda: None,
+    delivered: Mapping[int, str] | None = None,
 ) -> None:
     """Write a label map on the source's grid: a segmentation for `.seg.nrrd` and `.dcm`, else a plain image.
 
-    only_painted: whether the segments say that nothing is known of slices on which nothing is painted (`.seg.nrrd`);
-    provenance: for DICOM. The file appears whole or not at all; when_whole: called just before it appears. Raises
-    InputError if it cannot be written.
+    only_painted: whether the segments say that nothing is known of slices on which nothing is painted; delivered: by
+    label value, what they say of what was delivered (both in `.seg.nrrd`); provenance: for DICOM. The file appears
+    whole or not at all; when_whole: called just before. Raises InputError if it cannot be written.
     """
     path = Path(path)
     check_label_output(path, overwrite=True)
@@ -162,7 +181,7 @@ def write_labels(
         return
     image = image_on_grid(labels_kji, source.ijk_to_ras)
     if path.name.lower().endswith(SEGMENTATION_SUFFIX):
-        for key, value in segmentation_fields(labels_kji.shape, labels, only_painted).items():
+        for key, value in segmentation_fields(labels_kji.shape, labels, only_painted, delivered).items():
             image.SetMetaData(key, value)
     with written_whole(path) as partial:
         write_image(image, partial, compressed=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..card import UNKNOWN
 from ..geometry import plane_across
-from .label_maps import LabelMap
 from .segments import BACKGROUND, IGNORE
+
+if TYPE_CHECKING:  # it imports SimpleITK, and the panel counts repainted slices on the main thread
+    from .label_maps import LabelMap
 
 EMPTY = 254  # in place of a class index: the background, marked by hand on a slice that shows no structure
 

@@ -6,6 +6,7 @@ Source: Slicer's vtkMRMLSegmentationStorageNode, and its documentation of the `.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ NO_STRUCTURES = (BACKGROUND, IGNORE, EMPTY)
 BINARY = "Binary labelmap"
 _SEPARATORS = str.maketrans("~^|", "- /")  # of the serialised form, in which Slicer has no way to quote them
 ONLY_PAINTED_TAG = "SAM3DSegment.PaintedSlices"  # of every segment, as Slicer keeps the tags of segments and no field
+DELIVERED_TAG = "SAM3DSegment.DeliveredSlices"  # of a segment: its slices as they were delivered; see `delivered`
 PROGRAM = "SAM3DSegment"  # as DICOM's manufacturer
 OWN_FIELD = PROGRAM  # marks what this program wrote; Slicer drops it, so what was corrected there has none
 
@@ -28,7 +30,8 @@ OWN_FIELD = PROGRAM  # marks what this program wrote; Slicer drops it, so what w
 class Segment:
     """One structure as a Slicer segmentation stores it: where it is (`value` in `layer`), and what it is.
 
-    only_painted: whether it says that nothing is known of slices on which nothing is painted.
+    only_painted: whether it says that nothing is known of slices on which nothing is painted. delivered: the text of
+    `delivered.describe_slices`, if it was delivered.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Segment:
     type: Terminology | None
     modifier: Terminology | None
     only_painted: bool = False
+    delivered: str = ""
 
     @property
     def key(self) -> str:
@@ -51,9 +55,15 @@ def name_key(name: str) -> str:
 
 
 def segmentation_fields(
-    shape_kji: tuple[int, ...], labels: tuple[Label, ...], only_painted: bool = False
+    shape_kji: tuple[int, ...],
+    labels: tuple[Label, ...],
+    only_painted: bool = False,
+    delivered: Mapping[int, str] | None = None,
 ) -> dict[str, str]:
-    """The fields by which Slicer reads a label map of this shape as a segmentation; only_painted: as in `Segment`."""
+    """The fields by which Slicer reads a label map of this shape as a segmentation.
+
+    only_painted, delivered: as in `Segment`, the latter by label value.
+    """
     mark = f"{ONLY_PAINTED_TAG}:1|" if only_painted else ""
     metadata = {
         "Segmentation_MasterRepresentation": BINARY,
@@ -73,6 +83,8 @@ def segmentation_fields(
         metadata[prefix + "Layer"] = "0"
         metadata[prefix + "Extent"] = f"0 {width - 1} 0 {height - 1} 0 {depth - 1}"
         metadata[prefix + "Tags"] = f"TerminologyEntry:{terminology_entry(label)}|{mark}"
+        if delivered and label.value in delivered:
+            metadata[prefix + "Tags"] += f"{DELIVERED_TAG}:{delivered[label.value]}|"
     return metadata
 
 
@@ -128,6 +140,7 @@ def _read_segment(metadata: dict[str, str], number: str) -> Segment:
         kind,
         modifier,
         f"{ONLY_PAINTED_TAG}:1" in tags.split("|"),
+        next((tag[len(DELIVERED_TAG) + 1 :] for tag in tags.split("|") if tag.startswith(f"{DELIVERED_TAG}:")), ""),
     )
 
 

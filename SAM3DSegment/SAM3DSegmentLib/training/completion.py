@@ -1,8 +1,8 @@
 """A volume of which some parallel slices were painted, filled between them: from these, the image, and maybe a model.
 
 Time is bounded by a budget: one span between painted slices after the other is looked at until it is spent, and the
-rest is interpolated, which takes a moment. Memory: see `filling`, and of a model's probabilities a byte for each voxel
-of each structure's box.
+rest is interpolated, or as a model has it, which takes a moment. Memory: see `filling`, and of a model's probabilities
+a byte for each voxel of each structure's box.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..preparation import check_volume
 from .between_slices import MODEL_WEIGHT, interpolate_distance, vote, walk
 from .filling import Box, Filling, Piece, extend_painted, find_spans
 from .painted_volume import check_painted, match_model
-from .soft_labels import FULL, Wanted, find_soft_labels
+from .soft_labels import FULL, Delivered, Wanted, find_soft_labels, soften_delivered
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +124,12 @@ def complete_classes(
     matched: Matched | None = None,
     completion: Completion = COMPLETION,
     watch: Watch = UNWATCHED,
+    delivered: Delivered | None = None,
 ) -> np.ndarray:
-    """Class indices (K, J, I) uint8 without UNKNOWN, from those of the `painted` slices, and UNKNOWN for all others."""
+    """Class indices (K, J, I) uint8 without UNKNOWN, from those of the `painted` slices, and UNKNOWN for all others.
+
+    delivered: a former result, which is believed in part of structures that the model does not find.
+    """
     budget = Budget(watch, time.monotonic() + completion.seconds)
     axis = painted.axis
     known = np.moveaxis(known_kji, axis, 0).copy()
@@ -135,7 +139,12 @@ def complete_classes(
     filling = Filling(known, (depth_mm, height_mm, width_mm))
     spans = find_spans(known, numbers, completion.extend)
     try:
-        soft = _ask_model(matched, array_kji, ijk_to_ras, filling.boxes(spans), axis, completion, budget)
+        boxes = filling.boxes(spans)
+        soft = _ask_model(matched, array_kji, ijk_to_ras, boxes, axis, completion, budget)
+        if delivered is not None:
+            others = {label: box for label, box in boxes.items() if label not in soft}
+            softened = soften_delivered(delivered, others, axis)
+            soft |= {label: (others[label], values) for label, values in softened.items()}
         device = resolve_device(completion.device)
         finder = Finder(np.moveaxis(array_kji, axis, 0), filling.spacing_mm, soft, device, budget)
         pieces = sum(len(filling.labels(span)) for span in spans)
@@ -149,18 +158,20 @@ def complete_classes(
             f"not enough memory for gaps between painted slices of {'x'.join(map(str, known.shape[1:]))} pixels; close "
             "other programs, paint more slices, so that the gaps are smaller, or use --device cpu."
         ) from error
-    if finder.interpolated:
+    if finder.unseen:
         logger.warning(
-            "the %g seconds were spent after %d of %d structures in gaps between painted slices; the others are "
-            "interpolated from their shapes alone. Give more --seconds, or paint more slices.",
-            *(completion.seconds, pieces - finder.interpolated, pieces),
+            "the %g seconds were spent after %d of %d structures in gaps between painted slices; the others are as the "
+            "model or the former result has them, or interpolated from their shapes. Give more --seconds, or paint "
+            "more slices.",
+            *(completion.seconds, pieces - finder.unseen, pieces),
         )
     return np.ascontiguousarray(np.moveaxis(filling.result_dhw, 0, axis))
 
 
 class Finder:
-    """Finds structures by the image and a model's `soft` labels: half what similar patches of painted slices say of the
-    model's errors, half what a random walker says that begins with that. When the budget is spent, by their shapes."""
+    """Finds structures by the image and `soft` labels, as of a model: half what similar patches of painted slices say
+    of their errors, half what a random walker says that begins with that. When the budget is spent, by the soft labels
+    or their shapes alone."""
 
     def __init__(
         self,
@@ -177,7 +188,7 @@ class Finder:
             device,
             budget,
         )
-        self._found = self.interpolated = 0  # pieces, all and those by their shapes
+        self._found = self.unseen = 0  # pieces, all and those without looking at the image
 
     def find(self, piece: Piece, pieces: int) -> np.ndarray:
         """The probability of a piece's structure, (D, H, W) float32 of its box; progress is told of all `pieces`."""
@@ -185,8 +196,9 @@ class Finder:
             self._budget.check()
             probability = self._look(piece)
         except OutOfTime:
-            self.interpolated += 1
-            probability = _interpolate(piece, self._spacing_mm)
+            self.unseen += 1
+            soft = self._soft_of(piece)
+            probability = _interpolate(piece, self._spacing_mm) if soft is None else soft.cpu().numpy()
         self._found += 1
         self._budget.watch.progress(STAGE, self._found, pieces)
         return probability

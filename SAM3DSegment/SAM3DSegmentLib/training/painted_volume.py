@@ -11,13 +11,16 @@ import numpy as np
 
 from ..base.errors import InputError, require
 from ..card import UNKNOWN, Label, ModelCard
+from ..formats.delivered import Drawn
 from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
+from ..formats.repainted import Repainted, find_repainted
 from ..formats.segments import EMPTY as EMPTY_NAME
 from ..formats.segments import IGNORE, name_key
 from ..formats.volumes import Volume, read_volume
 from ..geometry import grid_offset, is_same_grid, plane_across
 from .classes import class_indices, on_grid_of, own_labels
+from .soft_labels import Delivered
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,10 @@ class PaintedVolume:
     """An image with what was painted on it.
 
     labels: of the classes from 1; known_kji: class indices (K, J, I) uint8 on the image's grid, UNKNOWN beside the
-    painted slices and where these say so; by_name: whether the labels are named.
+    `painted` slices and where these say so; by_name: whether the labels are named; described, drawn: what was painted,
+    in words and for the notes of the result. Of a segmentation that was `delivered` before, `painted` are the slices
+    that are known by what was repainted; classes that were `added` by hand stay where they are, which is in added_kji,
+    and are background in known_kji.
     """
 
     image: Volume
@@ -35,6 +41,16 @@ class PaintedVolume:
     known_kji: np.ndarray
     painted: PaintedSlices
     by_name: bool
+    described: str
+    drawn: Drawn
+    delivered: Delivered | None = None
+    added: tuple[int, ...] = ()
+    added_kji: np.ndarray | None = None
+
+    @property
+    def keys(self) -> dict[int, str]:
+        """Of the classes that are filled, what `match_model` matches."""
+        return {index: key for index, key in keys_of(self.labels, self.by_name).items() if index not in self.added}
 
 
 def read_painted(image: Path, segmentation: Path, extend: bool = False) -> PaintedVolume:
@@ -44,10 +60,48 @@ def read_painted(image: Path, segmentation: Path, extend: bool = False) -> Paint
     require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete {EMPTY - 1} at once.")
     _check_grid(volume, label_map)
     classes = on_grid_of(volume, class_indices(label_map, labels), label_map, resample=False)
-    painted = check_painted(classes, volume.ijk_to_ras, repr(str(segmentation)), extend)
+    what, own = repr(str(segmentation)), _with_own_values(labels, label_map)
+    if notes := delivered_classes(label_map, labels):
+        return _read_delivered(volume, own, classes, notes, find_repainted(classes, notes, what))
+    painted = check_painted(classes, volume.ijk_to_ras, what, extend)
     known = painted.keep(np.where(classes == EMPTY, 0, classes).astype(np.uint8))
-    by_name = label_map.segments is not None
-    return PaintedVolume(volume, _with_own_values(labels, label_map), known, painted, by_name)
+    by_name, drawn = label_map.segments is not None, {painted.axis: painted.numbers}
+    return PaintedVolume(volume, own, known, painted, by_name, painted.describe(volume.ijk_to_ras), drawn)
+
+
+def _read_delivered(
+    volume: Volume,
+    labels: tuple[Label, ...],
+    classes_kji: np.ndarray,
+    notes: Mapping[int, str],
+    repainted: Repainted,
+) -> PaintedVolume:
+    added = tuple(index for index in range(1, len(labels) + 1) if index not in notes)
+    is_background = np.isin(classes_kji, (EMPTY, *added))
+    classes = np.where(is_background, 0, classes_kji).astype(np.uint8)
+    known = repainted.keep(classes)
+    known[is_background] = 0
+    added_kji = None
+    if added:
+        added_kji = np.where(np.isin(classes_kji, added), classes_kji, 0).astype(np.uint8)
+        names = ", ".join(repr(labels[index - 1].name) for index in added)
+        logger.warning("not delivered, but added by hand, so it stays as it is: %s.", names)
+    described, delivered = repainted.describe(volume.ijk_to_ras), Delivered(classes, repainted.numbers)
+    painted, drawn = repainted.known(), repainted.drawn
+    return PaintedVolume(volume, labels, known, painted, True, described, drawn, delivered, added, added_kji)
+
+
+def delivered_classes(label_map: LabelMap, labels: tuple[Label, ...]) -> dict[int, str]:
+    """What the segments say of their slices as they were delivered, by class index; none if only paintings are known.
+
+    A segment keeps it under another name.
+    """
+    segments = label_map.segments or ()
+    if any(segment.only_painted for segment in segments):
+        return {}
+    delivered = {segment.key: segment.delivered for segment in segments if segment.delivered}
+    keys = [name_key(label.name) for label in labels]
+    return {index + 1: delivered[key] for index, key in enumerate(keys) if key in delivered}
 
 
 def check_painted(classes_kji: np.ndarray, ijk_to_ras: np.ndarray, what: str, extend: bool) -> PaintedSlices:

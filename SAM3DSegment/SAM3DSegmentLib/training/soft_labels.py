@@ -1,4 +1,4 @@
-"""How probable a model finds some of its structures, each in a box of the volume; a byte for each voxel is kept."""
+"""How probable some structures are, by a model or by a former result, each in a box; a byte for each voxel is kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from ..base.watch import Watch
 from ..geometry import Slicing
@@ -16,6 +17,7 @@ from ..streaming import stream_logits
 
 Box = tuple[slice, slice, slice]
 FULL = 255  # of a byte: a probability of 1
+BORDER = 0.7  # pixels: the standard deviation of where the border of a former result may be
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,33 @@ class Wanted:
 
     model_class: int
     box_kji: Box
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """Class indices (K, J, I) uint8 as they were delivered, but for the slices `repainted` along the painted axis."""
+
+    classes_kji: np.ndarray
+    repainted: tuple[int, ...]
+
+
+def soften_delivered(delivered: Delivered, boxes_dhw: Mapping[int, Box], axis: int) -> dict[int, np.ndarray]:
+    """For each class the probability in its box, (D, H, W) uint8 of FULL, D along `axis`.
+
+    What was on a repainted slice is known no more; it was probably like its neighbours.
+    """
+    classes_dhw = np.moveaxis(delivered.classes_kji, axis, 0)
+    found = {}
+    for label, box in boxes_dhw.items():
+        here = np.arange(box[0].start, box[0].stop)
+        kept = np.flatnonzero(~np.isin(here, delivered.repainted))
+        soft = ndimage.gaussian_filter((classes_dhw[box][kept] == label).astype(np.float32), (0, BORDER, BORDER))
+        place = np.interp(np.arange(len(here)), kept, np.arange(len(kept)))
+        below = np.floor(place).astype(int)
+        share = (place - below)[:, None, None]
+        between = (1 - share) * soft[below] + share * soft[np.ceil(place).astype(int)]
+        found[label] = (between * FULL).round().astype(np.uint8)
+    return found
 
 
 @torch.no_grad()

@@ -64,7 +64,10 @@ class CompleteBox:
         if isRunning:
             enableUnless(self._button, "", _("Stop; the scene stays as it is."))
         else:
-            toolTip = _("Fill the slices between those that are painted; the painted ones stay as they are.")
+            toolTip = _(
+                "Fill the slices between those that are painted, or correct a result by the slices that were "
+                "repainted; these stay as they are."
+            )
             enableUnless(self._button, self._hindrance(), toolTip)
 
     def abandon(self) -> None:
@@ -97,11 +100,7 @@ class CompleteBox:
             return
         with slicer.util.WaitCursor():  # a large volume takes a second or two
             request = CompletionRequest.make(volumeNode, segmentationNode, parameters.model, parameters.device)
-        question = _(
-            "The slices of {name} that are not painted will be filled; the painted ones stay as they are.\n\n"
-            "Go on? Undo, in Results, brings the segmentation back."
-        ).format(name=repr(segmentationNode.GetName()))
-        if not ask(question, _("Complete")):
+        if not ask(_question(request, segmentationNode.GetName()), _("Complete")):
             return
         segmentationId = request.segmentationId
         callbacks = Callbacks(
@@ -133,3 +132,17 @@ class CompleteBox:
     def _runningChanged(self) -> None:
         self.update()
         self._onRunningChanged()
+
+
+def _question(request: CompletionRequest, name: str) -> str:
+    if request.repainted is None:
+        what = _("The slices of {name} that are not painted will be filled; the painted ones stay as they are.")
+        found = ""
+    else:
+        what = _(
+            "In {name}, {found} since it was delivered. The slices nearby will be corrected; what was repainted stays "
+            "as it is."
+        )
+        found = request.repainted.describe(request.ijkToWorld)
+    undo = _("Go on? Undo, in Results, brings the segmentation back.")
+    return what.format(name=repr(name), found=found) + "\n\n" + undo

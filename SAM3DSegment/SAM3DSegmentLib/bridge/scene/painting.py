@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import slicer
 from vtk import reference
 
 from ...card import Label
+from ...formats.delivered import Drawn
 from ...formats.segments import ONLY_PAINTED_TAG, name_key, terminology_entry
-from .segmentations import referenceVolume, referToVolume, replaceVoxels
+from .segmentations import noteDelivered, referenceVolume, referToVolume, replaceVoxels
 from .volumes import placeBeside
 
-COMPLETED_TAG = "SAM3DSegment.CompletedFrom"  # the number of slices that were painted when the others were filled
+COMPLETED_TAG = "SAM3DSegment.CompletedFrom"  # how many slices were painted, and repainted, until then
 
 
 def isOnlyPainted(segmentationNode: slicer.vtkMRMLSegmentationNode) -> bool:
@@ -91,30 +92,37 @@ def _addSegments(
 
 def writeCompletion(
     masks: Mapping[str, np.ndarray],
-    paintedSlices: int,
+    drawn: Drawn,
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode,
+    addedIds: Container[str] = (),
 ) -> None:
     """Replace the voxels of segments, by their ID, by masks (K, J, I) on the volume's grid; all slices are known then.
 
-    Names, colours, codes and all other tags stay, and so does everything else of the segmentation.
+    drawn: the slices that were painted so far; addedIds: of segments that a person has drawn beside those that were
+    delivered. Names, colours, codes and all other
+    tags stay, and so does everything else of the segmentation.
     """
     wasModifying = segmentationNode.StartModify()
     try:
         replaceVoxels(masks, volumeNode, segmentationNode)
         setOnlyPainted(segmentationNode, False)
-        for segmentId in masks:
-            segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(COMPLETED_TAG, str(paintedSlices))
+        count = str(sum(map(len, drawn.values())))
+        for segmentId, mask in masks.items():
+            segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(COMPLETED_TAG, count)
+            if segmentId not in addedIds:
+                noteDelivered(mask, segmentationNode, segmentId, drawn)
     finally:
         segmentationNode.EndModify(wasModifying)
 
 
 def copyCompleted(
     masks: Mapping[str, np.ndarray],
-    paintedSlices: int,
+    drawn: Drawn,
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode,
     labels: Mapping[str, Label],
+    addedIds: Container[str] = (),
 ) -> slicer.vtkMRMLSegmentationNode:
     """As `writeCompletion`, into a new segmentation. labels: of the masks, for segments that are there no more."""
     copied = _newSegmentation(f"{segmentationNode.GetName()} completed", volumeNode)
@@ -127,7 +135,7 @@ def copyCompleted(
                 segment.SetName(labels[segmentId].name)
                 segment.SetColor(*(component / 255 for component in labels[segmentId].color))
             copied.GetSegmentation().AddSegment(segment, segmentId)
-        writeCompletion(masks, paintedSlices, volumeNode, copied)
+        writeCompletion(masks, drawn, volumeNode, copied, addedIds)
     except BaseException:
         _removeWithDisplay(copied)
         raise

@@ -13,7 +13,8 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ...base.errors import InputError
 from ...card import Label
-from ...formats.segments import ONLY_PAINTED_TAG, name_key, terminology_entry
+from ...formats.delivered import NOTHING_DRAWN, Drawn, describe_slices
+from ...formats.segments import DELIVERED_TAG, ONLY_PAINTED_TAG, name_key, terminology_entry
 from .volumes import ijkToRas, placeBeside, readGrid
 
 ATTRIBUTE_PREFIX = "SAM3DSegment."
@@ -51,7 +52,9 @@ def writeSegments(
             segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         for label in labels:
             segmentId = _describedSegment(segmentationNode, label, confidences.get(label.name), keepsFrame)
-            _writeMask((labelsKji == label.value).astype(np.uint8), segmentationNode, segmentId, ijkToSegmentation)
+            mask = (labelsKji == label.value).astype(np.uint8)
+            _writeMask(mask, segmentationNode, segmentId, ijkToSegmentation)
+            noteDelivered(mask, segmentationNode, segmentId)
         writeProvenance(segmentationNode, provenance)
     except BaseException:
         if isNew:
@@ -104,6 +107,22 @@ def replaceVoxels(
     for segmentId, mask in masks.items():
         segmentationNode.GetSegmentation().SeparateSegmentLabelmap(segmentId)  # voxels of others may be beside it
         _writeMask(mask, segmentationNode, segmentId, ijkToSegmentation)
+
+
+def noteDelivered(
+    maskKji: np.ndarray,
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    segmentId: str,
+    drawn: Drawn = NOTHING_DRAWN,
+) -> None:
+    """Note of a mask on the volume's grid which slices it has, by which those that are repainted are known later."""
+    segmentationNode.GetSegmentation().GetSegment(segmentId).SetTag(DELIVERED_TAG, describe_slices(maskKji, drawn))
+
+
+def readDelivered(segment: slicer.vtkSegment) -> str:
+    """What `noteDelivered` has noted; empty if nothing."""
+    tag = vtk.reference("")
+    return str(tag) if segment.GetTag(DELIVERED_TAG, tag) else ""
 
 
 def readProvenance(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str, str]:
