@@ -347,6 +347,7 @@ def test_what_leaves_the_voxels_as_they_are_costs_no_result(array, tiny_model, t
     assert segment(volume, model=tiny_model, device="cpu", onProgress=action)
 
 
+@pytest.mark.slow
 def test_five_patients_with_a_correction_each_are_as_left_after_saving(widget, array, tiny_model, tmp_path):  # noqa: F811
     choose(widget, tiny_model)
     names = [f"patient {number}" for number in range(5)]

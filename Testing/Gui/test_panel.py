@@ -152,6 +152,7 @@ def test_a_parameter_node_that_is_observed_for_ever_calls_nobody_who_is_gone():
     assert result.stdout.endswith("still there\n"), result.stderr
 
 
+@pytest.mark.slow
 def test_neither_the_panel_nor_a_child_brings_torch_into_slicer(tiny_model):
     """In a process of its own, because other tests import torch."""
     command = [sys.executable, "-c", WITHOUT_TORCH, ROOT / "Testing" / "Host", MODULE, SAMPLE, tiny_model]

@@ -161,6 +161,7 @@ def test_an_interrupt_cancels_with_130_and_leaves_nothing(tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_and_segment_with_the_new_model(run_cli, tmp_path):
     config = tmp_path / "config.json"
     config.write_text(

@@ -179,6 +179,7 @@ def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeyp
     assert [float(one[0, 4, 4]) for one in logits] == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
 
 
+@pytest.mark.slow
 def test_memory_holds_only_the_window(segmenter, mri, monkeypatch):
     """While a long volume streams through, embeddings behind the window are let go."""
     long = np.concatenate([mri.array_kji] * 2, axis=2)  # sagittal slices are cut along i
@@ -237,6 +238,7 @@ def sam_card(bundled_model, untrained_sam, size):
     return dataclasses.replace(bundled_model.card, encoder=encoder.config), encoder
 
 
+@pytest.mark.slow
 def test_a_model_on_sams_encoder_runs_and_asks_for_its_weights(bundled_model, untrained_sam, mri):
     card, encoder = sam_card(bundled_model, untrained_sam, 128)
     assert isinstance(card, ModelCard)

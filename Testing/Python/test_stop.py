@@ -145,6 +145,7 @@ def test_train_stops(tmp_path):
     assert not model.exists()
 
 
+@pytest.mark.slow
 def test_train_finishes_early_with_a_model_when_it_is_asked_to(tmp_path):
     model = tmp_path / "m.sam3d"
     with launched(*train_command(tmp_path, model)) as (launcher, _pid):
@@ -169,6 +170,7 @@ def noise(tmp_path):
     return tmp_path / "labels"
 
 
+@pytest.mark.slow
 def test_evaluate_stops_while_it_compares(noise, tmp_path):
     arguments = command("evaluate", "--predictions", noise, "--labels", noise, "--csv", tmp_path / "out.csv")
     with launched(*arguments) as (launcher, pid):

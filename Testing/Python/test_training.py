@@ -579,6 +579,7 @@ def test_slices_and_decoder_are_as_in_the_lending_model_unless_asked_otherwise(t
             make_config(settings, {"encoder": str(lender)})
 
 
+@pytest.mark.slow
 def test_a_detail_part_is_trained_kept_and_used(tmp_path, frozen):
     """Beside an encoder that learns, and on the kept embeddings of a frozen one, beginning with a model without it."""
     end_to_end = start(tmp_path / "m.sam3d", dataclasses.replace(COMPACT, detail=(4, 6, 8)))

@@ -34,6 +34,7 @@ CONFIG = TrainingConfig(
 )
 
 
+@pytest.mark.slow
 def test_both_networks_are_measured_and_rows_are_kept(tmp_path):
     benchmark = Benchmark(HIPPOCAMPUS, (CONFIG,), (Drawing(1), Drawing()), (0.01,), (0,), device="cpu")
     rows = run_benchmark(benchmark, tmp_path / "out", UNWATCHED)
