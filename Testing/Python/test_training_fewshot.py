@@ -112,21 +112,21 @@ def test_the_unet_takes_any_size():
 
 def test_a_benchmark_without_held_out_cases_is_refused():
     with pytest.raises(InputError, match="test_cases is 0"):
-        Benchmark(HIPPOCAMPUS, (dataclasses.replace(CONFIG, test_cases=0),), (5,), (1.0,), (0,))
+        Benchmark(HIPPOCAMPUS, (dataclasses.replace(CONFIG, test_cases=0),), (Drawing(5),), (1.0,), (0,))
     with pytest.raises(InputError, match="must be above 0"):
-        Benchmark(HIPPOCAMPUS, (CONFIG,), (5,), (0.0,), (0,))
+        Benchmark(HIPPOCAMPUS, (CONFIG,), (Drawing(5),), (0.0,), (0,))
 
 
 @pytest.mark.slow
 def test_settings_are_compared_under_their_names(tmp_path):
     detailed = dataclasses.replace(CONFIG, name="with detail", detail=(4, 6))
-    one = Benchmark(HIPPOCAMPUS, (CONFIG,), (2,), (0.01,), (0,), device="cpu")
+    one = Benchmark(HIPPOCAMPUS, (CONFIG,), (Drawing(2),), (0.01,), (0,), device="cpu")
     first = run_benchmark(one, tmp_path, UNWATCHED)
     rows = run_benchmark(dataclasses.replace(one, configs=(CONFIG, detailed)), tmp_path, UNWATCHED)
     assert [row["network"] for row in rows] == [OURS, UNET, f"{OURS}, with detail"]
     assert rows[:2] == first
     assert rows[2]["parameters"] > rows[0]["parameters"]
     with pytest.raises(InputError, match="must differ"):
-        Benchmark(HIPPOCAMPUS, (CONFIG, CONFIG), (2,), (0.01,), (0,))
+        Benchmark(HIPPOCAMPUS, (CONFIG, CONFIG), (Drawing(2),), (0.01,), (0,))
     with pytest.raises(InputError, match="hold out the same"):
-        Benchmark(HIPPOCAMPUS, (CONFIG, dataclasses.replace(detailed, test_cases=2)), (2,), (0.01,), (0,))
+        Benchmark(HIPPOCAMPUS, (CONFIG, dataclasses.replace(detailed, test_cases=2)), (Drawing(2),), (0.01,), (0,))
