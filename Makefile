@@ -44,8 +44,9 @@ test: venv libraries
 	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
 
 test-slow: venv libraries
-	$(BIN)/python -m pytest -m slow Testing/Gui
-	$(BIN)/python -m pytest -m slow Testing/Mrml Testing/Packaging Testing/Python
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow Testing/Gui > $(LOG) 2>&1 & row=$$!; \
+	$(BIN)/python -m pytest -m slow Testing/Mrml Testing/Packaging Testing/Python; python=$$?; \
+	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu -rs Testing/Python
