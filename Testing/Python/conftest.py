@@ -181,3 +181,11 @@ def command(run_cli, tiny):
         return done.returncode, done.stdout, done.stderr
 
     return run
+
+
+@pytest.fixture
+def complete(run_cli):
+    def run(image, segmentation, output, *more):
+        return run_cli("complete", image, segmentation, "-o", output, "--progress", "none", *more)
+
+    return run

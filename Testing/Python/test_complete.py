@@ -55,14 +55,6 @@ def files(tmp_path, mri, truth):
     return write
 
 
-@pytest.fixture
-def complete(run_cli):
-    def run(image, segmentation, output, *more):
-        return run_cli("complete", image, segmentation, "-o", output, "--progress", "none", *more)
-
-    return run
-
-
 def filled(path):
     return read_label_map(path).layers[0]
 

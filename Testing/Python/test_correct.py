@@ -60,14 +60,6 @@ def files(tmp_path, mri, delivered, truth, bundled_model):
     return write
 
 
-@pytest.fixture
-def complete(run_cli):
-    def run(image, segmentation, output, *more):
-        return run_cli("complete", image, segmentation, "-o", output, "--progress", "none", *more)
-
-    return run
-
-
 def away_from(numbers, total):
     return np.abs(np.subtract.outer(np.arange(total), numbers)).min(1)
 

@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 
@@ -22,7 +21,7 @@ from ..base.files import last_line
 from .content import is_dicom, missing_content, visible_files
 from .dicom_frames import TAGS, Frame, frames_of
 from .dicom_stack import stack
-from .dicom_tags import kinds_of_object, may_be_image, tag_text
+from .dicom_tags import kinds_of_object, may_be_image, read_dataset, tag_text
 from .images import readable_by_itk, without_itk_warnings
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ def _images(folder: Path) -> Series:
     others = []  # what they are: reports, contours, segmentations
     dicom = [path for path in files if is_dicom(path)]
     for path in dicom:
-        header = _read_header(path)
+        header = read_dataset(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
         kinds = kinds_of_object(header)
         series = tag_text(header, "SeriesInstanceUID")
         if "Rows" in header and all(map(may_be_image, kinds)):
@@ -118,17 +117,6 @@ def _pattern(path: Path) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _read_header(path: Path) -> Dataset:
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read ({last_line(error)}); check the file.") from error
-    except Exception as error:  # pydicom raises what its parts raise
-        raise InputError(
-            f"{str(path)!r} is not a complete DICOM file ({last_line(error)}); export it again."
-        ) from error
 
 
 def nothing_found(folder: Path) -> InputError:

@@ -19,7 +19,7 @@ from ..base.files import last_line
 from ..card import Terminology
 from .dicom_frames import frames_of
 from .dicom_stack import stack_with_gaps
-from .dicom_tags import tag_items, tag_number, tag_numbers, tag_text
+from .dicom_tags import read_dataset, tag_items, tag_number, tag_numbers, tag_text
 from .segments import BACKGROUND, Segment, name_key
 
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # masks, label maps
@@ -41,12 +41,12 @@ def is_segmentation(path: Path) -> bool:
 
 
 def manufacturer(path: Path) -> str:
-    return tag_text(_read(path, voxels=False), "Manufacturer")
+    return tag_text(read_dataset(path, stop_before_pixels=True), "Manufacturer")
 
 
 def read_segments(path: Path) -> tuple[Segment, ...]:
     """What a segmentation names; of the layers nothing is known. Raises InputError."""
-    return tuple(_segments(_read(path, voxels=False), path).values())
+    return tuple(_segments(read_dataset(path, stop_before_pixels=True), path).values())
 
 
 def read_dicom_segmentation(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[Segment, ...]]:
@@ -57,7 +57,7 @@ def read_dicom_segmentation(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[S
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values that are not used here or are checked here
-        data = _read(path)
+        data = read_dataset(path)
         kind = tag_text(data, "SegmentationType")
         if kind == "FRACTIONAL":
             raise InputError(f"{str(path)!r} stores its segments as {kind!r}; give a binary segmentation.")
@@ -121,17 +121,6 @@ def _in_layers(
         layers[layer][mask] = segment
         placed[segment] = replace(segments[segment], layer=layer)
     return np.stack(layers), placed
-
-
-def _read(path: Path, voxels: bool = True) -> Dataset:
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=not voxels)
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read ({last_line(error)}); check the file.") from error
-    except Exception as error:  # pydicom raises what its parts raise
-        raise InputError(
-            f"{str(path)!r} is not a complete DICOM file ({last_line(error)}); export it again."
-        ) from error
 
 
 def _pixels(data: Dataset, path: Path, shape: tuple[int, int, int]) -> np.ndarray:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, DSfloat
@@ -22,7 +20,7 @@ from ..base.errors import DependencyError, InputError
 from ..base.files import last_line
 from ..card import Label, Terminology
 from ..geometry import spacing_and_directions
-from .dicom_tags import quoted, tag_items, tag_number, tag_text
+from .dicom_tags import quoted, read_dataset, tag_items, tag_number, tag_text
 from .label_maps import Provenance
 from .segments import PROGRAM
 from .volumes import Volume
@@ -143,7 +141,10 @@ def _text(text: str, most: int = _MOST_CHARACTERS) -> str:
 
 def _headers(source: Volume) -> list[Dataset]:
     """Those of the series' files, in their slices' order, made complete. Raises InputError for a tag that is needed."""
-    headers = [_read(path) for path in dict.fromkeys(path for path, _ in source.slices)]
+    headers = [
+        read_dataset(path, stop_before_pixels=True, force=True)
+        for path in dict.fromkeys(path for path, _ in source.slices)
+    ]
     for name in _NEEDED:
         if any(not tag_text(header, name) for header in headers):
             raise InputError(
@@ -159,13 +160,6 @@ def _headers(source: Volume) -> list[Dataset]:
     for header in headers:
         _complete(header, headers[0], between_slices)
     return headers
-
-
-def _read(path: Path) -> Dataset:
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    except Exception as error:  # of a file that was readable before
-        raise InputError(f"{str(path)!r} cannot be read ({last_line(error)}); check the file.") from error
 
 
 def _complete(header: Dataset, first: Dataset, between_slices: DSfloat) -> None:

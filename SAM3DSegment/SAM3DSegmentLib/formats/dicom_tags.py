@@ -5,13 +5,18 @@ Headers hold "2,0", "ANONYMIZED" or two numbers where one belongs; pydicom then 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID
+
+from ..base.errors import InputError
+from ..base.files import last_line
 
 
 def _value(data: Dataset, name: str) -> Any:
@@ -47,6 +52,18 @@ def tag_items(data: Dataset, name: str) -> list[Dataset]:
     """The data sets of a sequence."""
     value = _value(data, name)
     return list(value) if isinstance(value, Sequence) else []
+
+
+def read_dataset(path: Path, **options: Any) -> Dataset:
+    """A DICOM file, with pydicom's options of `dcmread`. Raises InputError, whatever is wrong with the file."""
+    try:
+        return pydicom.dcmread(path, **options)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read ({last_line(error)}); check the file.") from error
+    except Exception as error:  # pydicom raises what its parts raise
+        raise InputError(
+            f"{str(path)!r} is not a complete DICOM file ({last_line(error)}); export it again."
+        ) from error
 
 
 def kinds_of_object(data: Dataset) -> list[str]:
