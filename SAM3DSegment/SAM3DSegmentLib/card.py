@@ -6,6 +6,7 @@ Values are checked when an object is made, so a bad one fails before any work is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .base.errors import require
@@ -16,8 +17,11 @@ LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
 LARGEST_DEPTH = 4096  # slices that a decoder sees at once
 UNKNOWN = 255  # in place of a class index: nobody has said what this voxel is
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
+MOST_CHANNELS = 16  # of a volume: each may need a pass of the encoder, and makes the decoder's first layer wider
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
 NORMALISATIONS = ("sam", "unit", "grey")  # see `intensity.normalise`
+EACH, RGB = CHANNEL_LAYOUTS = ("each", "rgb")  # see `intensity.split_passes`
+COLOURS = 3  # that an encoder of SAM's class reads
 
 
 def require_image_size(pixels: int) -> None:
@@ -61,6 +65,7 @@ class EncoderConfig:
 
     sha256 is the hash of the checkpoint file, or of the tensors when the encoder is carried in the model file
     (`vit` then gives its shape). normalisation: what is done to grey slices before; cards without it mean "sam".
+    channel_layout: how several channels reach it, each in a pass of its own, or as the colours of one.
     """
 
     name: str
@@ -68,9 +73,14 @@ class EncoderConfig:
     sha256: str = ""
     vit: VitConfig | None = None
     normalisation: str = "sam"
+    channel_layout: str = EACH
 
     def __post_init__(self) -> None:
         require_image_size(self.image_size)
+        require(
+            self.channel_layout in CHANNEL_LAYOUTS,
+            f"channel_layout {self.channel_layout!r} is unknown; use one of {', '.join(CHANNEL_LAYOUTS)}.",
+        )
         require(
             self.normalisation in NORMALISATIONS,
             f"normalisation {self.normalisation!r} is unknown; use one of {', '.join(NORMALISATIONS)}.",
@@ -80,6 +90,16 @@ class EncoderConfig:
     def in_model_file(self) -> bool:
         """True when the encoder's weights travel in the model file, so that no checkpoint is needed."""
         return self.vit is not None
+
+    def passes(self, channels: int) -> int:
+        """How often a slice of so many channels goes through the encoder. Raises InputError for too many of them."""
+        if self.channel_layout == EACH:
+            return channels
+        require(
+            channels <= COLOURS,
+            f"channel_layout {RGB!r} takes up to {COLOURS} channels, not {channels}; use {EACH!r}.",
+        )
+        return 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ class DecoderConfig:
     "convolutional": a 3x3x3 convolution to half the channels, an instance norm, LeakyReLU and a 1x1x1 convolution.
 
     `detail` is our own addition, off by default: channels of a part that reads the grey slices beside the embeddings,
-    on the slices' own grid, then on each of half that size.
+    on the slices' own grid, then on each of half that size. `grey_channels`: channels of these slices.
     """
 
     num_classes: int
@@ -105,6 +125,7 @@ class DecoderConfig:
     levels: int = 4
     head: str = "linear"
     detail: tuple[int, ...] = ()
+    grey_channels: int = 1
 
     def __post_init__(self) -> None:
         require(
@@ -135,6 +156,10 @@ class DecoderConfig:
         require(
             len(self.detail) <= 5 and all(1 <= width <= 1024 for width in self.detail),
             f"detail {self.detail} must be at most 5 numbers in 1..1024, such as (16, 32, 64, 128), or none.",
+        )
+        require(
+            1 <= self.grey_channels <= MOST_CHANNELS,
+            f"grey_channels {self.grey_channels} is outside 1..{MOST_CHANNELS}; a volume has so many channels.",
         )
 
 
@@ -188,6 +213,33 @@ class IntensityRule:
             self.kind != "percentiles" or (self.low >= 0 and self.high <= 100),
             f"percentiles [{self.low}, {self.high}] are outside 0..100.",
         )
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One of several volumes of a case on one grid, such as T1 and FLAIR, or CT and PET.
+
+    name: "" for the only one; intensity: None for the rule that holds for all; modality: "" likewise.
+    """
+
+    name: str
+    intensity: IntensityRule | None = None
+    modality: str = ""
+
+
+def require_channels(channels: Sequence[Channel]) -> None:
+    """Raises InputError unless these can be the channels of a volume."""
+    names = [channel.name for channel in channels]
+    for name in names:
+        require(
+            bool(name.strip()) and "=" not in name,
+            f"{name!r} cannot name a channel; use a name such as T1, without the sign =.",
+        )
+    require(
+        len({name.casefold() for name in names}) == len(names),
+        f"channel names {', '.join(names)} are not all different; rename them.",
+    )
+    require(len(names) <= MOST_CHANNELS, f"{len(names)} channels are too many; a model reads up to {MOST_CHANNELS}.")
 
 
 @dataclass(frozen=True)
@@ -263,6 +315,7 @@ class ModelCard:
     decoder: DecoderConfig
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
+    channels: tuple[Channel, ...] = ()  # of a volume; (): one, of this modality and intensity
     window: WindowRule = WindowRule()
     mirror: bool = False  # decode every slice left-right mirrored too and average; for labels without a side
     island_share: float = 0.0  # of a label's largest piece: smaller ones are removed (postprocessing.py); 0 keeps all
@@ -279,8 +332,36 @@ class ModelCard:
             f"{len(self.labels)} labels do not fit {self.decoder.num_classes} classes; "
             "there must be one class more, for the background.",
         )
+        require_channels(self.channels)
+        if self.channels:
+            width = EMBEDDING_CHANNELS * self.encoder.passes(len(self.channels))
+            require(
+                (self.decoder.channels[0], self.decoder.grey_channels) == (width, len(self.channels)),
+                f"a decoder of {self.decoder.channels[0]} channels that reads {self.decoder.grey_channels} grey ones "
+                f"does not fit the channels {', '.join(channel.name for channel in self.channels)}; {width} and "
+                f"{len(self.channels)} do.",
+            )
         require(0 <= self.island_share <= 1, f"island_share {self.island_share} is outside 0..1; 0.1 is a good start.")
         values = [label.value for label in self.labels]
         require(len(set(values)) == len(values), f"label values {values} are not all different; renumber them.")
         names = [label.name for label in self.labels]
         require(len(set(names)) == len(names), f"label names {names} are not all different; rename them.")
+
+    @property
+    def inputs(self) -> tuple[Channel, ...]:
+        """The channels that a volume must have, at least one; a single one may be without a name."""
+        return self.channels or (Channel("", self.intensity, self.modality),)
+
+    @property
+    def intensities(self) -> tuple[IntensityRule, ...]:
+        """Of each of the inputs."""
+        return tuple(channel.intensity or self.intensity for channel in self.inputs)
+
+    def check_channels(self, count: int) -> None:
+        """Raises InputError unless a volume of so many channels can be read."""
+        wanted = ", ".join(channel.name for channel in self.channels) or "one"
+        require(
+            count == len(self.inputs),
+            f"a volume of {count} channel{'' if count == 1 else 's'} was given, but the model {self.name!r} reads "
+            f"{wanted}; give {'this one' if len(self.inputs) == 1 else 'these, in this order'}.",
+        )

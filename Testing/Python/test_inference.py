@@ -173,7 +173,7 @@ def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeyp
 
     monkeypatch.setattr(segmenter.network, "decode", decode)
     monkeypatch.setattr(Network, "has_detail", False)
-    preparation = Preparation(SlicingRule("axial"), IntensityRule(), segmenter.card.encoder.image_size)
+    preparation = Preparation(SlicingRule("axial"), (IntensityRule(),), segmenter.card.encoder.image_size)
     prepared = preparation.prepare(np.arange(12 * 8 * 8).reshape(12, 8, 8), np.eye(4))
     logits = list(stream_logits(prepared, segmenter.network, Work(12, WindowRule(8, 4)), UNWATCHED))
     assert [float(one[0, 4, 4]) for one in logits] == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])

@@ -256,7 +256,7 @@ def prepare(tmp_path, labels, rules=ONLY_PAINTED):
     tmp_path.mkdir(exist_ok=True)
     files = CaseFiles("a", MRI, write_like(tmp_path / "label.nii.gz", labels, MRI))
     plan = make_plan(HIPPOCAMPUS, COMPACT)
-    preparation = Preparation(plan.config.slicing, plan.config.intensity, 32)
+    preparation = Preparation(plan.config.slicing, plan.card.intensities, 32)
     return prepare_case(files, LABELS, preparation, rules, tmp_path)
 
 
@@ -346,7 +346,7 @@ def test_what_is_found_on_unpainted_slices_is_not_held_against_a_model(painted_s
 
 def test_the_picture_shows_a_painted_slice_and_which_are_painted(tmp_path):
     volume = read_volume(MRI)
-    prepared = Preparation(COMPACT.slicing, COMPACT.intensity, 64).prepare(volume.array_kji, volume.ijk_to_ras)
+    prepared = Preparation(COMPACT.slicing, (COMPACT.intensity,), 64).prepare(volume.array_kji, volume.ijk_to_ras)
     painted, numbers = every(reference(), CORONAL, 4)
     known = find_painted(painted).keep(painted)
     png, index = draw_case(prepared, known, np.zeros_like(painted), LABELS)

@@ -40,7 +40,7 @@ def segment(
     segmenter = Segmenter.load(loaded, checked.device, sam_checkpoint=checked.samCheckpoint, quality=checked.quality)
     array, matrix, watch = request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
     facts = VolumeFacts.of_array(array, matrix, dicomModality(volumeNode))
-    misfits = find_and_warn(loaded.card, facts, repr(volumeNode.GetName()))
+    misfits = find_and_warn(loaded.card, [facts], repr(volumeNode.GetName()))
     labels, confidence, record = segment_array(segmenter, loaded, array, matrix, watch, misfits)
     return request.deliver(labels, confidence if checked.confidenceMap else None, record)
 

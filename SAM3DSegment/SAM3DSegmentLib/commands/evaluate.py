@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Without a watch: distances of one case can take minutes, and an interrupt should end them at once."""
     from ..base.files import check_new_file, write_json, write_text
     from ..evaluation import as_csv, as_dicts, as_table, evaluate_folders
-    from ..training.dataset import names_of_values
+    from ..training.description import names_of_values
 
     outputs = [path for path in (options.json, options.csv) if path]
     read = [file for folder in (options.predictions, options.labels) if folder.is_dir() for file in folder.iterdir()]

@@ -42,7 +42,7 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
         watch = watch.silent()
     if plan.config.folds > 1:
         watch = watch.unfinished()  # each fold needs its share
-    encoder = plan.encoder.load_for_training(plan.image_size, fabric.device, options.sam_checkpoint)
+    encoder = plan.encoder.load_for_training(plan.card.encoder, fabric.device, options.sam_checkpoint)
     start = load_model(plan.config.start_from) if plan.config.start_from else None
     if start is not None:
         if len(start.decoders) > 1 and fabric.is_global_zero:
