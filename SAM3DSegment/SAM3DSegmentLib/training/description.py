@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,36 @@ def names_of_values(folders: Iterable[Path]) -> dict[int, str]:
         if names := label_names(read_description(folder / DESCRIPTION), folder):
             return names
     return {}
+
+
+def regions_of(folders: Iterable[Path]) -> dict[str, tuple[int | str, ...]]:
+    """What is evaluated together: from the first of the folders whose `dataset.json` says so; else nothing.
+
+    As nnU-Net has it, lists among its "labels", or a list for each name under "regions". Raises InputError.
+    """
+    for folder in folders:
+        description = read_description(folder / DESCRIPTION)
+        labels = description.get("labels")
+        listed = (
+            {name: value for name, value in labels.items() if isinstance(value, list)}
+            if isinstance(labels, dict)
+            else {}
+        )
+        if given := description.get("regions") or listed:
+            return as_regions(given, folder / DESCRIPTION)
+    return {}
+
+
+def as_regions(given: Any, path: Path) -> dict[str, tuple[int | str, ...]]:
+    """Values or names of structures, by the name of what they are together. Raises InputError."""
+    whole = isinstance(given, dict) and all(
+        isinstance(members, list)
+        and members
+        and all(isinstance(member, (int, str)) and not isinstance(member, bool) for member in members)
+        for members in given.values()
+    )
+    require(whole, f'regions of {str(path)!r} cannot be read; give values for each name, as in {{"WT": [1, 2, 3]}}.')
+    return {" ".join(name.split()): tuple(members) for name, members in given.items()}
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -43,18 +74,25 @@ def channel_names(description: dict[str, Any]) -> dict[int, str]:
 def label_names(description: dict[str, Any], path: Path) -> dict[int, str]:
     """Value to name, from {"1": "Anterior"} (Decathlon, nnU-Net v1) or {"Anterior": 1} (nnU-Net v2).
 
-    Raises InputError where a value means something else than one structure.
+    A list of several values names none of them: nnU-Net's regions, such as {"whole tumour": [1, 2, 3]}. Raises
+    InputError where a value means something else than one structure.
     """
     given = description.get("labels") or {}
     names: dict[int, str] = {}
+    of_regions: set[int] = set()
     try:
         for key, value in given.items():
+            if isinstance(value, list) and len(value) > 1:
+                of_regions.update(map(operator.index, value))
+                continue
+            value = value[0] if isinstance(value, list) and value else value
             number, name = (int(key), value) if str(key).isdecimal() else (value, key)
             if isinstance(number, bool) or not isinstance(number, int) or not isinstance(name, str):
                 raise TypeError(f"{key!r}: {value!r}")
             if number in names:
                 raise ValueError(f"{names[number]!r} and {name!r} are both {number}")
             names[number] = name
+        names |= {value: f"Label {value}" for value in sorted(of_regions - names.keys())}
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"{str(path)!r} has labels that cannot be read ({error}); give one value for each name, as in "
