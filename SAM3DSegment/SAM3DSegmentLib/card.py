@@ -5,11 +5,10 @@ Values are checked when an object is made, so a bad one fails before any work is
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .base.errors import require
+from .channel import MOST_CHANNELS, Channel, IntensityRule, require_channels
 
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
 # With one cell in each direction, the decoder's norms would see a single value in a volume of one slice.
@@ -17,7 +16,6 @@ LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
 LARGEST_DEPTH = 4096  # slices that a decoder sees at once
 UNKNOWN = 255  # in place of a class index: nobody has said what this voxel is
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
-MOST_CHANNELS = 16  # of a volume: each may need a pass of the encoder, and makes the decoder's first layer wider
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
 NORMALISATIONS = ("sam", "unit", "grey")  # see `intensity.normalise`
 EACH, RGB = CHANNEL_LAYOUTS = ("each", "rgb")  # see `intensity.split_passes`
@@ -182,64 +180,6 @@ class SlicingRule:
         require(
             self.anisotropy > 1, f"anisotropy {self.anisotropy} must be greater than 1; 1.5 suits most acquisitions."
         )
-
-
-@dataclass(frozen=True)
-class IntensityRule:
-    """How voxel values become the 0..255 grey values that SAM expects.
-
-    kind "window": [low, high] in the volume's own units (HU for CT); "percentiles": [low, high] are percentiles of the
-    finite voxels; "zscore": [low, high] are numbers of standard deviations from the mean.
-    """
-
-    kind: str = "percentiles"
-    low: float = 0.5
-    high: float = 99.5
-
-    def __post_init__(self) -> None:
-        require(
-            self.kind in ("window", "percentiles", "zscore"),
-            f"intensity kind {self.kind!r} is unknown; use 'window', 'percentiles' or 'zscore'.",
-        )
-        require(
-            math.isfinite(self.low) and math.isfinite(self.high),
-            f"intensity range [{self.low}, {self.high}] is not finite; give two numbers.",
-        )
-        require(
-            self.low < self.high,
-            f"intensity range [{self.low}, {self.high}] is empty; the first number must be smaller.",
-        )
-        require(
-            self.kind != "percentiles" or (self.low >= 0 and self.high <= 100),
-            f"percentiles [{self.low}, {self.high}] are outside 0..100.",
-        )
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One of several volumes of a case on one grid, such as T1 and FLAIR, or CT and PET.
-
-    name: "" for the only one; intensity: None for the rule that holds for all; modality: "" likewise.
-    """
-
-    name: str
-    intensity: IntensityRule | None = None
-    modality: str = ""
-
-
-def require_channels(channels: Sequence[Channel]) -> None:
-    """Raises InputError unless these can be the channels of a volume."""
-    names = [channel.name for channel in channels]
-    for name in names:
-        require(
-            bool(name.strip()) and "=" not in name,
-            f"{name!r} cannot name a channel; use a name such as T1, without the sign =.",
-        )
-    require(
-        len({name.casefold() for name in names}) == len(names),
-        f"channel names {', '.join(names)} are not all different; rename them.",
-    )
-    require(len(names) <= MOST_CHANNELS, f"{len(names)} channels are too many; a model reads up to {MOST_CHANNELS}.")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .base.errors import InputError
-from .card import COLOURS, EACH, NORMALISATIONS, IntensityRule
+from .card import COLOURS, EACH, NORMALISATIONS
+from .channel import IntensityRule
 
 logger = logging.getLogger(__name__)
 

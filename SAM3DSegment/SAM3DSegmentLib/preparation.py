@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base.errors import InputError
-from .card import PATCH_SIZE, IntensityRule, SlicingRule
+from .card import PATCH_SIZE, SlicingRule
+from .channel import IntensityRule
 from .geometry import Slicing, slicing_of
 from .intensity import GreyScale, measure_grey_scale
 

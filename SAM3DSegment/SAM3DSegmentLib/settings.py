@@ -11,15 +11,13 @@ from .card import (
     EACH,
     EMBEDDING_CHANNELS,
     LARGEST_DEPTH,
-    Channel,
     DecoderConfig,
-    IntensityRule,
     Label,
     SlicingRule,
     WindowRule,
-    require_channels,
     require_image_size,
 )
+from .channel import Channel, IntensityRule, require_channels
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:

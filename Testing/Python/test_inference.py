@@ -11,7 +11,8 @@ import torch
 from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
 from SAM3DSegmentLib.base.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.base.watch import UNWATCHED
-from SAM3DSegmentLib.card import IntensityRule, ModelCard, SlicingRule, WindowRule
+from SAM3DSegmentLib.card import ModelCard, SlicingRule, WindowRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, segment_volume, watch_of

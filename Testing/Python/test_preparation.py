@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from SAM3DSegmentLib.card import IntensityRule, SlicingRule
+from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.preparation import Preparation, SquareFit
 
 

@@ -12,7 +12,8 @@ from conftest import MRI
 from SAM3DSegmentLib import quality
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED
-from SAM3DSegmentLib.card import EncoderConfig, IntensityRule, SlicingRule, WindowRule
+from SAM3DSegmentLib.card import EncoderConfig, SlicingRule, WindowRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, measure_speed, stream_logits

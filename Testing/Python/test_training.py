@@ -24,7 +24,8 @@ from SAM3DSegmentLib.base.errors import Cancelled, InputError, TrainingError, We
 from SAM3DSegmentLib.base.jsonable import from_json, to_json
 from SAM3DSegmentLib.base.progress import SILENT, Silent
 from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
-from SAM3DSegmentLib.card import LEAST_IMAGE_SIZE, IntensityRule, Label, SlicingRule
+from SAM3DSegmentLib.card import LEAST_IMAGE_SIZE, Label, SlicingRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder

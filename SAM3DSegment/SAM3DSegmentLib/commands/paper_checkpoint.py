@@ -18,14 +18,13 @@ from torch import Tensor
 from ..base.errors import ModelFileError
 from ..card import (
     EMBEDDING_CHANNELS,
-    MOST_CHANNELS,
-    Channel,
     DecoderConfig,
     EncoderConfig,
     Label,
     ModelCard,
     WindowRule,
 )
+from ..channel import MOST_CHANNELS, Channel
 from ..decoder import Sam3dDecoder
 from ..model_file import Sam3dModel
 from ..sam.encoders import published

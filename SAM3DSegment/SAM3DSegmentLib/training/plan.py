@@ -12,7 +12,8 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.jsonable import from_json, to_json
 from ..base.watch import UNWATCHED, Watch
-from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, Channel, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
+from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
+from ..channel import Channel
 from ..geometry import Slicing, slicing_of
 from ..model_store import find_model, read_card
 from ..preparation import Preparation, SquareFit

@@ -52,7 +52,9 @@ class Logic(Protocol):
 class Ui(Protocol):
     """The widgets of Resources/UI/SAM3DSegment.ui that the panel reads, fills or connects."""
 
+    inputLabel: qt.QLabel
     inputSelector: slicer.qMRMLNodeComboBox
+    channelsWidget: qt.QWidget
     modelBox: qt.QComboBox
     modelFileButton: qt.QToolButton
     modelCardLabel: qt.QLabel
