@@ -10,6 +10,7 @@ import slicer
 from panel_fixtures import LABELS, add_volume
 
 import host
+from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, ModelCard, VitConfig
 from SAM3DSegmentLib.channel import Channel
 
@@ -106,5 +107,5 @@ def test_the_logic_takes_channels_by_name_and_tells_what_does_not_fit(widget, pa
         ({"T2": second, "T3": second}, "leave out the channel 'T3'"),
         ({"T2": shifted}, "is not on the grid of 'a': its voxels lie up to 3 mm from where they should be"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(InputError, match=told):
             widget.logic.segment(first, model=pair_model, channels=channels)

@@ -300,17 +300,14 @@ def _only(case: str, files: list[VolumeFile]) -> Path:
     return files[0].path
 
 
-def _as_channels(case: str, files: list[VolumeFile], numbered: Mapping[int, str]) -> tuple[ChannelFile, ...]:
+def _as_channels(case: str, files: list[VolumeFile], names: Mapping[int, str]) -> tuple[ChannelFile, ...]:
     """The channels of a case by the numbers in their files' names; one without a number has no name."""
-    numbers = [int(ending[1]) if (ending := NUMBER.search(file.name)) else None for file in files]
-    if len(files) == 1 and numbers[0] is None:
+    numbered_files = [(int(ending[1]), file.path) for file in files if (ending := NUMBER.search(file.name))]
+    if len(files) == 1 and not numbered_files:
         return (ChannelFile("", files[0].path),)
-    if None in numbers or len(set(numbers)) < len(numbers):
+    if len({number for number, _ in numbered_files}) < len(files):
         _only(case, files)
-    return tuple(
-        ChannelFile(numbered.get(number, f"{number:04d}"), file.path)
-        for number, file in sorted(zip(numbers, files), key=lambda pair: pair[0])
-    )
+    return tuple(ChannelFile(names.get(number, f"{number:04d}"), path) for number, path in sorted(numbered_files))
 
 
 def _channels_of(cases: tuple[CaseFiles, ...]) -> tuple[str, ...]:

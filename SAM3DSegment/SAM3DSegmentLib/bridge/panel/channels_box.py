@@ -28,21 +28,19 @@ class ChannelsBox:
         widget.visible = False
 
     def show(self, names: Sequence[str]) -> bool:
-        """A selector for each name. Whether the names are new: nodes that are called so are chosen then."""
-        if tuple(names) == self._names:
-            return False
+        """A selector for each name, with the node that is called so where none is chosen. Whether the names are new."""
+        isNew = tuple(names) != self._names
         self._names = tuple(names)
         while len(self._rows) < len(names):
             self._rows.append(self._addRow())
-        images = shownImages()
         for number, (label, selector) in enumerate(self._rows):
             isUsed = number < len(names)
             label.visible = selector.visible = isUsed
-            if isUsed:
+            if isUsed and (isNew or selector.currentNode() is None):
                 label.text = f"{names[number]}:"
-                selector.setCurrentNode(nodeOfChannel(names[number], images))
+                selector.setCurrentNode(nodeOfChannel(names[number], shownImages()))
         self._widget.visible = bool(names)
-        return True
+        return isNew
 
     def nodes(self) -> dict[str, slicer.vtkMRMLScalarVolumeNode | None]:
         """What is chosen for each name."""

@@ -59,9 +59,8 @@ class Panel:
         self._train.enter()
         self._setup.update()
         self._results.setShown(True)
-        if self._parameters is not None and self._parameters.inputVolume is None:
-            if images := shownImages():
-                self._parameters.inputVolume = images[0]
+        if self._parameters is not None and self._parameters.inputVolume is None and (images := shownImages()):
+            self._parameters.inputVolume = images[0]
 
     def exit(self) -> None:
         """Another module's panel is shown."""
