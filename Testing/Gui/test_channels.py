@@ -105,7 +105,53 @@ def test_the_logic_takes_channels_by_name_and_tells_what_does_not_fit(widget, pa
     for channels, told in (
         ({}, "choose a volume for the channel 'T2'; the model 'pair' reads T1, T2."),
         ({"T2": second, "T3": second}, "leave out the channel 'T3'"),
-        ({"T2": shifted}, "is not on the grid of 'a': its voxels lie up to 3 mm from where they should be"),
+        (
+            {"T2": shifted},
+            "the volume .c. is not on the grid of 'a': its voxels lie up to 3 mm from where they should be",
+        ),
     ):
         with pytest.raises(InputError, match=told):
             widget.logic.segment(first, model=pair_model, channels=channels)
+
+
+def add_segmentation(volume, mask):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    segmentId = node.GetSegmentation().AddEmptySegment("", "Inside")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, segmentId, volume)
+    return node
+
+
+def test_a_case_of_two_volumes_is_written_and_the_folder_asks_for_both_from_then_on(widget, arrays, tmp_path):
+    from SAM3DSegmentLib.bridge import preferences
+    from SAM3DSegmentLib.formats.volumes import read_volume
+    from SAM3DSegmentLib.training.dataset import find_dataset
+
+    cases = widget.panel._train._cases
+    cases.folder = tmp_path
+    preferences.setCasesFolder(tmp_path)
+    cases.update()
+    assert host.pump(lambda: not cases.isReading, TIMEOUT_S)
+    first, second = (add_volume(array, MATRIX, name) for array, name in zip(arrays, ("a T1", "a T2")))
+    mask = np.zeros(arrays[0].shape, np.uint8)
+    mask[2:5, 2:5, 2:5] = 1
+    segmentation = add_segmentation(first, mask)
+    widget.ui.caseSegmentationSelector.setCurrentNode(segmentation)
+    assert widget.ui.caseVolumeLabel.text == "Volume:"
+    widget.ui.caseChannelsEdit.text = "T1, T2"
+    widget.ui.caseChannelsEdit.editingFinished()
+    assert widget.ui.caseVolumeLabel.text == "T1:"
+    (selector,) = widget.ui.caseChannelsWidget.findChildren(slicer.qMRMLNodeComboBox)
+    assert selector.currentNode() is second
+    widget.ui.caseNameEdit.text = "a"
+    widget.ui.addCaseButton.click()
+    assert host.pump(lambda: not cases.isReading and cases.survey.rows, TIMEOUT_S), widget.ui.casesLabel.text
+    (case,) = find_dataset(tmp_path, least=1).cases
+    assert [(part.name, part.path.name) for part in case.channels] == [("T1", "T1.nrrd"), ("T2", "T2.nrrd")]
+    assert np.array_equal(read_volume(case.channels[1].path).array_kji, arrays[1])
+    assert cases.survey.channels == ("T1", "T2")
+    assert widget.ui.caseChannelsEdit.isHidden()
+
+    selector.setCurrentNode(None)
+    assert not widget.ui.addCaseButton.enabled
+    assert {path.name for path in cases.survey.rows[0].files} == {"T1.nrrd", "T2.nrrd", "a.seg.nrrd"}

@@ -30,8 +30,9 @@ from SAM3DSegmentLib.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, Di
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.settings import AugmentationConfig
 from SAM3DSegmentLib.training.augmentation import random_view
+from SAM3DSegmentLib.training.case_files import CaseFiles
 from SAM3DSegmentLib.training.classes import COMPLETE, LabelRules, read_case
-from SAM3DSegmentLib.training.dataset import CaseFiles, find_dataset
+from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.loop import make_fabric
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import prepare_case

@@ -33,8 +33,8 @@ from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
+from SAM3DSegmentLib.training.case_files import CaseFiles
 from SAM3DSegmentLib.training.classes import COMPLETE
-from SAM3DSegmentLib.training.dataset import CaseFiles
 from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
 from SAM3DSegmentLib.training.learner import DecoderLearner, EndToEndLearner
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case

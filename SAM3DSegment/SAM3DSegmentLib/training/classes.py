@@ -20,7 +20,7 @@ from ..formats.segments import IGNORE, NO_STRUCTURES, Segment, name_key
 from ..formats.volumes import Volume, image_on_grid
 from ..geometry import grid_offset, is_same_grid, plane_across
 from ..settings import TrainingConfig
-from .dataset import CaseFiles, Dataset
+from .case_files import CaseFiles, Dataset
 from .description import DESCRIPTION
 
 _TISSUE = Terminology("SCT", "85756007", "Tissue")

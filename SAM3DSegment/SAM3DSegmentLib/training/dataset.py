@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..base.errors import InputError, require
@@ -17,76 +17,11 @@ from ..formats.channels import NUMBER, ChannelFile
 from ..formats.content import is_dangling, missing_content, visible_files
 from ..formats.segments import BACKGROUND, name_key
 from ..formats.volumes import VolumeFile, list_volume_files, volume_name
+from .case_files import CaseFiles, Dataset
 from .description import DESCRIPTION, as_text, channel_names, label_names, pop_ignored, read_description
 
 _LABEL_ENDING = re.compile(r"[-_ .](labels?|seg|segmentation|mask)$", re.IGNORECASE)
 _IMAGE_ENDING = re.compile(r"[-_ .](images?|img|volume|vol)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """A case's name, its image, and its label map or segmentation.
-
-    series_uid: which series of the folder `image`, if that is a folder of DICOM files. parts: the channels, if they
-    have names; `image` is then the file of the first.
-    """
-
-    name: str
-    image: Path
-    label_map: Path
-    series_uid: str | None = None
-    parts: tuple[ChannelFile, ...] = ()
-
-    @property
-    def channels(self) -> tuple[ChannelFile, ...]:
-        """At least one."""
-        return self.parts or (ChannelFile("", self.image),)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All that are read."""
-        return (*dict.fromkeys(channel.path for channel in self.channels), self.label_map)
-
-    def with_channels(self, names: Sequence[str]) -> CaseFiles:
-        """Only those of these names that it has, in the order of the names."""
-        own = {name_key(part.name): part for part in self.parts}
-        parts = tuple(replace(own[key], name=name) for name in names if (key := name_key(name)) in own)
-        return replace(self, image=parts[0].path, parts=parts) if parts else self
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Cases on disk, what `dataset.json` says of them, and what was left out (`notices`, one line each).
-
-    ignore: the value, from `dataset.json`, of voxels of which nothing is known. channels: the names of those that a
-    case should have; (): it has one, without a name.
-    """
-
-    folder: Path
-    cases: tuple[CaseFiles, ...]
-    names: dict[int, str]  # of the labels' values, from dataset.json; empty without it
-    modality: str
-    licence: str
-    notices: tuple[str, ...]
-    ignore: int | None = None
-    channels: tuple[str, ...] = ()
-
-    def with_channels(self, names: Sequence[str]) -> Dataset:
-        """With only these channels of each case. Raises InputError for one that no case has."""
-        known = {name_key(name) for name in self.channels}
-        if missing := [name for name in names if name_key(name) not in known]:
-            has = f"they have {', '.join(self.channels)}" if self.channels else "they have one, without a name"
-            raise InputError(f"no case of {str(self.folder)!r} has a channel {missing[0]!r}; {has}.")
-        return replace(self, cases=tuple(case.with_channels(names) for case in self.cases), channels=tuple(names))
-
-    def check_channels(self, case: CaseFiles) -> None:
-        """Raises InputError unless a case has all channels."""
-        has = [part.name for part in case.parts]
-        require(
-            has == list(self.channels),
-            f"the channels of {case.name} are {', '.join(filter(None, has)) or 'one without a name'}, but "
-            f"{', '.join(self.channels)} are wanted; add the missing file, or take the case out.",
-        )
 
 
 Pairs = tuple[tuple[CaseFiles, ...], tuple[str, ...]]  # cases, notices
@@ -131,10 +66,11 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
     )
 
 
-def new_case_files(folder: str | Path, name: str) -> CaseFiles:
+def new_case_files(folder: str | Path, name: str, channels: Sequence[str] = ()) -> CaseFiles:
     """Where a new case has to be written to be found: into the layout that `folder` has, else as a pair of files.
 
-    Raises InputError for a name that would be taken for something else.
+    channels: the names of several; without a layout they get a folder for each case. Raises InputError for names that
+    would be taken for something else, and if the cases that are there have other channels.
     """
     folder = Path(folder)
     if not re.fullmatch(r"\w[\w .-]*", name) or name != name.strip(" .") or _LABEL_ENDING.search(name):
@@ -148,7 +84,29 @@ def new_case_files(folder: str | Path, name: str) -> CaseFiles:
         images = labels = folder / name
     else:
         images = labels = folder
+    if channels:
+        return _new_case_of_channels(folder, name, channels)
     return CaseFiles(name, images / f"{name}.nrrd", labels / f"{name}.seg.nrrd")
+
+
+def _new_case_of_channels(folder: Path, name: str, channels: Sequence[str]) -> CaseFiles:
+    for channel in channels:
+        require(
+            re.fullmatch(r"\w[\w .-]*", channel) is not None and not _LABEL_ENDING.search(f"_{channel}"),
+            f"{channel!r} cannot name a channel; use letters, digits, blanks, - and _, and no name such as label.",
+        )
+    if _has_image_and_label_folders(folder):
+        images, labels = folder / "imagesTr", folder / "labelsTr"
+        names = [f"{name}_{number:04d}" for number in range(len(channels))]
+    else:
+        require(
+            not list_volume_files(folder),
+            f"{str(folder)!r} has cases of one channel; choose another folder for {', '.join(channels)}.",
+        )
+        images = labels = folder / name
+        names = list(channels)
+    parts = tuple(ChannelFile(channel, images / f"{file}.nrrd") for channel, file in zip(channels, names))
+    return CaseFiles(name, parts[0].path, labels / f"{name}.seg.nrrd", parts=parts)
 
 
 def files_of_case(files: CaseFiles) -> list[Path]:

@@ -17,8 +17,8 @@ from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
 from ..formats.painted import PaintedSlices, looks_painted
 from ..formats.volumes import Volume
+from .case_files import CaseFiles, Dataset
 from .classes import COMPLETE, LabelRules, Look, Painting, classes_on, own_labels
-from .dataset import CaseFiles, Dataset
 
 _DETACHED_HEADERS = (".nhdr", ".mhd")  # whose voxels are in a file beside them
 

@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 
 from ..base.watch import Watch
 from ..model_file import Sam3dModel, load_model
+from .case_files import CaseFiles
 from .check import describe_encoder, find_suspicious
-from .dataset import CaseFiles
 from .encoders import LoadedEncoder
 from .plan import Plan
 from .prepared import PreparedCase, prepare_case

@@ -21,8 +21,9 @@ from ..sam.cache import cache_folder, cache_limit_bytes
 from ..sam.checkpoints import encoder_of
 from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
+from .case_files import CaseFiles, Dataset
 from .classes import CaseFacts, LabelRules, agree_on_labels, has_sides
-from .dataset import CaseFiles, Dataset, find_dataset
+from .dataset import find_dataset
 from .encoders import TrainingEncoder, find_encoder
 from .look import look_at_cases
 from .splits import Split, split_cases

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..base.files import write_json, written_whole
 from ..card import UNKNOWN, Label
 from ..preparation import Preparation, Prepared, SquareFit
+from .case_files import CaseFiles
 from .classes import LabelRules, read_case
-from .dataset import CaseFiles
 
 SLICES_AT_A_TIME = 16
 GREY_BYTES = 4  # of a pixel of each channel: float32, so that it is what inference sees to the bit

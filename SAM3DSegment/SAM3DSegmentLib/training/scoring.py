@@ -16,8 +16,8 @@ from ..inference import Segmenter
 from ..metrics import Scores, label_dice
 from ..network import Network
 from ..preparation import Voxels
+from .case_files import CaseFiles
 from .classes import LabelRules, read_case
-from .dataset import CaseFiles
 from .learner import TrainedNetwork
 from .plan import Plan
 

@@ -87,7 +87,10 @@ class Ui(Protocol):
     casesLabel: qt.QLabel
     casesCostLabel: qt.QLabel
     removeCaseButton: qt.QPushButton
+    caseVolumeLabel: qt.QLabel
     caseVolumeSelector: slicer.qMRMLNodeComboBox
+    caseChannelsWidget: qt.QWidget
+    caseChannelsEdit: qt.QLineEdit
     caseSegmentationSelector: slicer.qMRMLNodeComboBox
     paintButton: qt.QPushButton
     completeCaseButton: qt.QPushButton

@@ -43,8 +43,9 @@ def readChannels(
     Raises InputError for one that is missing, too many, or not on the grid of `volumeNode`.
     """
     wanted = [channel.name for channel in card.channels]
-    missing = [name for name in wanted[1:] if nodes.get(name) is None]
-    surplus = [name for name in nodes if name not in wanted[1:]]
+    chosen = {name: node for name, node in nodes.items() if node is not None}
+    missing = [name for name in wanted[1:] if name not in chosen]
+    surplus = [name for name in chosen if name not in wanted[1:]]
     if missing or surplus:
         problem = _("choose a volume for the channel {name!r}") if missing else _("leave out the channel {name!r}")
         reads = ", ".join(wanted) or _("one channel")
@@ -53,25 +54,28 @@ def readChannels(
                 problem=problem.format(name=(missing or surplus)[0]), model=card.name, names=reads
             )
         )
-    if not wanted[1:]:
-        return ()
-    matrix, shape = readGrid(volumeNode)
     found = []
     for name in wanted[1:]:
-        node = nodes[name]
+        node = chosen[name]
+        checkGrid(node, volumeNode)
         read = readVolume(node)
-        if apart := describe_grid_difference(shape, matrix, read.arrayKji.shape, read.ijkToWorld):
-            raise InputError(
-                _(
-                    "channel {name!r}, the volume {node!r}, is not on the grid of {first!r}: {apart}; resample it, for "
-                    "example with Resample Scalar/Vector/DWI Volume."
-                ).format(name=name, node=node.GetName(), first=volumeNode.GetName(), apart=apart)
-            )
-        array, toWorld = read.arrayKji, read.ijkToWorld
+        array, matrix = read.arrayKji, read.ijkToWorld
         if crop is not None:
-            array, toWorld = crop.take(array), crop.move(toWorld)
-        found.append(ChannelArray(name, node.GetID(), node.GetImageData().GetMTime(), array, toWorld))
+            array, matrix = crop.take(array), crop.move(matrix)
+        found.append(ChannelArray(name, node.GetID(), node.GetImageData().GetMTime(), array, matrix))
     return tuple(found)
+
+
+def checkGrid(node: slicer.vtkMRMLScalarVolumeNode, firstNode: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Raises InputError unless a volume is on the grid of the first one, in world coordinates."""
+    (matrix, shape), (firstMatrix, firstShape) = readGrid(node), readGrid(firstNode)
+    if apart := describe_grid_difference(firstShape, firstMatrix, shape, matrix):
+        raise InputError(
+            _(
+                "the volume {name!r} is not on the grid of {first!r}: {apart}; resample it, for example with Resample "
+                "Scalar/Vector/DWI Volume."
+            ).format(name=node.GetName(), first=firstNode.GetName(), apart=apart)
+        )
 
 
 def nodeOfChannel(name: str, nodes: Iterable[slicer.vtkMRMLScalarVolumeNode]) -> slicer.vtkMRMLScalarVolumeNode | None:
