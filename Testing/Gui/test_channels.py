@@ -139,7 +139,7 @@ def test_a_case_of_two_volumes_is_written_and_the_folder_asks_for_both_from_then
     widget.ui.caseSegmentationSelector.setCurrentNode(segmentation)
     assert widget.ui.caseVolumeLabel.text == "Volume:"
     widget.ui.caseChannelsEdit.text = "T1, T2"
-    widget.ui.caseChannelsEdit.editingFinished()
+    widget.ui.caseChannelsEdit.editingFinished.emit()
     assert widget.ui.caseVolumeLabel.text == "T1:"
     (selector,) = widget.ui.caseChannelsWidget.findChildren(slicer.qMRMLNodeComboBox)
     assert selector.currentNode() is second

@@ -122,7 +122,7 @@ class Ramp:
     class encoder:  # noqa: N801
         batch_size, computed, multiplications = 3, 0, 1.0
         device, dtype = torch.device("cpu"), torch.float32
-        config = EncoderConfig("ramp", 16)
+        config = EncoderConfig("ramp", 32)
 
     has_detail = False
 
