@@ -132,7 +132,9 @@ class Names:
         found = dict(parts)
         for region, members in self.regions.items():
             wanted = {self._called(member) for member in members}
-            found[region] = [place for structure, places in parts.items() if structure in wanted for place in places]
+            places = [place for structure, there in parts.items() if structure in wanted for place in there]
+            if places:
+                found[region] = places
         return found
 
     def _called(self, member: Structure) -> Structure:
