@@ -15,7 +15,7 @@ import slicer
 
 from ..base.stop import FOLDER_PREFIX
 from .problems import explain
-from .request import Request
+from .request import Choices, Request
 from .scene.edits import ReplaceError
 from .worker import BackgroundCall, CommandProcess, OnProgress, ignore, progressReader, removeFolder
 
@@ -149,6 +149,12 @@ class SegmentationJob(SceneJob):
         super().__init__(_Segmenting(request), callbacks)
 
 
+def computingArguments(choices: Choices, modelPath: Path) -> list[str]:
+    """Of the command `segment`: how to compute."""
+    arguments = ["--model", str(modelPath), "--quality", choices.quality, "--device", choices.device]
+    return arguments + (["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else [])
+
+
 @dataclass(frozen=True)
 class _Segmenting:
     """The Work of the command `segment`."""
@@ -156,14 +162,9 @@ class _Segmenting:
     request: Request
 
     def arguments(self) -> list[str]:
-        choices = self.request.choices
         arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
-        arguments += ["--model", str(self.request.modelPath), "--quality", choices.quality, "--device", choices.device]
-        if choices.confidenceMap:
-            arguments += ["--confidence", CONFIDENCE]
-        if choices.samCheckpoint:
-            arguments += ["--sam-checkpoint", choices.samCheckpoint]
-        return arguments
+        arguments += computingArguments(self.request.choices, self.request.modelPath)
+        return arguments + (["--confidence", CONFIDENCE] if self.request.choices.confidenceMap else [])
 
     # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
     def writeFiles(self, folder: Path) -> None:

@@ -11,6 +11,7 @@ from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
 from ..card import Label
 from ..formats.content import visible_files
+from ..formats.header import check_frame
 from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
 from ..formats.painted import PaintedSlices, looks_painted
@@ -32,7 +33,7 @@ def _look(case: CaseFiles, rules: LabelRules, hashed: bool) -> Look:
     own: tuple[Label, ...] = ()
     by_name = False
     try:
-        label_map = read_label_map(case.label_map)
+        label_map = read_label_map(case.label_map, case.frame)
         own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
         image = _read_grid(case)
         indices, painted = classes_on(image, label_map, own, rules)
@@ -83,9 +84,10 @@ def _read_grid(case: CaseFiles) -> Volume:
     if path.is_dir():
         from ..formats.dicom import read_series_grid  # pydicom is loaded where there is DICOM
 
-        shape, matrix = read_series_grid(path, case.series_uid)
+        shape, matrix = read_series_grid(path, case.series_uid, case.frame)
     else:
         header = read_header(path)
+        check_frame(path, header, case.frame)
         shape, matrix = header.shape, read_matrix(path, header)
     return Volume(np.broadcast_to(np.uint8(0), shape), matrix, path)
 
