@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,15 +122,16 @@ def startAllFrames(volumeNode: slicer.vtkMRMLScalarVolumeNode, choices: Choices,
 
 def _ofAllFrames(onProgress: Callable[..., None], count: int) -> Callable[..., None]:
     """The progress of each frame, which begins again with the next, as that of the whole."""
-    finished, last = 0, 0
+    finished, last, began = 0, 0, time.monotonic()
 
     def report(stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         nonlocal finished, last
         if done < last:
             finished += 1
         last = done
-        if secondsToGo is not None and done:
-            secondsToGo += secondsToGo * total / max(total - done, 1) * (count - finished - 1)
+        ofAll = (finished * total + done) / (count * total)
+        if ofAll > 0:
+            secondsToGo = (time.monotonic() - began) * (1 - ofAll) / ofAll
         onProgress(stage, finished * total + done, count * total, secondsToGo)
 
     return report

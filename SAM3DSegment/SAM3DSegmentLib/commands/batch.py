@@ -108,16 +108,6 @@ def segment_files(
     return run.summary
 
 
-@dataclass(frozen=True)
-class _Result:
-    """Of one volume: what was read, labels and confidence in percent (K, J, I) uint8, and how they were made."""
-
-    volume: Volume
-    labels: np.ndarray
-    confidence: np.ndarray
-    record: dict[str, Any]
-
-
 @dataclass
 class _Run:
     """Work on the volumes of one request, and what became of them."""
@@ -162,17 +152,21 @@ class _Run:
         replaces, and never a mask of which nothing is known.
         """
         target.check()
-        began, confidence_target = time.monotonic(), self.request.outputs.confidence
-        labels, confidence, records = [], [], []
+        confidence_target, card = self.request.outputs.confidence, self.model.card
+        labels: list[np.ndarray] = []
+        confidence: list[np.ndarray] = []
+        records: list[dict[str, Any]] = []
         for number, source in enumerate(target.sources):
             self.watch.check()
-            result = self._compute(source, target, share_of(self.watch, number, len(target.sources)))
-            if labels and labels[0].shape != result.labels.shape:
+            volume = None  # released before the next is read
+            volume = source.read(self.request.series_uid)
+            found = self._compute(volume, source, target, share_of(self.watch, number, len(target.sources)))
+            if labels and labels[0].shape != found[0].shape:
                 raise InputError(f"{str(source.path)!r} was changed while it was read; segment it again.")
-            labels.append(result.labels)
-            confidence += [result.confidence] if confidence_target is not None else []
-            records.append(result.record)
-        volume, card = result.volume, self.model.card
+            labels.append(found[0])
+            confidence += [found[1]] if confidence_target is not None else []
+            records.append(found[2])
+        assert volume is not None
 
         def note() -> None:
             self.summary.records += records
@@ -192,22 +186,24 @@ class _Run:
                 write_volume(confidence_target, confidence[0], volume.ijk_to_ras)
             provenance = Provenance(card.name, self.model.sha256)
             write_delivered(target.path, labels[0], volume, card.labels, provenance=provenance, when_whole=note)
-        logger.info("%s -> %s in %.1f s", target.source.path, target.path, time.monotonic() - began)
+        seconds = sum(record["seconds"] for record in records)
+        logger.info("%s -> %s in %.1f s", target.source.title, target.path, seconds)
 
-    def _compute(self, source: Source, target: Target, watch: Watch) -> _Result:
-        """One volume; what its mask's file cannot hold is told before the work."""
-        volume = source.read(self.request.series_uid)
+    def _compute(
+        self, volume: Volume, source: Source, target: Target, watch: Watch
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Labels, confidence and record of one volume; what its mask's file cannot hold is told before the work."""
         check_fits(target.path, volume, self.model.card.labels, Provenance(self.model.card.name, self.model.sha256))
         if self.request.outputs.confidence is not None:
             check_axes(self.request.outputs.confidence, volume.ijk_to_ras)
         facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
-        misfits = _judge(self.model, facts, source, self.request.strict)
+        is_told = source == target.sources[0]  # frames are much alike
+        misfits = _judge(self.model, facts, source, self.request.strict, is_told)
         labels, confidence, record = segment_array(
             self.load_segmenter(), self.model, volume.array_kji, volume.ijk_to_ras, watch, misfits
         )
         of_frame = {} if source.frame is None else {"frame": source.frame}
-        record = {"input": str(source.path), "output": str(target.path), **of_frame, **record}
-        return _Result(volume, labels, confidence, record)
+        return labels, confidence, {"input": str(source.path), "output": str(target.path), **of_frame, **record}
 
     def complete_table(self, targets: Sequence[Target]) -> None:
         """Measure the masks that are in no row: those that were there before the table was asked for."""
@@ -220,7 +216,9 @@ class _Run:
             if name in self.summary.failed or (target.source.case, target.source.frame) not in missing:
                 continue
             try:
-                record = measure_result(target.path, target.source.read(None), self.model.card.labels)
+                record = measure_result(
+                    target.path, target.source.read(self.request.series_uid), self.model.card.labels
+                )
             except Exception as error:
                 self._note_failure(name, error)
             else:
@@ -251,10 +249,10 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
             time.sleep(WAIT_S)
 
 
-def _judge(model: Sam3dModel, facts: VolumeFacts, source: Source, strict: bool) -> list[str]:
-    """The volume's misfits, told in a warning. Raises InputError if there are any and they are not accepted."""
+def _judge(model: Sam3dModel, facts: VolumeFacts, source: Source, strict: bool, is_told: bool) -> list[str]:
+    """The volume's misfits, if `is_told` in a warning. Raises InputError if there are any and they are not accepted."""
     if not strict:
-        return find_and_warn(model.card, facts, repr(source.title))
+        return find_and_warn(model.card, facts, repr(source.title)) if is_told else find_misfits(model.card, facts)
     if misfits := find_misfits(model.card, facts):
         raise InputError(
             f"{source.title!r} does not suit the model {model.card.name!r}: {' '.join(misfits)} To segment it all "
