@@ -216,9 +216,8 @@ class _Run:
             if name in self.summary.failed or (target.source.case, target.source.frame) not in missing:
                 continue
             try:
-                record = measure_result(
-                    target.path, target.source.read(self.request.series_uid), self.model.card.labels
-                )
+                volume = target.source.read(self.request.series_uid)
+                record = measure_result(target.path, volume, self.model.card.labels)
             except Exception as error:
                 self._note_failure(name, error)
             else:

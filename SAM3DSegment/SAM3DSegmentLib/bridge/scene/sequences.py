@@ -80,6 +80,7 @@ def addSequence(
     frame is shown.
     """
     scene, browser = slicer.mrmlScene, browserOf(volumeNode)
+    assert browser is not None
     frames = browser.GetSequenceNode(volumeNode)
     name = scene.GenerateUniqueName(f"{volumeNode.GetName()} segmentation")
     sequence = slicer.vtkMRMLSequenceNode()
