@@ -48,7 +48,7 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"{str(path)!r} has voxels of type {kind!r}; give a scalar volume of numbers.")
     if len(sizes) != dimension:
         raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {dimension} dimensions; export it again.")
-    spatial = _spatial_axes(path, fields, dimension)
+    spatial = axes = _spatial_axes(path, fields, dimension)
     is_segmentation = any(key.startswith(("Segmentation_", "Segment0_")) for key in pairs)
     components = 1
     frames_first = not spatial[0] and dimension == 4
@@ -74,7 +74,7 @@ def read_header(path: Path) -> ImageHeader:
         components,
         start,
         deflated=encoding != "raw",
-        to_mm=_to_mm(path, fields),
+        to_mm=_to_mm(path, fields, axes),
         fields=pairs,
         is_segmentation=is_segmentation,
         frames=frames,
@@ -145,10 +145,13 @@ def _is_little_endian(path: Path, fields: dict[str, str]) -> bool:
     return endian == "little"
 
 
-def _to_mm(path: Path, fields: dict[str, str]) -> float:
-    text = fields.get("space units") or fields.get("units") or ""
-    units = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', text)} - {"", "none", "???"}
-    return factor_to_mm(path, units)
+def _to_mm(path: Path, fields: dict[str, str], spatial: list[bool]) -> float:
+    """spatial: of each axis, for "units", which may name seconds for another one."""
+    of_space = fields.get("space units", "")
+    units = re.findall(r'"([^"]*)"', of_space or fields.get("units", ""))
+    if not of_space:
+        units = [unit for unit, is_spatial in zip(units, spatial) if is_spatial]
+    return factor_to_mm(path, {unit.strip().lower() for unit in units[:3]} - {"", "none", "???"})
 
 
 def _data(path: Path, fields: dict[str, str], start: int) -> tuple[Path, int]:
