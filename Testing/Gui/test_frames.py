@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from panel_fixtures import STOP_S, add_volume, temporary_folders
+from panel_fixtures import add_volume, temporary_folders
 from test_logic import label_map
 from test_panel import MODULE, TIMEOUT_S, choose, is_computing, is_idle, scene_state
 
@@ -13,6 +13,8 @@ import host
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.bridge.logic import segment, startSegment
 from SAM3DSegmentLib.bridge.scene.segmentations import readProvenance, referenceVolume
+from SAM3DSegmentLib.formats.volumes import read_volume
+from SAM3DSegmentLib.training.dataset import find_dataset
 
 MATRIX = np.array([[0, -2, 0, 5], [1.5, 0, 0, -7], [0, 0, 3, 1], [0, 0, 0, 1]], float)
 
@@ -90,9 +92,24 @@ def test_all_frames_become_a_sequence_in_the_same_browser_with_the_voxels_of_sin
         show(browser, number)
         np.testing.assert_array_equal(label_map(shown, volume), singles[number])
         assert readProvenance(shown)["Model"] == "tiny"
-        ml = 9 / 1000 * np.count_nonzero(singles[number] == 1)
-        assert host.pump(lambda: float(widget.ui.resultsTable.item(0, 2).text()) == pytest.approx(ml, abs=0.006), 20)  # noqa: B023
+        ml = round(9 / 1000 * np.count_nonzero(singles[number] == 1), 2)
+        assert host.pump(lambda ml=ml: float(widget.ui.resultsTable.item(0, 2).text()) == ml, TIMEOUT_S)
     assert not temporary_folders()
+
+
+def test_frames_are_training_cases_of_one_patient(widget, array, tiny_model, tmp_path):
+    browser, volume = add_sequence(frames_of(array))
+    ask_for_all(widget, volume, tiny_model)
+    widget.ui.segmentButton.click()
+    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
+    host.answerNext("file", str(tmp_path))
+    for number in (0, 2):
+        show(browser, number)
+        widget.ui.useAsCaseButton.click()
+    dataset = find_dataset(tmp_path)
+    assert dataset.patients == {"heart_frame000": "heart", "heart_frame002": "heart"}
+    for case, number in zip(dataset.cases, (0, 2)):
+        np.testing.assert_array_equal(read_volume(case.image).array_kji, frames_of(array)[number])
 
 
 def test_a_correction_is_kept_when_another_frame_is_shown(widget, array, tiny_model):
@@ -129,7 +146,7 @@ def test_cancel_leaves_the_scene_as_it_was(widget, tiny_model):
     widget.ui.segmentButton.click()
     assert host.pump(lambda: is_computing(widget), TIMEOUT_S)
     widget.ui.segmentButton.click()
-    assert host.pump(lambda: is_idle(widget), STOP_S)
+    assert host.pump(lambda: is_idle(widget), TIMEOUT_S)
     assert widget.ui.statusLabel.text == "Cancelled; nothing was changed."
     assert scene_state() == before
     assert not temporary_folders()

@@ -174,6 +174,8 @@ def test_training_takes_the_frames_that_dataset_json_lists_as_cases_of_one_patie
         image, classes = read_case(plan.files[f"heart_frame{number:03d}"], plan.labels)
         np.testing.assert_array_equal(image.array_kji, STACK[number])
         np.testing.assert_array_equal(classes, masks[number])
+    (d / "dataset.json").write_text(json.dumps({"frames": {"heart": [4, 1]}}))
+    assert find_dataset(d).patients == {"heart_frame001": "heart", "heart_frame004": "heart"}
     for wrong in ([1], {"heart": "all"}, {"heart": []}, {"heart": [1, 1]}, {"heart": [-1]}):
         (d / "dataset.json").write_text(json.dumps({"frames": wrong}))
         with pytest.raises(InputError, match=r"has (the )?frames .*as in {\"frames\": {\"case_1\": \[0, 9\]}}"):

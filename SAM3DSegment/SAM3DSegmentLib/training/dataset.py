@@ -18,7 +18,7 @@ from ..base.errors import InputError, require
 from ..formats.content import is_dangling, missing_content, visible_files
 from ..formats.segments import BACKGROUND, IGNORE, name_key
 from ..formats.volumes import VolumeFile, list_volume_files
-from .patients import read_frames, read_patients
+from .patients import frame_name, patients_of, read_frames, read_patients
 
 _LABEL_ENDING = re.compile(r"[-_ .](labels?|seg|segmentation|mask)$", re.IGNORECASE)
 _IMAGE_ENDING = re.compile(r"[-_ .](images?|img|volume|vol)$", re.IGNORECASE)
@@ -45,8 +45,8 @@ class CaseFiles:
 class Dataset:
     """Cases on disk, what `dataset.json` says of them, and what was left out (`notices`, one line each).
 
-    ignore: the value, from `dataset.json`, of voxels of which nothing is known. patients: by case, from there too, of
-    whom the case is; cases of one patient are never on both sides of a split.
+    ignore: the value, from `dataset.json`, of voxels of which nothing is known. patients: by case, where that is known,
+    of whom it is; cases of one patient are never on both sides of a split.
     """
 
     folder: Path
@@ -87,9 +87,10 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
     background = names.pop(0, BACKGROUND)
     if name_key(background) != BACKGROUND:
         notices += (f"{DESCRIPTION} names the value 0 {background!r}; it is taken as the background.",)
-    patients = read_patients(description, folder / DESCRIPTION)
-    cases, patients = _with_frames(cases, read_frames(description, folder / DESCRIPTION), patients)
-    if strange := sorted(patients.keys() - {case.name for case in cases}):
+    cases = _with_frames(cases, read_frames(description, folder / DESCRIPTION))
+    stated = read_patients(description, folder / DESCRIPTION)
+    patients, strange = patients_of([case.name for case in cases], stated)
+    if strange:
         notices += (f"{DESCRIPTION} names the patients of cases that are not here: {', '.join(strange[:5])}.",)
     return Dataset(
         folder,
@@ -99,24 +100,17 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
         _as_text(description.get("licence") or description.get("license")),
         notices,
         ignore,
-        {case.name: patients[case.name] for case in cases if case.name in patients},
+        patients,
     )
 
 
-def _with_frames(
-    cases: tuple[CaseFiles, ...], frames: dict[str, tuple[int, ...]], patients: dict[str, str]
-) -> tuple[tuple[CaseFiles, ...], dict[str, str]]:
-    """The cases, of each that has frames these instead, and the patients; frames of one case are of one patient."""
-    found, of_frames = [], dict(patients)
+def _with_frames(cases: tuple[CaseFiles, ...], frames: dict[str, tuple[int, ...]]) -> tuple[CaseFiles, ...]:
+    """The cases; of each that has frames these instead."""
+    found: list[CaseFiles] = []
     for case in cases:
-        if case.name not in frames:
-            found.append(case)
-            continue
-        of_case = [replace(case, name=f"{case.name}_frame{n:03d}", frame=n) for n in frames[case.name]]
-        of_frames.pop(case.name, None)
-        of_frames |= {frame.name: patients.get(case.name, case.name) for frame in of_case}
-        found += of_case
-    return tuple(found), of_frames
+        numbers = frames.get(case.name)
+        found += [case] if numbers is None else [replace(case, name=frame_name(case.name, n), frame=n) for n in numbers]
+    return tuple(found)
 
 
 def names_of_values(folders: Iterable[Path]) -> dict[int, str]:
