@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 import image_files as make
 from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.bench.painting import paint_in_part
 from SAM3DSegmentLib.commands.report import read_report
 from SAM3DSegmentLib.formats.frames_writing import write_frames
 from SAM3DSegmentLib.formats.images import read_header
@@ -174,6 +175,8 @@ def test_training_takes_the_frames_that_dataset_json_lists_as_cases_of_one_patie
         image, classes = read_case(plan.files[f"heart_frame{number:03d}"], plan.labels)
         np.testing.assert_array_equal(image.array_kji, STACK[number])
         np.testing.assert_array_equal(classes, masks[number])
+    paint_in_part(d, SETTINGS, None, 2, d / "painted")
+    assert make_plan(d / "painted", SETTINGS).splits == plan.splits
     (d / "dataset.json").write_text(json.dumps({"frames": {"heart": [4, 1]}}))
     assert find_dataset(d).patients == {"heart_frame001": "heart", "heart_frame004": "heart"}
     for wrong in ([1], {"heart": "all"}, {"heart": []}, {"heart": [1, 1]}, {"heart": [-1]}):
