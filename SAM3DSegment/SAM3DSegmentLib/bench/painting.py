@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.errors import require
 from ..base.files import write_json
 from ..card import Label
 from ..formats.label_maps import write_labels
@@ -16,7 +17,7 @@ from ..formats.volumes import SEGMENTATION_SUFFIX, write_volume
 from ..geometry import slicing_of
 from ..settings import TrainingConfig
 from ..training.classes import read_case
-from ..training.dataset import DESCRIPTION
+from ..training.description import DESCRIPTION
 from ..training.plan import make_plan
 
 
@@ -27,6 +28,7 @@ def paint_in_part(data: Path, config: TrainingConfig, cases: int | None, every: 
     themselves that they are painted in part. Other cases stay complete.
     """
     plan = make_plan(data, config, cases)
+    require(not plan.dataset.channels, f"{str(data)!r} has cases of several channels; give such of one.")
     images, label_maps = folder / "imagesTr", folder / "labelsTr"
     images.mkdir(parents=True)
     label_maps.mkdir()

@@ -47,6 +47,11 @@ class FramesRequest:
             raise InputError("a confidence map is made of one frame only; leave it out for all frames.")
         path = find_model(choices.model)
         card = read_card(path)
+        if len(card.inputs) > 1:
+            raise InputError(
+                f"the model {card.name!r} reads {len(card.inputs)} channels, and all frames are of one; segment the "
+                "frames one by one."
+            )
         return cls(
             volumeId=volumeNode.GetID(),
             card=card,
@@ -56,6 +61,7 @@ class FramesRequest:
                 choices,
                 quality=check_quality(choices.quality),
                 roiNode=None,
+                channels={},
                 samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(card.encoder.name),
             ),
         )

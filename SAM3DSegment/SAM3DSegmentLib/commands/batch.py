@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,8 @@ from ..formats.volumes import Volume, check_axes, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
-from ..suitability import VolumeFacts, find_and_warn, find_misfits
+from ..suitability import VolumeFacts, find_and_warn, find_channel_misfits
+from .channels import check_channels, join_channels
 from .frames import FrameChoice, share_of
 from .measuring import measure_result
 from .parts import Which
@@ -44,6 +45,7 @@ class Request:
     series_uid chooses a series of the one DICOM folder given; also_read: other files that are read, such as the model,
     which no output may replace. strict: a volume that does not suit the model fails. which: of a folder's volumes.
     frames: of a 4-D volume.
+    channels: by name, of the one volume given, the channels besides it; resample: these to the grid of the first.
     """
 
     inputs: tuple[Path, ...]
@@ -53,6 +55,8 @@ class Request:
     strict: bool = False
     which: Which = EVERY
     frames: FrameChoice | None = None
+    channels: Mapping[str, Path] = field(default_factory=dict)
+    resample: bool = False
 
 
 def segment_files(
@@ -73,6 +77,7 @@ def segment_files(
         request.also_read,
         request.which,
         model.card.name,
+        lambda sources: join_channels(sources, model.card, request.channels),
         request.frames,
     )
     if targets.is_folder:
@@ -152,6 +157,7 @@ class _Run:
         replaces, and never a mask of which nothing is known.
         """
         target.check()
+        check_channels(target.source, self.model.card)
         confidence_target, card = self.request.outputs.confidence, self.model.card
         labels: list[np.ndarray] = []
         confidence: list[np.ndarray] = []
@@ -159,7 +165,7 @@ class _Run:
         for number, source in enumerate(target.sources):
             self.watch.check()
             volume = None  # released before the next is read
-            volume = source.read(self.request.series_uid)
+            volume = source.read(self.request.series_uid, self.request.resample)
             found = self._compute(volume, source, target, share_of(self.watch, number, len(target.sources)))
             if labels and labels[0].shape != found[0].shape:
                 raise InputError(f"{str(source.path)!r} was changed while it was read; segment it again.")
@@ -196,14 +202,19 @@ class _Run:
         check_fits(target.path, volume, self.model.card.labels, Provenance(self.model.card.name, self.model.sha256))
         if self.request.outputs.confidence is not None:
             check_axes(self.request.outputs.confidence, volume.ijk_to_ras)
-        facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
+        modalities = (volume.modality, *[""] * len(volume.more))
+        facts = [
+            VolumeFacts.of_array(channel, volume.ijk_to_ras, modality)
+            for channel, modality in zip(volume.channels, modalities)
+        ]
         is_told = source == target.sources[0]  # frames are much alike
         misfits = _judge(self.model, facts, source, self.request.strict, is_told)
         labels, confidence, record = segment_array(
-            self.load_segmenter(), self.model, volume.array_kji, volume.ijk_to_ras, watch, misfits
+            self.load_segmenter(), self.model, volume.channels, volume.ijk_to_ras, watch, misfits
         )
         of_frame = {} if source.frame is None else {"frame": source.frame}
-        return labels, confidence, {"input": str(source.path), "output": str(target.path), **of_frame, **record}
+        where = {"input": str(source.path), **_channel_files(source), "output": str(target.path), **of_frame}
+        return labels, confidence, {**where, **record}
 
     def complete_table(self, targets: Sequence[Target]) -> None:
         """Measure the masks that are in no row: those that were there before the table was asked for."""
@@ -216,7 +227,7 @@ class _Run:
             if name in self.summary.failed or (target.source.case, target.source.frame) not in missing:
                 continue
             try:
-                volume = target.source.read(self.request.series_uid)
+                volume = target.source.read(self.request.series_uid, self.request.resample)
                 record = measure_result(target.path, volume, self.model.card.labels)
             except Exception as error:
                 self._note_failure(name, error)
@@ -248,13 +259,19 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
             time.sleep(WAIT_S)
 
 
-def _judge(model: Sam3dModel, facts: VolumeFacts, source: Source, strict: bool, is_told: bool) -> list[str]:
+def _channel_files(source: Source) -> dict[str, dict[str, str]]:
+    """For the report, of a volume of several channels."""
+    return {"channels": {channel.name: str(channel.path) for channel in source.channels}} if source.channels else {}
+
+
+def _judge(model: Sam3dModel, facts: Sequence[VolumeFacts], source: Source, strict: bool, is_told: bool) -> list[str]:
     """The volume's misfits, if `is_told` in a warning. Raises InputError if there are any and they are not accepted."""
-    if not strict:
-        return find_and_warn(model.card, facts, repr(source.title)) if is_told else find_misfits(model.card, facts)
-    if misfits := find_misfits(model.card, facts):
+    if is_told and not strict:
+        return find_and_warn(model.card, facts, repr(source.title))
+    misfits = find_channel_misfits(model.card, facts)
+    if misfits and strict:
         raise InputError(
             f"{source.title!r} does not suit the model {model.card.name!r}: {' '.join(misfits)} To segment it all "
             "the same, leave out --strict."
         )
-    return []
+    return misfits

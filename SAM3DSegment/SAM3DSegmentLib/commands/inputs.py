@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..formats.channels import ChannelFile, read_channels
 from ..formats.header import ImageHeader
 from ..formats.images import read_header
 from ..formats.volumes import Volume, VolumeFile, read_volume, volume_name
@@ -16,13 +17,15 @@ class Source:
     """A volume to be segmented: a file, with its header if that can be used, or a DICOM folder.
 
     relative: its path in the folder that was given. seen: the file's size and time of change when the header was read.
-    frame: which one of a 4-D file, from 0.
+    channels: of several, all of them, in the order of the model's card; `path` is one of them. frame: which one of a
+    4-D file, from 0.
     """
 
     path: Path
     relative: PurePosixPath
     header: ImageHeader | None = None
     seen: tuple[int, int] = (0, 0)
+    channels: tuple[ChannelFile, ...] = ()
     frame: int | None = None
 
     @classmethod
@@ -32,7 +35,12 @@ class Source:
     @property
     def case(self) -> str:
         """`relative` without the file's ending."""
-        return str(self.relative.with_name(volume_name(self.path)))
+        return str(self.relative.with_name(volume_name(Path(self.relative.name))))
+
+    @property
+    def files(self) -> list[Path]:
+        """Of all channels; one may be a DICOM folder."""
+        return [channel.path for channel in self.channels] or [self.path]
 
     @property
     def title(self) -> str:
@@ -52,8 +60,13 @@ class Source:
             return count_volumes(self.path, series_uid)
         return (self.header or read_header(self.path)).frames
 
-    def read(self, series_uid: str | None) -> Volume:
-        """As `read_volume`. In a long run over a folder the file may have been replaced since its header was read."""
+    def read(self, series_uid: str | None, resample: bool = False) -> Volume:
+        """As `read_volume`, or of several channels `read_channels`.
+
+        In a long run over a folder the file may have been replaced since its header was read.
+        """
+        if self.channels:
+            return read_channels(self.channels, series_uid, resample, self.frame)
         is_as_seen = self.header is not None and _state(self.path) == self.seen
         return read_volume(self.path, series_uid, self.header if is_as_seen else None, self.frame)
 

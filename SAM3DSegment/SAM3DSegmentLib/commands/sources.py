@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -38,6 +38,9 @@ from .tree import MASK_SUFFIX, grouped, is_bids, mask_path, walk
 logger = logging.getLogger(__name__)
 
 EVERY = Which()
+
+
+Join = Callable[[list[Source]], list[Source]]
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def find_targets(
     also_read: Iterable[Path] = (),
     which: Which = EVERY,
     model: str = "",
+    join: Join = list,
     frames: FrameChoice | None = None,
 ) -> Targets:
     """Look at each input once, and check all that is to be written.
@@ -123,17 +127,18 @@ def find_targets(
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
     to the folder `outputs.masks` as NAME.seg.nrrd, with another `outputs.ending`, or as `tree.mask_path` says with the
     model's name; of those, the ones that `which` says. also_read: other files that are read, such as the model; no
-    output may replace them. frames: of one 4-D volume these; several go to one 4-D file, or to a folder as
-    NAME_frame000.seg.nrrd. Raises InputError where two inputs would have one output, or an input is not an image.
+    output may replace them. join: makes the volumes of an input of its files, which may be channels. frames: of one 4-D
+    volume these; several go to one 4-D file, or to a folder as NAME_frame000.seg.nrrd. Raises InputError where two
+    inputs would have one output, or an input is not an image.
     """
     if frames is None and outputs.report is not None and outputs.report.name.lower().endswith(PAGE_SUFFIX):
         raise InputError(f"--report {str(outputs.report)!r} is a page of volumes over time, for --frames; use .json.")
     if frames is not None and (len(inputs) > 1 or which != EVERY):
         raise InputError(f"--frames {frames} is for one volume; leave it out for several, or for a part of a folder.")
     if which.recursive and series_uid is None:
-        return _targets_of_tree(inputs, outputs, also_read, which, model)
+        return _targets_of_tree(inputs, outputs, also_read, which, model, join)
     part = which.part
-    found = [_sources_of(path) for path in inputs]
+    found = [join(_sources_of(path)) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
     numbers: tuple[int, ...] = ()
@@ -159,12 +164,13 @@ def find_targets(
         )
     check_dicom_output(targets[0].path, any(source.path.is_dir() for source in sources))
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
+    read += (file for source in sources for file in source.files if file.is_file())
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read, bool(numbers))
     return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
 
 
 def _targets_of_tree(
-    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str
+    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str, join: Join
 ) -> Targets:
     root, folder = inputs[0], outputs.masks
     if len(inputs) > 1 or not root.is_dir():
@@ -172,6 +178,7 @@ def _targets_of_tree(
     tree = walk(root, which.pattern, folder)
     sources = [Source.of_file(file, root) for file in tree.volumes]
     sources += [Source(path, PurePosixPath(path.relative_to(root).as_posix())) for path in tree.dicom_folders]
+    sources = join(sources)
     for line in grouped(tree.left_out):
         logger.info("left out of %s: %s.", root, line)
     if not sources:
@@ -193,7 +200,9 @@ def _targets_of_tree(
     targets = [Target(source, folder / name, True, beside) for source, name in zip(sources, names)]
     check_dicom_output(targets[0].path, bool(tree.dicom_folders))
     _check_names(targets, "rename one, or take only one with --pattern.")
-    _check_outputs(outputs, [target.path for target in targets], True, [*also_read, *(s.path for s in sources)])
+    _check_outputs(
+        outputs, [target.path for target in targets], True, [*also_read, *(file for s in sources for file in s.files)]
+    )
     mine = (target for target in targets if which.part.has(target.source.relative))
     return Targets(tuple(mine), True, tree.left_out)
 
