@@ -113,9 +113,9 @@ def run(options: argparse.Namespace) -> int:
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,
             which,
-            parse_channels(options.channel),
-            options.resample,
-            parse_frames(options.frames) if options.frames is not None else None,
+            channels=parse_channels(options.channel),
+            resample=options.resample,
+            frames=parse_frames(options.frames) if options.frames is not None else None,
         )
 
         def tell_choice(choice: QualityChoice) -> None:
