@@ -145,7 +145,7 @@ def find_targets(
     if frames is not None:
         if any(channel.place is not None for source in sources for channel in source.channels):
             raise InputError(
-                f"--frames {frames} is for an axis of time, but the model reads it as channels; leave it out."
+                f"--frames {frames} are of time, but the model reads the last axis as channels; leave it out."
             )
         if is_folder:
             raise InputError(f"--frames {frames} is for one volume, but {str(inputs[0])!r} holds {len(sources)}.")
