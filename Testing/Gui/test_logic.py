@@ -184,6 +184,9 @@ def test_only_the_region_is_segmented(array, tiny_model):
     assert inside.any()
     assert not inside[0].any()
     assert not inside[:, 0].any()
+    node = segment(volume, model=tiny_model, device="cpu", region="3:8,2:7,2:5")
+    np.testing.assert_array_equal(label_map(node, volume), inside)  # the voxels of this region
+    assert readProvenance(node)["Region"] == "3:8,2:7,2:5"
     roi.SetCenter(500, 500, 500)
     with pytest.raises(GeometryError, match="outside of the volume"):
         segment(volume, model=tiny_model, device="cpu", roiNode=roi)
@@ -291,7 +294,7 @@ def test_an_unknown_quality_is_refused_before_anything_is_computed(array, tiny_m
 
 @pytest.mark.parametrize("start", [segment, startSegment])
 def test_an_unknown_keyword_is_refused_with_the_known_ones(array, start):
-    with pytest.raises(TypeError, match="keyword 'modell' is unknown; use model, quality, device, roiNode"):
+    with pytest.raises(TypeError, match="keyword 'modell' is unknown; use model, quality, device, region, roiNode"):
         start(add_volume(array, np.eye(4)), modell="tiny", quality="fast")
     assert not temporary_folders()
 

@@ -159,6 +159,7 @@ class _Segmenting:
         choices = self.request.choices
         arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
         arguments += ["--model", str(self.request.modelPath), "--quality", choices.quality, "--device", choices.device]
+        arguments += ["--region", choices.region]
         if choices.confidenceMap:
             arguments += ["--confidence", CONFIDENCE]
         if choices.samCheckpoint:

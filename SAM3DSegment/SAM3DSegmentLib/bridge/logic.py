@@ -41,7 +41,7 @@ def segment(
     array, matrix, watch = request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
     facts = VolumeFacts.of_array(array, matrix, dicomModality(volumeNode))
     misfits = find_and_warn(loaded.card, facts, repr(volumeNode.GetName()))
-    labels, confidence, record = segment_array(segmenter, loaded, array, matrix, watch, misfits)
+    labels, confidence, record = segment_array(segmenter, loaded, array, matrix, watch, misfits, checked.region)
     return request.deliver(labels, confidence if checked.confidenceMap else None, record)
 
 

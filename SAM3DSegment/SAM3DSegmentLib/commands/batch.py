@@ -16,6 +16,7 @@ from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
 from ..formats.label_maps import Provenance, check_fits, write_delivered
 from ..formats.volumes import check_axes, write_volume
+from ..geometry import AUTO_REGION
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
@@ -38,6 +39,7 @@ class Request:
 
     series_uid chooses a series of the one DICOM folder given; also_read: other files that are read, such as the model,
     which no output may replace. strict: a volume that does not suit the model fails. which: of a folder's volumes.
+    region: of each volume, as for `inference.segment_volume`.
     """
 
     inputs: tuple[Path, ...]
@@ -46,6 +48,7 @@ class Request:
     also_read: tuple[Path, ...] = ()
     strict: bool = False
     which: Which = EVERY
+    region: str = AUTO_REGION
 
 
 def segment_files(
@@ -139,10 +142,11 @@ class _Run:
         check_fits(target.path, volume, self.model.card.labels, provenance)
         if confidence_target is not None:
             check_axes(confidence_target, volume.ijk_to_ras)
-        facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
+        region = self.request.region
+        facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality, region)
         misfits = _judge(self.model, facts, source, self.request.strict)
         labels, confidence, record = segment_array(
-            self.load_segmenter(), self.model, volume.array_kji, volume.ijk_to_ras, self.watch, misfits
+            self.load_segmenter(), self.model, volume.array_kji, volume.ijk_to_ras, self.watch, misfits, region
         )
         if confidence_target is not None:
             write_volume(confidence_target, confidence, volume.ijk_to_ras)

@@ -43,6 +43,13 @@ def add(commands: Any) -> None:
         choices=(*QUALITIES, AUTO),
         help="lower is faster; auto takes the best that needs at most a minute; default: %(default)s",
     )
+    parser.add_argument(
+        "--region",
+        default="auto",
+        metavar="REGION",
+        help="segment only the voxels I0:I1,J0:J1,K0:K1 (ends excluded), or whole for all of them; auto: the places that"
+        " the model finds, if it looks for places; default: %(default)s",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
@@ -66,6 +73,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..base.devices import keep_freed_memory
+    from ..geometry import check_region
     from ..inference import Segmenter
     from ..model_file import load_model
     from ..model_store import find_model
@@ -92,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,
             which,
+            check_region(options.region),
         )
 
         def tell_choice(choice: QualityChoice) -> None:
