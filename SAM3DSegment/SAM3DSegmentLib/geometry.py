@@ -27,7 +27,7 @@ GRID_TOLERANCE = 0.05  # of the smallest spacing: how far apart the corners of t
 PARALLEL = 0.99  # of the cosine between two axes, at least
 RIGHT_ANGLE_TOLERANCE = 1e-4  # of the cosine between two axes
 _PLANE_OF_WORLD_AXIS = {0: "sagittal", 1: "coronal", 2: "axial"}
-# Regions of a volume beside boxes of voxels: where the model finds its structures, if it looks for them; everything.
+# Regions of a volume that are no boxes of voxels: what a model is for, which is all of it, and all of it.
 AUTO_REGION, WHOLE_REGION = "auto", "whole"
 _REGION = re.compile(r"\s*,\s*".join([r"(-?\d+)\s*:\s*(-?\d+)"] * 3))
 
@@ -219,8 +219,7 @@ class Crop:
 
         Raises InputError for another text, for a box without voxels, and for one that the volume does not contain.
         """
-        bounds = _bounds_of(region)
-        if bounds is None:
+        if (bounds := _bounds_of(region)) is None:
             return None
         low, high = bounds
         k, j, i = shape_kji
@@ -249,7 +248,8 @@ class Crop:
 
     def view(self, array_kji: np.ndarray) -> np.ndarray:
         """The box of an array (..., K, J, I), to be read or written."""
-        return array_kji[(..., *self._box())]
+        k, j, i = map(slice, self.low_ijk[::-1], self.high_ijk[::-1])
+        return array_kji[..., k, j, i]
 
     def put_back(self, labels_kji: np.ndarray) -> np.ndarray:
         """The inverse of `take`: labels on the whole volume's grid, 0 around the box."""
@@ -263,9 +263,6 @@ class Crop:
         moved[:3, 3] = (ijk_to_ras @ (*self.low_ijk, 1))[:3]
         return moved
 
-    def _box(self) -> tuple[slice, ...]:
-        return tuple(slice(low, high) for low, high in zip(self.low_ijk[::-1], self.high_ijk[::-1]))
-
 
 def check_region(region: str) -> str:
     """The region itself. Raises InputError unless `Crop.named` can read it."""
@@ -277,8 +274,7 @@ def _bounds_of(region: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]
     """First voxel and end along i, j and k of a box; None for a region that is none."""
     if region in (AUTO_REGION, WHOLE_REGION):
         return None
-    match = _REGION.fullmatch(region.strip())
-    if match is None:
+    if (match := _REGION.fullmatch(region.strip())) is None:
         raise InputError(
             f"region {region!r} is unknown; give {AUTO_REGION}, {WHOLE_REGION}, or voxels as I0:I1,J0:J1,K0:K1, such "
             "as 10:60,20:80,0:40, which ends before voxel 60, 80 and 40."

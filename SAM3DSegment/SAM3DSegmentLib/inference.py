@@ -51,9 +51,9 @@ def segment_volume(
     The labels lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality:
     a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, parts done,
     parts in all) and should_cancel() are called as the work goes on; equal parts take about equal times. A volume that
-    does not look like the model's training data is told in a warning. region: "whole", or the voxels
+    does not look like the model's training data is told in a warning. region: "whole" or "auto" for all voxels, or
     "I0:I1,J0:J1,K0:K1" (ijk, ends excluded), of which the result is that of the volume cropped to them, with background
-    around; "auto": see `Segmenter.segment`.
+    around.
     Raises an error of `base.errors`; `Cancelled` when should_cancel() became true.
     """
     if not isinstance(model, Sam3dModel):

@@ -179,14 +179,15 @@ def test_only_the_region_is_segmented(array, tiny_model):
     roi.SetSize(4.8, 4.8, 2.8)
     centre = OBLIQUE @ [5, 4, 3, 1]
     roi.SetCenter(*centre[:3])
-    inside = label_map(segment(volume, model=tiny_model, device="cpu", roiNode=roi), volume)
+    node = segment(volume, model=tiny_model, device="cpu", roiNode=roi)
+    inside, region = label_map(node, volume), readProvenance(node)["Region"]
     assert inside.shape == array.shape
     assert inside.any()
     assert not inside[0].any()
     assert not inside[:, 0].any()
-    node = segment(volume, model=tiny_model, device="cpu", region="3:8,2:7,2:5")
-    np.testing.assert_array_equal(label_map(node, volume), inside)  # the voxels of this region
-    assert readProvenance(node)["Region"] == "3:8,2:7,2:5"
+    node = segment(volume, model=tiny_model, device="cpu", region=region)
+    np.testing.assert_array_equal(label_map(node, volume), inside)
+    assert readProvenance(node)["Region"] == region
     roi.SetCenter(500, 500, 500)
     with pytest.raises(GeometryError, match="outside of the volume"):
         segment(volume, model=tiny_model, device="cpu", roiNode=roi)

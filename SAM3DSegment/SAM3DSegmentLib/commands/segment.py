@@ -47,8 +47,8 @@ def add(commands: Any) -> None:
         "--region",
         default="auto",
         metavar="REGION",
-        help="segment only the voxels I0:I1,J0:J1,K0:K1 (ends excluded), or whole for all of them; auto: the places that"
-        " the model finds, if it looks for places; default: %(default)s",
+        help="segment only the voxels I0:I1,J0:J1,K0:K1 (ends excluded); whole or auto: all of them; default:"
+        " %(default)s",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
