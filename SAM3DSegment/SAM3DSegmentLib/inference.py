@@ -19,7 +19,7 @@ from .geometry import AUTO_REGION, Crop
 from .model_file import Sam3dModel, load_model
 from .network import Network, SliceEncoder
 from .postprocessing import find_islands, load_for_islands
-from .preparation import Preparation, Prepared, check_volume
+from .preparation import Preparation, Prepared, Voxels, as_channels
 from .quality import AUTO, BEST, QUALITIES, QualityChoice, check_quality, choose_quality
 from .sam.cache import EmbeddingCache
 from .sam.cached_encoder import CachedEncoder
@@ -35,7 +35,7 @@ OnChoice = Callable[[QualityChoice], None]
 
 
 def segment_volume(
-    array_kji: np.ndarray,
+    array_kji: Voxels,
     ijk_to_ras: np.ndarray,
     model: Sam3dModel | str | Path,
     device: str = "auto",
@@ -48,18 +48,21 @@ def segment_volume(
 ) -> np.ndarray:
     """Segment one volume: (K, J, I) of any real type and its 4x4 matrix in mm -> labels (K, J, I) uint8.
 
-    The labels lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality:
-    a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, parts done,
-    parts in all) and should_cancel() are called as the work goes on; equal parts take about equal times. A volume that
-    does not look like the model's training data is told in a warning. region: "whole" or "auto" for all voxels, or
+    A model of several channels takes (C, K, J, I), in the order of its card, or an array (K, J, I) for each. The labels
+    lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality: a name of
+    `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, parts done, parts in
+    all) and should_cancel() are called as the work goes on; equal parts take about equal times. A volume that does not
+    look like the model's training data is told in a warning. region: "whole" or "auto" for all voxels, or
     "I0:I1,J0:J1,K0:K1" (ijk, ends excluded), of which the result is that of the volume cropped to them, with background
     around.
     Raises an error of `base.errors`; `Cancelled` when should_cancel() became true.
     """
     if not isinstance(model, Sam3dModel):
         model = load_model(model)
-    check_volume(array_kji)
-    find_and_warn(model.card, VolumeFacts.of_array(array_kji, ijk_to_ras, region=region), "the volume")
+    channels = as_channels(array_kji)
+    model.card.check_channels(len(channels))
+    facts = [VolumeFacts.of_array(channel, ijk_to_ras, region=region) for channel in channels]
+    find_and_warn(model.card, facts, "the volume")
     segmenter = Segmenter.load(model, device, precision, sam_checkpoint, quality)
     return segmenter.segment(array_kji, ijk_to_ras, watch_of(on_progress, should_cancel), region)
 
@@ -125,7 +128,7 @@ class Segmenter:
 
     def segment(
         self,
-        array_kji: np.ndarray,
+        array_kji: Voxels,
         ijk_to_ras: np.ndarray,
         watch: Watch = UNWATCHED,
         region: str = AUTO_REGION,
@@ -135,7 +138,7 @@ class Segmenter:
 
     def segment_with_confidence(
         self,
-        array_kji: np.ndarray,
+        array_kji: Voxels,
         ijk_to_ras: np.ndarray,
         watch: Watch = UNWATCHED,
         region: str = AUTO_REGION,
@@ -150,20 +153,20 @@ class Segmenter:
         return labels, confidence
 
     def _segment_region(
-        self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch, region: str, with_confidence: bool
+        self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch, region: str, with_confidence: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        check_volume(array_kji)
-        crop = Crop.named(region, array_kji.shape) or Crop.whole(array_kji.shape)
+        channels = as_channels(array_kji)
+        crop = Crop.named(region, channels[0].shape) or Crop.whole(channels[0].shape)
         self.boxes = (crop,)
-        part = self._segment(crop.take(array_kji), crop.move(ijk_to_ras), watch, with_confidence)
         if crop.is_whole:
-            return part
-        labels, confidence = part
+            return self._segment(array_kji, ijk_to_ras, watch, with_confidence)
+        cut = tuple(map(crop.take, channels))
+        labels, confidence = self._segment(cut, crop.move(ijk_to_ras), watch, with_confidence)
         return crop.put_back(labels), crop.put_back(confidence) if confidence is not None else None
 
     def _segment(
         self,
-        array_kji: np.ndarray,
+        array_kji: Voxels,
         ijk_to_ras: np.ndarray,
         watch: Watch,
         with_confidence: bool,
@@ -178,17 +181,18 @@ class Segmenter:
                 raise
             if self.network.encoder.device.type == "cpu" or self._load_on_cpu is None:
                 raise OutOfMemoryError(
-                    f"not enough memory for {'x'.join(map(str, array_kji.shape))} voxels, even in small parts; "
+                    f"not enough memory for {'x'.join(map(str, np.shape(array_kji)))} voxels, even in small parts; "
                     "close other programs, or cut out the region around the structure."
                 ) from error
         logger.warning("%s does not have enough memory; continuing on the CPU.", self.network.encoder.device)
         give_back_unused_memory()
         return self._segment(*arguments, self._load_on_cpu())
 
-    def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
+    def prepare(self, array_kji: Voxels, ijk_to_ras: np.ndarray) -> Prepared:
         """The volume on the model's terms."""
         card = self.card
-        return Preparation(card.slicing, card.intensity, card.encoder.image_size).prepare(array_kji, ijk_to_ras)
+        card.check_channels(len(as_channels(array_kji)))
+        return Preparation(card.slicing, card.intensities, card.encoder.image_size).prepare(array_kji, ijk_to_ras)
 
     def choose(self, prepared: Prepared) -> QualityChoice:
         """What "auto" chooses for this volume, by the time that a few of its slices take."""
@@ -208,12 +212,12 @@ class Segmenter:
 
     @torch.no_grad()
     def _compute(
-        self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch, with_confidence: bool
+        self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch, with_confidence: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         prepared = self.prepare(array_kji, ijk_to_ras)
         work = self._work(prepared)
         # Written slice by slice through views, so that neither is copied at the end.
-        labels_kji = np.zeros(array_kji.shape, np.uint8)
+        labels_kji = np.zeros(as_channels(array_kji)[0].shape, np.uint8)
         confidence_kji = np.zeros_like(labels_kji) if with_confidence else None
         labels = prepared.slicing.to_dhw(labels_kji)
         if self.card.island_share:

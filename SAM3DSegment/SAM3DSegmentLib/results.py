@@ -17,12 +17,13 @@ from .base.watch import UNWATCHED, Watch
 from .geometry import AUTO_REGION, Crop, voxel_ml
 from .inference import Segmenter
 from .model_file import Sam3dModel
+from .preparation import Voxels, as_channels
 
 
 def segment_array(
     segmenter: Segmenter,
     model: Sam3dModel,
-    array_kji: np.ndarray,
+    array_kji: Voxels,
     ijk_to_ras: np.ndarray,
     watch: Watch = UNWATCHED,
     misfits: Sequence[str] = (),
@@ -30,8 +31,10 @@ def segment_array(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Labels of one volume and the confidence in percent, both (K, J, I) uint8, and how they were made.
 
-    misfits: what `suitability` finds of the volume, for the record; region: as for `segment_volume`.
+    misfits: what `suitability` finds of the volume, for the record. The grey values are those of the first channel.
+    region: as for `segment_volume`.
     """
+    first = as_channels(array_kji)[0]
     began = time.monotonic()
     labels, confidence = segmenter.segment_with_confidence(array_kji, ijk_to_ras, watch, region)
     seconds = time.monotonic() - began
@@ -52,7 +55,7 @@ def segment_array(
         "misfits": list(misfits),
         "segments": [
             {"name": label.name, "value": label.value}
-            | measure_segment(labels == label.value, array_kji, ml, confidence, segmenter.boxes)
+            | measure_segment(labels == label.value, first, ml, confidence, segmenter.boxes)
             for label in model.card.labels
         ],
     }
