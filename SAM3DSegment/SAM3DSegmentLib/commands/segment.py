@@ -44,11 +44,7 @@ def add(commands: Any) -> None:
         help="lower is faster; auto takes the best that needs at most a minute; default: %(default)s",
     )
     parser.add_argument(
-        "--region",
-        default="auto",
-        metavar="REGION",
-        help="segment only the voxels I0:I1,J0:J1,K0:K1 (ends excluded); whole or auto: all of them; default:"
-        " %(default)s",
+        "--region", default="auto", help="only the voxels I0:I1,J0:J1,K0:K1, ends excluded; default: all"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
