@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
         choices=FORMATS,
         help=f"of the files in a folder of results; default: {FORMATS[0]}",
     )
+    _add_selection(parser)
     add_model(parser)
     add_computing(parser)
     add_precision(parser)
@@ -43,12 +44,28 @@ def add(commands: Any) -> None:
         choices=(*QUALITIES, AUTO),
         help="lower is faster; auto takes the best that needs at most a minute; default: %(default)s",
     )
-    parser.add_argument(
-        "--region", default="auto", help="only the voxels I0:I1,J0:J1,K0:K1, ends excluded; default: all"
-    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write how the results were made, as JSON; with --frames and .html volumes over time",
+    )
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
+    )
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """What of the input is segmented."""
+    parser.add_argument(
+        "--region", default="auto", help="only the voxels I0:I1,J0:J1,K0:K1, ends excluded; default: all"
     )
     parser.add_argument(
         "--channel",
@@ -60,11 +77,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     parser.add_argument(
-        "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
-    parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
+        "--frames",
+        metavar="all|N|N:M",
+        help="of a 4-D volume: all, frame N, or those from N to M - 1, counted from 0; several go into one 4-D OUT "
+        "(.nii, .nii.gz, .seq.nrrd), else into a folder",
     )
     parser.add_argument("--recursive", action="store_true", help="also folders in the folder; OUT gets the same tree")
     parser.add_argument(
@@ -83,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
     from ..model_store import find_model
     from .batch import Request, segment_files
     from .channels import parse_channels
+    from .frames import parse_frames
     from .parts import Part, Which, parse_part
     from .sources import Outputs
 
@@ -105,9 +122,10 @@ def run(options: argparse.Namespace) -> int:
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,
             which,
-            parse_channels(options.channel),
-            options.resample,
-            check_region(options.region),
+            channels=parse_channels(options.channel),
+            resample=options.resample,
+            frames=parse_frames(options.frames) if options.frames is not None else None,
+            region=check_region(options.region),
         )
 
         def tell_choice(choice: QualityChoice) -> None:
