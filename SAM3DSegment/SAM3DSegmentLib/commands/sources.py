@@ -143,6 +143,10 @@ def find_targets(
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
     numbers: tuple[int, ...] = ()
     if frames is not None:
+        if any(channel.place is not None for source in sources for channel in source.channels):
+            raise InputError(
+                f"--frames {frames} are of time, but the model reads the last axis as channels; leave it out."
+            )
         if is_folder:
             raise InputError(f"--frames {frames} is for one volume, but {str(inputs[0])!r} holds {len(sources)}.")
         chosen = frames.of(sources[0].path, sources[0].count_frames(series_uid))
