@@ -112,7 +112,7 @@ def test_raw_data_of_nnunet_and_its_descriptions_are_read(tmp_path, description)
     [
         ("{", "not valid JSON"),
         ("[1]", "is not a JSON object"),
-        ('{"labels": {"whole": [1, 2], "core": 2}}', "labels that cannot be read"),
+        ('{"labels": {"whole": [1, "b"], "core": 2}}', "labels that cannot be read"),
         ('{"labels": 3}', "labels that cannot be read"),
         ('{"labels": {"ignore": 0, "A": 1}}', "names 0 'ignore', but the background is 0; renumber the labels"),
         ('{"labels": {"A": 0, "B": 1, "background": 2}}', "names 0 'A', but the background is 0; renumber the labels"),
