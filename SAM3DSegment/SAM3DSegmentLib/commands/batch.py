@@ -26,7 +26,7 @@ from ..model_file import Sam3dModel
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_channel_misfits
 from .channels import check_channels, join_channels
-from .frames import FrameChoice, share_of
+from .frames import FrameChoice, Stack, share_of
 from .measuring import measure_result
 from .parts import Which
 from .report import Report, Summary
@@ -162,18 +162,17 @@ class _Run:
         target.check()
         check_channels(target.source, self.model.card)
         confidence_target, card = self.request.outputs.confidence, self.model.card
-        labels: list[np.ndarray] = []
-        confidence: list[np.ndarray] = []
+        labels, confidence = Stack(len(target.sources)), Stack(len(target.sources))
         records: list[dict[str, Any]] = []
         for number, source in enumerate(target.sources):
             self.watch.check()
             volume = None  # released before the next is read
             volume = source.read(self.request.series_uid, self.request.resample)
             found = self._compute(volume, source, target, share_of(self.watch, number, len(target.sources)))
-            if labels and labels[0].shape != found[0].shape:
+            if not labels.put(number, found[0]):
                 raise InputError(f"{str(source.path)!r} was changed while it was read; segment it again.")
-            labels.append(found[0])
-            confidence += [found[1]] if confidence_target is not None else []
+            if confidence_target is not None:
+                confidence.put(number, found[1])
             records.append(found[2])
         assert volume is not None
 
@@ -188,13 +187,13 @@ class _Run:
         if target.frames:
             times = tuple(volume.times[number] for number in target.frames if volume.times)
             if confidence_target is not None:
-                write_frames(confidence_target, np.stack(confidence), volume.ijk_to_ras, times, is_label_map=False)
-            write_frames(target.path, np.stack(labels), volume.ijk_to_ras, times, when_whole=note)
+                write_frames(confidence_target, confidence.arrays, volume.ijk_to_ras, times, is_label_map=False)
+            write_frames(target.path, labels.arrays, volume.ijk_to_ras, times, when_whole=note)
         else:
             if confidence_target is not None:
-                write_volume(confidence_target, confidence[0], volume.ijk_to_ras)
+                write_volume(confidence_target, confidence.arrays[0], volume.ijk_to_ras)
             provenance = Provenance(card.name, self.model.sha256)
-            write_delivered(target.path, labels[0], volume, card.labels, provenance=provenance, when_whole=note)
+            write_delivered(target.path, labels.arrays[0], volume, card.labels, provenance=provenance, when_whole=note)
         seconds = sum(record["seconds"] for record in records)
         logger.info("%s -> %s in %.1f s", target.source.title, target.path, seconds)
 
