@@ -9,19 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..base.claims import claimed, owner_of, remove_dead_claims
 from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
 from ..formats.label_maps import Provenance, check_fits, write_delivered
-from ..formats.volumes import check_axes, write_volume
+from ..formats.volumes import Volume, check_axes, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_misfits
-from .measuring import measure_result
+from .measuring import Masks, measure_result, read_result
+from .page import Page
 from .parts import Which
+from .planes import draw_planes
 from .report import Report, Summary
 from .sources import EVERY, Outputs, Source, Target, find_targets
 from .table import Table, rows_of_record
@@ -67,7 +70,8 @@ def segment_files(
     if request.which.recursive and any(is_bids(target.source.relative) for target in targets.each):
         describe_derivatives(outputs.masks, model.card, model.sha256)
     table = Table(outputs.table) if outputs.table else None
-    run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder), table)
+    page = Page(outputs.page) if outputs.page else None
+    run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder), table, page)
     run.summary.left_out.update({str(path): why for path, why in targets.left_out.items()})
     todo = [target for target in targets.each if not run.skips(target)]
     if not todo:
@@ -75,7 +79,7 @@ def segment_files(
     try:
         if targets.is_folder:
             _share(todo, run)
-            run.complete_table(targets.each)
+            run.complete_measurements(targets.each)
             for folder in {target.path.parent for target in targets.each}:
                 remove_dead_claims(folder)
         else:
@@ -98,6 +102,7 @@ class _Run:
     watch: Watch
     report: Report
     table: Table | None
+    page: Page | None
     summary: Summary = field(default_factory=Summary)
 
     def skips(self, target: Target) -> bool:
@@ -109,7 +114,6 @@ class _Run:
 
     def segment_one_of_many(self, target: Target) -> None:
         """As `segment`, but what fails is noted."""
-        name = str(target.source.path)
         self.load_segmenter()  # if that fails, no volume can be segmented
         try:
             self.segment(target)
@@ -117,13 +121,16 @@ class _Run:
             raise
         except Exception as error:
             self.summary.records = [r for r in self.summary.records if r["output"] != str(target.path)]
-            self._note_failure(name, error)
+            self._note_failure(target.source, error)
 
-    def _note_failure(self, name: str, error: Exception) -> None:
+    def _note_failure(self, source: Source, error: Exception) -> None:
+        name = str(source.path)
         self.summary.failed[name] = one_line(error, name)
         logger.error("%s", self.summary.failed[name])
         logger.debug("%s failed here:", name, exc_info=error)
         self.write_report()
+        if self.page is not None:
+            self.page.add_failure(source.case, self.summary.failed[name], source.path, self.watch.check)
 
     def segment(self, target: Target) -> None:
         """One volume into one file, its confidence into another if asked.
@@ -150,28 +157,42 @@ class _Run:
         def note() -> None:
             self.summary.records.append({"input": str(source.path), "output": str(target.path), **record})
             self.write_report()
-            if self.table is not None:
-                self.table.add(rows_of_record(source.case, record), self.watch.check)
+            self._into_table(target, record)
+            self._onto_page(target, record, volume, Masks.of_labels(labels, self.model.card.labels))
 
         write_delivered(target.path, labels, volume, self.model.card.labels, provenance=provenance, when_whole=note)
         logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
 
-    def complete_table(self, targets: Sequence[Target]) -> None:
-        """Measure the masks that are in no row: those that were there before the table was asked for."""
-        if self.table is None:
-            return
-        missing = self.table.without_rows(target.source.case for target in targets)
+    def complete_measurements(self, targets: Sequence[Target]) -> None:
+        """Measure the masks that are not in the table or on the page: those that were there before it was asked for."""
+        cases, labels = [target.source.case for target in targets], self.model.card.labels
+        no_rows = self.table.without_rows(cases) if self.table is not None else set()
+        no_picture = self.page.without_picture(cases) if self.page is not None else set()
         for target in targets:
             self.watch.check()
-            name = str(target.source.path)
-            if name in self.summary.failed or target.source.case not in missing:
+            source = target.source
+            if str(source.path) in self.summary.failed or source.case not in no_rows | no_picture:
                 continue
             try:
-                record = measure_result(target.path, target.source.read(None), self.model.card.labels)
+                volume = source.read(None)
+                masks = read_result(target.path, volume, labels)
+                record = measure_result(masks, volume, labels)
             except Exception as error:
-                self._note_failure(name, error)
-            else:
-                self.table.add(rows_of_record(target.source.case, record), self.watch.check)
+                self._note_failure(source, error)
+                continue
+            if source.case in no_rows:
+                self._into_table(target, record)
+            if source.case in no_picture:
+                self._onto_page(target, record, volume, masks)
+
+    def _into_table(self, target: Target, record: dict[str, Any]) -> None:
+        if self.table is not None:
+            self.table.add(rows_of_record(target.source.case, record), self.watch.check)
+
+    def _onto_page(self, target: Target, record: dict[str, Any], volume: Volume, masks: Masks) -> None:
+        if self.page is not None:
+            picture = draw_planes(volume.array_kji, volume.ijk_to_ras, masks, self.model.card.intensity)
+            self.page.add(target.source.case, record, masks, picture, target.path, self.watch.check)
 
     def write_report(self) -> None:
         self.report.write(self.summary, self.watch.check)

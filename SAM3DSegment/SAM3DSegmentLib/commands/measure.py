@@ -21,7 +21,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="masks in a folder of their own")
     parser.add_argument("--images", type=Path, metavar="DIR", help="their images, with the same names")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write a CSV file; one that is there is added to")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file of --table that is no such table")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.html", help="pictures and numbers to look through, what is odd first"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files of --table and --page that are neither")
     add_progress(parser)
 
 
@@ -37,27 +40,38 @@ def run(options: argparse.Namespace) -> int:
     from ..base.files import one_line
     from ..formats.volumes import read_volume
     from ..training.dataset import names_of_values
-    from .measuring import measure_mask
+    from .measuring import measure_masks, read_masks
+    from .page import Page
+    from .planes import draw_planes
     from .table import Table, as_columns, rows_of_record
 
     pairs = _find_pairs(options)
     table = Table(options.table) if options.table else None
+    page = Page(options.page) if options.page else None
+    read = [path for pair in pairs for path in (pair.image, pair.mask)]
     if table:
-        table.check(options.overwrite, [path for pair in pairs for path in (pair.image, pair.mask)])
+        table.check(options.overwrite, read)
+    if page:
+        page.check(options.overwrite, read)
     described = names_of_values(_folders(pairs))
     rows, failed = [], 0
     with watched(options.progress) as watch:
         for pair in watch.each("measure", pairs, "cases that were measured are in the table."):
             try:
                 image = read_volume(pair.image, pair.series_uid)
-                new = rows_of_record(pair.case, measure_mask(pair.mask, image, described))
+                masks = read_masks(pair.mask, image, described)
+                record = measure_masks(masks, image)
+                picture = draw_planes(image.array_kji, image.ijk_to_ras, masks) if page else None
             except Exception as error:
                 failed += 1
                 logger.error("%s", one_line(error, str(pair.mask)))
                 logger.debug("%s failed here:", pair.case, exc_info=True)
                 continue
+            new = rows_of_record(pair.case, record)
             if table:
                 table.add(new, watch.check)
+            if page and picture is not None:
+                page.add(pair.case, record, masks, picture, pair.mask, watch.check)
             rows += new
     say(as_columns(rows))
     return FAILED if failed else DONE

@@ -55,6 +55,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
     )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.html", help="pictures and numbers to look through, what is odd first"
+    )
     parser.add_argument("--recursive", action="store_true", help="also folders in the folder; OUT gets the same tree")
     parser.add_argument(
         "--pattern", metavar="GLOB", help="of a tree only these, such as '*_T1w.nii.gz' or 'anat/*.nii.gz'"
@@ -87,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
                 options.overwrite,
                 options.table,
                 f".{options.format}" if options.format else "",
+                options.page,
             ),
             options.series,
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
