@@ -194,13 +194,17 @@ class _Run:
             picture = draw_planes(volume.array_kji, volume.ijk_to_ras, masks, self.model.card.intensity)
             self.page.add(target.source.case, record, masks, picture, target.path, self.watch.check)
 
+    def tell_done(self, done: int, total: int) -> None:
+        self.watch.event("volumes", done=done, total=total, failed=len(self.summary.failed))
+
     def write_report(self) -> None:
         self.report.write(self.summary, self.watch.check)
 
 
 def _share(todo: Sequence[Target], run: _Run) -> None:
-    """All of them, one by one, each while no other process has it."""
+    """All of them, one by one, each while no other process has it. How many are done is told as the event `volumes`."""
     waiting, in_a_row = deque(todo), 0  # so many were claimed by others
+    run.tell_done(0, len(todo))
     while waiting:
         target = waiting.popleft()
         run.watch.check()
@@ -209,7 +213,9 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
             if is_ours and not run.skips(target):
                 run.segment_one_of_many(target)
         in_a_row = 0 if is_ours else in_a_row + 1
-        if not is_ours:
+        if is_ours:
+            run.tell_done(len(todo) - len(waiting), len(todo))
+        else:
             waiting.append(target)
         if in_a_row >= len(waiting) > 0:
             if in_a_row == len(waiting):

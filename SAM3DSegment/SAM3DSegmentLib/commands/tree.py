@@ -136,6 +136,26 @@ def mask_path(relative: PurePosixPath, model: str, ending: str = SEGMENTATION_SU
     return relative.with_name(f"{entities}_desc-{former}{_label(model)}_dseg{MASK_SUFFIX}")
 
 
+def pairing_key(relative: PurePosixPath) -> PurePosixPath:
+    """The same for an image and for what `mask_path` calls its mask, whatever model and ending.
+
+    In BIDS also for images that differ in the suffix or the entity desc.
+    """
+    name = _bids_name(relative)
+    if name is None:
+        return relative.with_name(volume_name(Path(relative.name)))
+    return relative.with_name(re.sub(r"_desc-[A-Za-z0-9]+", "", name[0]))
+
+
+def masks_in(root: Path, images: Path) -> list[PurePosixPath]:
+    """Segmentations in a tree, relative to it; where no `images` lie among them, plain label maps too."""
+    tree = walk(root, None, root)
+    found = [path for path, why in tree.left_out.items() if why == A_SEGMENTATION]
+    if not root.samefile(images):
+        found += [PurePosixPath(file.path.relative_to(root).as_posix()) for file in tree.volumes]
+    return sorted(found)
+
+
 def describe_derivatives(folder: Path, card: ModelCard, sha256: str) -> None:
     """Write what BIDS wants of a folder of derivatives, unless it is there: who made it, and what the values mean."""
     generated = {"Name": "SAM3DSegment", "Version": __version__, "Description": f"model {card.name}, SHA-256 {sha256}"}
