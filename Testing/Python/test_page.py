@@ -82,7 +82,7 @@ def test_first_comes_what_failed_then_what_has_most_remarks_then_what_is_farthes
     assert order[:2] == ["broken", "strange and cut"]
     assert order.index("larger") < order.index("large") < order.index("usual 0")
     assert not any(remarks[f"usual {i}"].texts for i in range(8))
-    assert remarks["larger"].texts == ("Unusual volume: Blob 19 mL (median 2.05 mL).",)
+    assert remarks["larger"].texts == ("Unusual volume: Blob 19 mL (median 2.06 mL).",)
     assert remarks["unsure"].texts == ("Low confidence: Blob 66 % (median 90 %).",)
     assert remarks["empty"].texts == ("Unusual volume: Blob is empty.",)
     assert remarks["cut"].texts == ("Cut off at the border: Blob.",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +38,7 @@ class _Pair:
     image: Path
     mask: Path
     series_uid: str | None = None  # of a folder of DICOM files
+    named: Mapping[int, tuple[str, tuple[int, int, int]]] = field(default_factory=dict)  # names and colours of values
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
         for pair in watch.each("measure", pairs, "cases that were measured are in the table."):
             try:
                 image = read_volume(pair.image, pair.series_uid)
-                masks = read_masks(pair.mask, image, described)
+                names = described | {value: name for value, (name, _) in pair.named.items()}
+                masks = read_masks(pair.mask, image, names, {value: color for value, (_, color) in pair.named.items()})
                 record = measure_masks(masks, image)
                 picture = draw_planes(image.array_kji, image.ijk_to_ras, masks) if page else None
             except Exception as error:
@@ -109,7 +111,7 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
 def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_Pair]:
     """Each image that matches the pattern with the mask that is called after it in the other tree."""
     from .sources import Source
-    from .tree import masks_in, pairing_key, walk
+    from .tree import masks_in, names_of_derivative, pairing_key, walk
 
     tree = walk(images, pattern, predictions)
     sources: dict[PurePosixPath, list[Source]] = {}
@@ -129,7 +131,7 @@ def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_P
         if key in pairs:
             raise InputError(f"{str(pairs[key].mask)!r} and {str(mask)!r} are masks of one image; keep one of them.")
         if found:
-            pairs[key] = _Pair(found[0].case, found[0].path, mask)
+            pairs[key] = _Pair(found[0].case, found[0].path, mask, named=names_of_derivative(relative, predictions))
         else:
             lonely.append(str(relative))
     if not pairs:

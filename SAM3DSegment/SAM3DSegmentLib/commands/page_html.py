@@ -22,13 +22,14 @@ body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var
 h1 { font-size: 1.4em; margin: 0; } summary, small, .soft { color: var(--soft); } details { max-width: 60em; }
 table { border-collapse: collapse; margin-top: 1em; } tbody { border-top: 1px solid var(--line); }
 th, td { padding: .2em .7em; text-align: right; vertical-align: top; font-weight: normal; }
-.case, .label { text-align: left; overflow-wrap: anywhere; } .case { width: 22em; } .label { max-width: 16em; }
+.case, .label, .rest { text-align: left; overflow-wrap: break-word; } .case { width: 11em; max-width: 11em; }
+.label { min-width: 8em; max-width: 14em; } small { display: block; } tr { height: 1px; } tr.rest { height: auto; }
 td { font-variant-numeric: tabular-nums; } img { display: block; background: #000; }
 thead th { position: sticky; top: 0; background: var(--paper); }
-th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
+th button { font: inherit; white-space: nowrap; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 th button:hover { text-decoration: underline; } [aria-sort=ascending] button::after { content: " \\25B2"; }
 [aria-sort=descending] button::after { content: " \\25BC"; }
-a { color: inherit; } ul { margin: .3em 0; padding-left: 1.2em; color: var(--note); }
+a { color: inherit; } ul { margin: 0 0 .3em; padding-left: 1.2em; color: var(--note); }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .5em; }
 """
 
@@ -104,19 +105,21 @@ def _case(number: int, case: str, entry: Entry, remarks: Remarks, pictures: str)
         "cut": str(sum(s["cut_off"] for s in segments)) if segments else "",
     }
     data = "".join(f' data-{key}="{_text(value)}"' for key, value in keys.items())
-    span = f' rowspan="{max(1, len(segments))}"'
-    listed = "".join(f"<li>{_text(text)}</li>" for text in remarks.texts)
+    # The last row, of remarks, takes the height that the picture leaves.
+    span = "" if "failed" in entry else f' rowspan="{max(1, len(segments)) + 1}"'
     name = f'<a href="{_text(entry["link"])}">{_text(case)}</a>'
-    told = f"<ul>{listed}</ul>" if listed else ""
-    head = f'<td{span}>{number}</td><td class="case"{span}>{name}{told}{_facts(entry)}</td>'
+    head = f'<td{span}>{number}</td><td class="case"{span}>{name}</td>'
+    listed = "".join(f"<li>{_text(text)}</li>" for text in remarks.texts)
+    told = (f"<ul>{listed}</ul>" if listed else "") + _facts(entry)
     if "failed" in entry:
-        return f'<tbody{data}><tr>{head}<td colspan="7"></td></tr></tbody>\n'
+        return f'<tbody{data}><tr>{head}<td></td><td class="rest" colspan="6">{told}</td></tr></tbody>\n'
     picture = (
         f'<td{span}><img loading="lazy" width="{WIDTH}" height="{HEIGHT}" alt="three planes" '
         f'src="{_text(pictures + entry["picture"])}"></td>'
     )
     rows = [_segment(segment) for segment in segments] or ['<td class="label">no structure</td><td colspan="5"></td>']
-    return f"<tbody{data}><tr>{head}{picture}{'</tr><tr>'.join(rows)}</tr></tbody>\n"
+    rest = f'<tr class="rest"><td class="rest" colspan="6">{told}</td></tr>'
+    return f"<tbody{data}><tr>{head}{picture}{'</tr><tr>'.join(rows)}</tr>{rest}</tbody>\n"
 
 
 def _facts(entry: Entry) -> str:
