@@ -54,6 +54,17 @@ def test_each_plane_shows_both_labels_in_their_colours_and_an_image_without_any_
     assert set(np.unique(grey)) == {0, 255}  # above the window, and around the picture
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_single_slice_of_any_numbers_is_drawn(axis):
+    array = np.full((5, 6, 7), np.nan)
+    array[2:4] = np.inf
+    array[1] = 1e300
+    one = np.take(array, [1], axis)
+    for labels in (np.zeros(one.shape, np.uint8), np.ones(one.shape, np.uint8)):
+        picture = draw_planes(one, np.diag([1e-4, 3.0, 1e4, 1.0]), Masks.of_labels(labels, LABELS))
+        assert picture.shape == (HEIGHT, WIDTH, 3)
+
+
 def test_a_segmentation_that_is_cropped_to_what_it_shows_is_drawn_at_its_place():
     image, labels = sitk.ReadImage(str(MRI)), sitk.GetArrayFromImage(sitk.ReadImage(str(MRI_LABEL)))
     array, matrix = sitk.GetArrayFromImage(image), ijk_to_ras_of(image)
@@ -163,6 +174,9 @@ def test_a_page_is_merged_and_what_was_there_before_is_added(command, d):
     before = (d / "qc.html").read_bytes()
     assert command("segment", "in", "-o", "out", "--page", "qc.html")[0] == 0
     assert (d / "qc.html").read_bytes() == before
+    (d / "qc.html").unlink()
+    assert command("segment", "in", "-o", "out", "--page", "qc.html")[0] == 0
+    assert shown(d / "qc.html") == again
 
 
 def test_measured_masks_are_shown_with_their_colours(command, d):

@@ -167,7 +167,10 @@ class _Run:
         """Measure the masks that are not in the table or on the page: those that were there before it was asked for."""
         cases, labels = [target.source.case for target in targets], self.model.card.labels
         no_rows = self.table.without_rows(cases) if self.table is not None else set()
-        no_picture = self.page.without_picture(cases) if self.page is not None else set()
+        no_picture = set()
+        if self.page is not None:
+            self.page.restore(self.watch.check)
+            no_picture = self.page.without_picture(cases)
         for target in targets:
             self.watch.check()
             source = target.source

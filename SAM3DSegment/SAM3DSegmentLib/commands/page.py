@@ -92,11 +92,21 @@ class Page:
         self.folder.mkdir(exist_ok=True)
         self._merge(case, {"link": self._link(source), "failed": reason}, check)
 
+    def restore(self, check: Callable[[], None]) -> None:
+        """Write the page anew where somebody has removed it, but not what it is made of."""
+        if self._cases.is_file() and not self.path.exists():
+            with in_turn(self.path, check):
+                self._write(_read(self._cases) or {})
+
     def _merge(self, case: str, entry: dict[str, Any], check: Callable[[], None]) -> None:
+        """The data last: a process that is killed before that leaves a case that the next run finds missing."""
         with in_turn(self.path, check):
             entries = (_read(self._cases) or {}) | {case: entry}
+            self._write(entries)
             write_text(self._cases, json.dumps(entries))
-            write_text(self.path, render(entries, f"{_quoted(self.folder.name)}/"))
+
+    def _write(self, entries: Entries) -> None:
+        write_text(self.path, render(entries, f"{_quoted(self.folder.name)}/"))
 
     def _link(self, path: Path) -> str:
         """From the page, so that both can be moved together; on Windows another drive has no such way."""

@@ -26,8 +26,9 @@ th, td { padding: .2em .7em; text-align: right; vertical-align: top; font-weight
 .label { min-width: 8em; max-width: 14em; } small { display: block; } tr { height: 1px; } tr.rest { height: auto; }
 td { font-variant-numeric: tabular-nums; } img { display: block; background: #000; }
 thead th { position: sticky; top: 0; background: var(--paper); }
-th button { font: inherit; white-space: nowrap; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
-th button:hover { text-decoration: underline; } [aria-sort=ascending] button::after { content: " \\25B2"; }
+th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; white-space: nowrap; }
+th button { cursor: pointer; } th button:hover { text-decoration: underline; }
+[aria-sort=ascending] button::after { content: " \\25B2"; }
 [aria-sort=descending] button::after { content: " \\25BC"; }
 a { color: inherit; } ul { margin: 0 0 .3em; padding-left: 1.2em; color: var(--note); }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .5em; }
