@@ -10,12 +10,13 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from SAM3DSegmentLib.cli import main as sam3dsegment
+from SAM3DSegmentLib.formats.pictures import JPEG, encode_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ROOT / "Testing" / "Data" / "hippocampus" / "imagesTr"
 SAMPLE = ROOT / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
-OUTPUT = ROOT / "Resources" / "Screenshots" / "page.png"
-SIZE = 1400, 640
+OUTPUT = ROOT / "Resources" / "Screenshots" / "page.jpg"
+SIZE = 1380, 600
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 
 
@@ -35,7 +36,10 @@ def main() -> None:
         page.write_text(page.read_text(encoding="utf-8").replace(folder, "/home/you"), encoding="utf-8")
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         size = f"--window-size={SIZE[0]},{SIZE[1]}"
-        subprocess.run([browser, *options, size, f"--screenshot={OUTPUT}", page.as_uri()], check=True)
+        taken = Path(folder, "page.png")
+        subprocess.run([browser, *options, size, f"--screenshot={taken}", page.as_uri()], check=True)
+        picture = sitk.GetArrayFromImage(sitk.ReadImage(str(taken)))
+        OUTPUT.write_bytes(encode_picture(picture[..., :3], JPEG))
     print(OUTPUT)
 
 

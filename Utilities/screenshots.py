@@ -94,7 +94,7 @@ def segment_folder(widget, folder: Path) -> None:
         host.answerNext("file", str(path))
         button.click()
     ui.folderButton.click()
-    wait(lambda: ui.folderStatusLabel.text.startswith("2 of 4") and not ui.folderStatusLabel.text.endswith(" 0 % done"))
+    wait(lambda: 240 < ui.folderProgressBar.value < 300)
     ui.folderImagesLabel.text, ui.folderResultsLabel.text = "/home/you/images", "/home/you/masks"
     grab(widget, "folder")
     wait(lambda: ui.folderButton.text == "Segment folder")

@@ -21,7 +21,7 @@ _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 1.5em; }
 h1 { font-size: 1.4em; margin: 0; } summary, small, .soft { color: var(--soft); } details { max-width: 60em; }
 table { border-collapse: collapse; margin-top: 1em; } tbody { border-top: 1px solid var(--line); }
-th, td { padding: .2em .7em; text-align: right; vertical-align: top; font-weight: normal; }
+th, td { padding: .2em .5em; text-align: right; vertical-align: top; font-weight: normal; }
 .case, .label, .rest { text-align: left; overflow-wrap: break-word; } .case { width: 11em; max-width: 11em; }
 .label { min-width: 8em; max-width: 14em; } small { display: block; } tr { height: 1px; } tr.rest { height: auto; }
 td { font-variant-numeric: tabular-nums; } img { display: block; background: #000; }

@@ -15,7 +15,7 @@ from ..geometry import Slicing, slicing_of, spacing_and_directions
 from ..intensity import GreyScale
 from .measuring import Masks
 
-TILE_PIXELS, _GAP_PIXELS = 220, 4
+TILE_PIXELS, _GAP_PIXELS = 200, 4
 WIDTH, HEIGHT = 3 * TILE_PIXELS + 2 * _GAP_PIXELS, TILE_PIXELS
 _MARGIN_MM = 15  # shown around the structures, at least; else half of their size
 _CONTRAST = 0.5, 99.5  # percentiles of what is shown
