@@ -22,7 +22,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 # folder, or some modules at the package's root.
 WINGS = {
     "base": "base/",
-    "words": "card settings geometry intensity preparation suitability",
+    "words": "channel card settings geometry intensity preparation suitability",
     "formats": "formats/",
     "method": "decoder detail losses network work quality streaming postprocessing metrics",
     "sam": "sam/",

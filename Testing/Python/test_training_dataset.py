@@ -107,13 +107,6 @@ def test_raw_data_of_nnunet_and_its_descriptions_are_read(tmp_path, description)
     assert find_dataset(tmp_path).modality == "CT"
 
 
-def test_an_image_of_several_channels_is_refused(tmp_path):
-    for channel in ("0000", "0001"):
-        write_pair(tmp_path / "imagesTr" / f"case_{channel}.nii.gz", tmp_path / "labelsTr" / "case.nii.gz")
-    with pytest.raises(InputError, match="a model reads one channel"):
-        find_dataset(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -43,7 +43,7 @@ def bench_quality(
             known = classes != UNKNOWN
             for name, segmenter in levels.items():
                 began = now()
-                found = segmenter.segment(image.array_kji, image.ijk_to_ras)
+                found = segmenter.segment(image.channels, image.ijk_to_ras)
                 seconds[name] += (now() - began) / len(names)
                 dice[name][number] = label_dice(found[known], values[classes[known]], values[1:].tolist())
         where = conditions(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.errors import require
 from ..card import Label
 from ..formats.label_maps import write_labels
 from ..formats.painted import EMPTY as EMPTY_SLICE
@@ -25,6 +26,7 @@ def paint_in_part(data: Path, config: TrainingConfig, cases: int | None, every: 
     themselves that they are painted in part. Other cases stay complete.
     """
     plan = make_plan(data, config, cases)
+    require(not plan.dataset.channels, f"{str(data)!r} has cases of several channels; give such of one.")
     images, label_maps = folder / "imagesTr", folder / "labelsTr"
     images.mkdir(parents=True)
     label_maps.mkdir()

@@ -22,6 +22,7 @@ from .worker import BackgroundCall, CommandProcess, OnProgress, ignore, progress
 logger = logging.getLogger(__name__)
 
 VOLUME, LABELS, CONFIDENCE, REPORT = "volume.nrrd", "labels.nrrd", "confidence.nrrd", "report.json"
+CHANNEL = "channel{}.nrrd"
 Result = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]  # labels, confidence, record of how they were made
 
 
@@ -163,6 +164,8 @@ class _Segmenting:
             arguments += ["--confidence", CONFIDENCE]
         if choices.samCheckpoint:
             arguments += ["--sam-checkpoint", choices.samCheckpoint]
+        for number, channel in enumerate(self.request.channels):
+            arguments += ["--channel", f"{channel.name}={CHANNEL.format(number)}"]
         return arguments
 
     # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
@@ -170,6 +173,8 @@ class _Segmenting:
         from ..formats.volumes import write_volume
 
         write_volume(folder / VOLUME, self.request.arrayKji, self.request.ijkToWorld)
+        for number, channel in enumerate(self.request.channels):
+            write_volume(folder / CHANNEL.format(number), channel.arrayKji, channel.ijkToWorld)
 
     def readFiles(self, folder: Path) -> Result:
         from ..formats.volumes import read_volume

@@ -38,10 +38,11 @@ def segment(
 
     checked, loaded = request.choices, load_model(request.modelPath)
     segmenter = Segmenter.load(loaded, checked.device, sam_checkpoint=checked.samCheckpoint, quality=checked.quality)
-    array, matrix, watch = request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
-    facts = VolumeFacts.of_array(array, matrix, dicomModality(volumeNode))
+    arrays, matrix, watch = request.arraysKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
+    modalities = (dicomModality(volumeNode), *[""] * len(request.channels))
+    facts = [VolumeFacts.of_array(array, matrix, modality) for array, modality in zip(arrays, modalities)]
     misfits = find_and_warn(loaded.card, facts, repr(volumeNode.GetName()))
-    labels, confidence, record = segment_array(segmenter, loaded, array, matrix, watch, misfits)
+    labels, confidence, record = segment_array(segmenter, loaded, arrays, matrix, watch, misfits)
     return request.deliver(labels, confidence if checked.confidenceMap else None, record)
 
 

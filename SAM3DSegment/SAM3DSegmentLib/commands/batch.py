@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from ..formats.volumes import Volume, check_axes, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..results import segment_array
-from ..suitability import VolumeFacts, find_and_warn, find_misfits
+from ..suitability import VolumeFacts, find_and_warn, find_channel_misfits
+from .channels import check_channels, join_channels
 from .measuring import Masks, measure_result, read_result
 from .page import Page
 from .parts import Which
@@ -41,6 +42,7 @@ class Request:
 
     series_uid chooses a series of the one DICOM folder given; also_read: other files that are read, such as the model,
     which no output may replace. strict: a volume that does not suit the model fails. which: of a folder's volumes.
+    channels: by name, of the one volume given, the channels besides it; resample: these to the grid of the first.
     """
 
     inputs: tuple[Path, ...]
@@ -49,6 +51,8 @@ class Request:
     also_read: tuple[Path, ...] = ()
     strict: bool = False
     which: Which = EVERY
+    channels: Mapping[str, Path] = field(default_factory=dict)
+    resample: bool = False
 
 
 def segment_files(
@@ -63,7 +67,13 @@ def segment_files(
     """
     outputs = request.outputs
     targets = find_targets(
-        request.inputs, outputs, request.series_uid, request.also_read, request.which, model.card.name
+        request.inputs,
+        outputs,
+        request.series_uid,
+        request.also_read,
+        request.which,
+        model.card.name,
+        lambda sources: join_channels(sources, model.card, request.channels),
     )
     if targets.is_folder:
         outputs.masks.mkdir(parents=True, exist_ok=True)
@@ -141,21 +151,28 @@ class _Run:
         self.watch.check()
         source, confidence_target = target.source, self.request.outputs.confidence
         target.check()
-        volume = source.read(self.request.series_uid)
+        check_channels(source, self.model.card)
+        volume = source.read(self.request.series_uid, self.request.resample)
         provenance = Provenance(self.model.card.name, self.model.sha256)
         check_fits(target.path, volume, self.model.card.labels, provenance)
         if confidence_target is not None:
             check_axes(confidence_target, volume.ijk_to_ras)
-        facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
+        modalities = (volume.modality, *[""] * len(volume.more))
+        facts = [
+            VolumeFacts.of_array(channel, volume.ijk_to_ras, modality)
+            for channel, modality in zip(volume.channels, modalities)
+        ]
         misfits = _judge(self.model, facts, source, self.request.strict)
         labels, confidence, record = segment_array(
-            self.load_segmenter(), self.model, volume.array_kji, volume.ijk_to_ras, self.watch, misfits
+            self.load_segmenter(), self.model, volume.channels, volume.ijk_to_ras, self.watch, misfits
         )
         if confidence_target is not None:
             write_volume(confidence_target, confidence, volume.ijk_to_ras)
 
         def note() -> None:
-            self.summary.records.append({"input": str(source.path), "output": str(target.path), **record})
+            self.summary.records.append(
+                {"input": str(source.path), **_channel_files(source), "output": str(target.path), **record}
+            )
             self.write_report()
             self._into_table(target, record)
             self._onto_page(target, record, volume, Masks.of_labels(labels, self.model.card.labels))
@@ -194,7 +211,7 @@ class _Run:
 
     def _onto_page(self, target: Target, record: dict[str, Any], volume: Volume, masks: Masks) -> None:
         if self.page is not None:
-            picture = draw_planes(volume.array_kji, volume.ijk_to_ras, masks, self.model.card.intensity)
+            picture = draw_planes(volume.array_kji, volume.ijk_to_ras, masks, self.model.card.intensities[0])
             self.page.add(target.source.case, record, masks, picture, target.path, self.watch.check)
 
     def tell_done(self, done: int, total: int) -> None:
@@ -227,11 +244,16 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
             time.sleep(WAIT_S)
 
 
-def _judge(model: Sam3dModel, facts: VolumeFacts, source: Source, strict: bool) -> list[str]:
+def _channel_files(source: Source) -> dict[str, dict[str, str]]:
+    """For the report, of a volume of several channels."""
+    return {"channels": {channel.name: str(channel.path) for channel in source.channels}} if source.channels else {}
+
+
+def _judge(model: Sam3dModel, facts: Sequence[VolumeFacts], source: Source, strict: bool) -> list[str]:
     """The volume's misfits, told in a warning. Raises InputError if there are any and they are not accepted."""
     if not strict:
         return find_and_warn(model.card, facts, repr(str(source.path)))
-    if misfits := find_misfits(model.card, facts):
+    if misfits := find_channel_misfits(model.card, facts):
         raise InputError(
             f"{str(source.path)!r} does not suit the model {model.card.name!r}: {' '.join(misfits)} To segment it all "
             "the same, leave out --strict."

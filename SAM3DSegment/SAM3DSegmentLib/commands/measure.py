@@ -44,7 +44,7 @@ class _Pair:
 def run(options: argparse.Namespace) -> int:
     from ..base.files import one_line
     from ..formats.volumes import read_volume
-    from ..training.dataset import names_of_values
+    from ..training.description import names_of_values
     from .measuring import measure_masks, read_masks
     from .page import Page
     from .planes import draw_planes

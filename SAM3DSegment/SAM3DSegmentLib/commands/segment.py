@@ -47,6 +47,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
     )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="for a model of several channels: those besides INPUT, each by the name that `models show` gives",
+    )
+    parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     parser.add_argument(
         "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
@@ -73,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     from ..model_file import load_model
     from ..model_store import find_model
     from .batch import Request, segment_files
+    from .channels import parse_channels
     from .parts import Part, Which, parse_part
     from .sources import Outputs
 
@@ -96,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
             options.strict,
             which,
+            parse_channels(options.channel),
+            options.resample,
         )
 
         def tell_choice(choice: QualityChoice) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, last_line
+from ..formats.channels import ChannelFile, read_channels
 from ..formats.content import (
     check_exists,
     holds_dicom,
@@ -47,12 +48,14 @@ class Source:
     """A volume to be segmented: a file, with its header if that can be used, or a DICOM folder.
 
     relative: its path in the folder that was given. seen: the file's size and time of change when the header was read.
+    channels: of several, all of them, in the order of the model's card; `path` is one of them.
     """
 
     path: Path
     relative: PurePosixPath
     header: ImageHeader | None = None
     seen: tuple[int, int] = (0, 0)
+    channels: tuple[ChannelFile, ...] = ()
 
     @classmethod
     def of_file(cls, file: VolumeFile, folder: Path) -> Source:
@@ -61,12 +64,25 @@ class Source:
     @property
     def case(self) -> str:
         """`relative` without the file's ending."""
-        return str(self.relative.with_name(volume_name(self.path)))
+        return str(self.relative.with_name(volume_name(Path(self.relative.name))))
 
-    def read(self, series_uid: str | None) -> Volume:
-        """As `read_volume`. In a long run over a folder the file may have been replaced since its header was read."""
+    @property
+    def files(self) -> list[Path]:
+        """Of all channels; one may be a DICOM folder."""
+        return [channel.path for channel in self.channels] or [self.path]
+
+    def read(self, series_uid: str | None, resample: bool = False) -> Volume:
+        """As `read_volume`, or of several channels `read_channels`.
+
+        In a long run over a folder the file may have been replaced since its header was read.
+        """
+        if self.channels:
+            return read_channels(self.channels, series_uid, resample)
         is_as_seen = self.header is not None and _state(self.path) == self.seen
         return read_volume(self.path, series_uid, self.header if is_as_seen else None)
+
+
+Join = Callable[[list[Source]], list[Source]]
 
 
 @dataclass(frozen=True)
@@ -139,18 +155,20 @@ def find_targets(
     also_read: Iterable[Path] = (),
     which: Which = EVERY,
     model: str = "",
+    join: Join = list,
 ) -> Targets:
     """Look at each input once, and check all that is to be written.
 
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
     to the folder `outputs.masks` as NAME.seg.nrrd, with another `outputs.ending`, or as `tree.mask_path` says with the
     model's name; of those, the ones that `which` says. also_read: other files that are read, such as the model; no
-    output may replace them. Raises InputError where two inputs would have one output, or an input is not an image.
+    output may replace them. join: makes the volumes of an input of its files, which may be channels. Raises InputError
+    where two inputs would have one output, or an input is not an image.
     """
     if which.recursive and series_uid is None:
-        return _targets_of_tree(inputs, outputs, also_read, which, model)
+        return _targets_of_tree(inputs, outputs, also_read, which, model, join)
     part = which.part
-    found = [_sources_of(path) for path in inputs]
+    found = [join(_sources_of(path)) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
     if part.count > 1 and not is_folder:
@@ -164,12 +182,13 @@ def find_targets(
         )
     check_dicom_output(targets[0].path, any(source.path.is_dir() for source in sources))
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
+    read += (file for source in sources for file in source.files if file.is_file())
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read)
     return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
 
 
 def _targets_of_tree(
-    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str
+    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str, join: Join
 ) -> Targets:
     root, folder = inputs[0], outputs.masks
     if len(inputs) > 1 or not root.is_dir():
@@ -177,6 +196,7 @@ def _targets_of_tree(
     tree = walk(root, which.pattern, folder)
     sources = [Source.of_file(file, root) for file in tree.volumes]
     sources += [Source(path, PurePosixPath(path.relative_to(root).as_posix())) for path in tree.dicom_folders]
+    sources = join(sources)
     for line in grouped(tree.left_out):
         logger.info("left out of %s: %s.", root, line)
     if not sources:
@@ -198,7 +218,9 @@ def _targets_of_tree(
     targets = [Target(source, folder / name, True, beside) for source, name in zip(sources, names)]
     check_dicom_output(targets[0].path, bool(tree.dicom_folders))
     _check_names(targets, "rename one, or take only one with --pattern.")
-    _check_outputs(outputs, [target.path for target in targets], True, [*also_read, *(s.path for s in sources)])
+    _check_outputs(
+        outputs, [target.path for target in targets], True, [*also_read, *(file for s in sources for file in s.files)]
+    )
     mine = (target for target in targets if which.part.has(target.source.relative))
     return Targets(tuple(mine), True, tree.left_out)
 

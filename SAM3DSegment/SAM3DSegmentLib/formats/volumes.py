@@ -29,7 +29,7 @@ class Volume:
     """Voxels (K, J, I) of a real type, ijk_to_ras (4, 4) in mm, and where both were read.
 
     modality: as DICOM states it ("CT", "MR"), else empty; slices: of a DICOM series, the file of each slice and the
-    number of its frame in there, from 0.
+    number of its frame in there, from 0. more: further channels (K, J, I) of the same case, on the same grid.
     """
 
     array_kji: np.ndarray
@@ -37,6 +37,12 @@ class Volume:
     path: Path
     modality: str = ""
     slices: tuple[tuple[Path, int], ...] = ()
+    more: tuple[np.ndarray, ...] = ()
+
+    @property
+    def channels(self) -> tuple[np.ndarray, ...]:
+        """At least one (K, J, I)."""
+        return (self.array_kji, *self.more)
 
 
 @dataclass(frozen=True)

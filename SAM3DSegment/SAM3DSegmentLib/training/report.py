@@ -53,7 +53,7 @@ def write_report(
     found_kji: np.ndarray,
 ) -> None:
     """The report of the model `name`; with a picture of a case, of which both maps are class indices (K, J, I)."""
-    prepared = plan.preparation.prepare(image.array_kji, image.ijk_to_ras)
+    prepared = plan.preparation.prepare(image.channels, image.ijk_to_ras)
     png, index = draw_case(prepared, reference_kji, found_kji, plan.labels)
     dices = {**record["result"]["validation"], **record["result"]["test"]}[case]
     dice = ", ".join(f"{label} {value:.3f}" for label, value in dices.items())
@@ -106,7 +106,7 @@ def draw_case(
     known = reference != UNKNOWN
     differs = ((reference != found) & known).sum((1, 2))
     index = int(differs.argmax()) if differs.any() else int(((reference > 0) & known).sum((1, 2)).argmax())
-    grey = prepared.squares(index, index + 1)[0]
+    grey = prepared.squares(index, index + 1)[0, 0]  # of the first channel
     scale = max(1, -(-_PICTURE_PIXELS // len(grey)))
     palette = torch.tensor([(0, 0, 0), *(label.color for label in labels)], dtype=torch.float32)
     panels = [grey[..., None].expand(-1, -1, 3)]

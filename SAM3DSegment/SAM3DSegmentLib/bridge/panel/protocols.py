@@ -52,7 +52,9 @@ class Logic(Protocol):
 class Ui(Protocol):
     """The widgets of Resources/UI/SAM3DSegment.ui that the panel reads, fills or connects."""
 
+    inputLabel: qt.QLabel
     inputSelector: slicer.qMRMLNodeComboBox
+    channelsWidget: qt.QWidget
     modelBox: qt.QComboBox
     modelFileButton: qt.QToolButton
     modelCardLabel: qt.QLabel
@@ -98,7 +100,10 @@ class Ui(Protocol):
     casesLabel: qt.QLabel
     casesCostLabel: qt.QLabel
     removeCaseButton: qt.QPushButton
+    caseVolumeLabel: qt.QLabel
     caseVolumeSelector: slicer.qMRMLNodeComboBox
+    caseChannelsWidget: qt.QWidget
+    caseChannelsEdit: qt.QLineEdit
     caseSegmentationSelector: slicer.qMRMLNodeComboBox
     paintButton: qt.QPushButton
     completeCaseButton: qt.QPushButton
