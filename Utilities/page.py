@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CASES = ROOT / "Testing" / "Data" / "hippocampus" / "imagesTr"
 SAMPLE = ROOT / "SAM3DSegment" / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 OUTPUT = ROOT / "Resources" / "Screenshots" / "page.jpg"
-SIZE = 1380, 540
+SIZE = 1425, 510
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 
 
