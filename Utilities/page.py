@@ -34,7 +34,7 @@ def main() -> None:
         page = Path(folder, "qc.html")
         sam3dsegment(["segment", str(images), "-o", str(Path(folder, "masks")), "--page", str(page)])
         page.write_text(page.read_text(encoding="utf-8").replace(folder, "/home/you"), encoding="utf-8")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=20000"]
         size = f"--window-size={SIZE[0]},{SIZE[1]}"
         taken = Path(folder, "page.png")
         subprocess.run([browser, *options, size, f"--screenshot={taken}", page.as_uri()], check=True)
