@@ -15,7 +15,7 @@ MODULES = {
     if path.name != "__init__.py"
 }
 MOST_LINES = 350  # of a file
-MOST_AT_THE_ROOT = 24  # modules of the package itself
+MOST_AT_THE_ROOT = 25
 MOST_LINES_OF_A_FUNCTION = 60
 
 # From the ground up: a wing may import itself and what stands above it here, and nothing else of ours. A wing is a

@@ -217,7 +217,8 @@ def test_cancel_stops_between_batches(segmenter, mri):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 3, 4, 5)), r"\(2, 3, 4, 5\)"),
+        (np.zeros((2, 3, 4, 5)), "2 channels"),
+        (np.zeros((2, 2, 3, 4, 5)), r"\(2, 2, 3, 4, 5\)"),
         (np.zeros((0, 3, 4)), r"\(0, 3, 4\)"),
         (np.zeros((2, 3, 4), complex), "complex128"),
         (np.zeros((2, 3, 4), bool), "bool"),

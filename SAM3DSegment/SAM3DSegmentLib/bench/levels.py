@@ -29,7 +29,7 @@ def bench_quality(
     loaded = load_model(model)
     dataset = find_dataset(data)
     cases, rules = {case.name: case for case in dataset.cases}, LabelRules.of(config, dataset)
-    names = split_cases(cases, config)[0].test
+    names = split_cases(cases, config, patients=dataset.patients)[0].test
     first = Segmenter.load(loaded, device, precision)
     levels = {name: Segmenter(loaded.card, first.network, quality=name) for name in QUALITIES}
     labels = loaded.card.labels

@@ -15,7 +15,7 @@ import slicer
 
 from ..base.stop import FOLDER_PREFIX
 from .problems import explain
-from .request import Request
+from .request import Choices, Request
 from .scene.edits import ReplaceError
 from .worker import BackgroundCall, CommandProcess, OnProgress, ignore, progressReader, removeFolder
 
@@ -150,6 +150,12 @@ class SegmentationJob(SceneJob):
         super().__init__(_Segmenting(request), callbacks)
 
 
+def computingArguments(choices: Choices, modelPath: Path) -> list[str]:
+    """Of the command `segment`: how to compute."""
+    arguments = ["--model", str(modelPath), "--quality", choices.quality, "--device", choices.device]
+    return arguments + (["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else [])
+
+
 @dataclass(frozen=True)
 class _Segmenting:
     """The Work of the command `segment`."""
@@ -157,13 +163,10 @@ class _Segmenting:
     request: Request
 
     def arguments(self) -> list[str]:
-        choices = self.request.choices
         arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
-        arguments += ["--model", str(self.request.modelPath), "--quality", choices.quality, "--device", choices.device]
-        if choices.confidenceMap:
+        arguments += computingArguments(self.request.choices, self.request.modelPath)
+        if self.request.choices.confidenceMap:
             arguments += ["--confidence", CONFIDENCE]
-        if choices.samCheckpoint:
-            arguments += ["--sam-checkpoint", choices.samCheckpoint]
         for number, channel in enumerate(self.request.channels):
             arguments += ["--channel", f"{channel.name}={CHANNEL.format(number)}"]
         return arguments

@@ -8,7 +8,9 @@ from typing import Any
 
 import slicer
 
-from .job import Callbacks, SegmentationJob
+from ..base.errors import InputError
+from .frames_job import startAllFrames
+from .job import Callbacks, SceneJob, SegmentationJob
 from .request import Choices, Request
 from .scene import undo as undoing
 from .scene.suitability import dicomModality
@@ -29,6 +31,8 @@ def segment(
     that were edited, or belong to another volume, are replaced only with `overwrite=True`. See also `undo`.
     """
     [chosen] = _fromKeywords(choices, Choices)
+    if chosen.allFrames:
+        raise InputError("all frames are segmented by startSegment only; call that.")
     request = Request.make(volumeNode, segmentationNode, chosen)
     # These import torch, so not before it is needed.
     from ..inference import Segmenter, watch_of
@@ -50,13 +54,15 @@ def startSegment(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
     **keywords: Any,
-) -> SegmentationJob:
+) -> SceneJob:
     """Segment in a child process and return at once; keep the job to cancel it. Raises an error of `errors.py`.
 
     keywords: the fields of `Choices` and of `Callbacks`. The scene is untouched until the end, and stays so unless
     onFinished() is called.
     """
     choices, callbacks = _fromKeywords(keywords, Choices, Callbacks)
+    if choices.allFrames:
+        return startAllFrames(volumeNode, choices, callbacks)
     return SegmentationJob(Request.make(volumeNode, segmentationNode, choices), callbacks)
 
 

@@ -34,6 +34,8 @@ class Choices:
     samCheckpoint: the file of SAM's weights; None for the one chosen in the panel, else that of the weights folder.
     confidenceMap: whether the scene also gets a volume of the probability of each voxel's label, in percent.
     overwrite: whether segments may be replaced that were drawn or edited by hand, or belong to another volume.
+    allFrames: of a volume that is a frame of a sequence, segment all of them, into a new sequence of segmentations in
+    the same sequence browser; only with `startSegment`.
     channels: for a model of several, by their names, the volumes of those after the first.
     """
 
@@ -44,6 +46,7 @@ class Choices:
     samCheckpoint: str | None = None
     confidenceMap: bool = False
     overwrite: bool = False
+    allFrames: bool = False
     channels: Mapping[str, slicer.vtkMRMLScalarVolumeNode | None] = field(default_factory=dict)
 
 
@@ -134,18 +137,7 @@ class Request:
             _refuseToReplace(segmentationNode, volumeNode, self.card)
         if self.crop is not None:
             labelsKji = self.crop.put_back(labelsKji)
-        provenance = {
-            "Model": record["model"],
-            "ModelSha256": record["model_sha256"],
-            "Versions": json.dumps(record["versions"]),
-            "Quality": record["quality"],
-            "Device": record["device"],
-            "Precision": record["precision"],
-            "Seconds": record["seconds"],
-            "Date": record["date"],
-            "Misfits": " ".join(record["misfits"]),
-            "Volume": volumeNode.GetName(),
-        }
+        provenance = provenanceOf(record, volumeNode)
         confidences = {segment["name"]: segment["mean_confidence"] for segment in record["segments"]}
         with undoable(segmentationNode):
             segmentationNode = segmentations.writeSegments(
@@ -161,6 +153,22 @@ class Request:
     def intoNewSegmentation(self) -> Request:
         """The same, but for where the result goes."""
         return replace(self, segmentationId=None)
+
+
+def provenanceOf(record: dict[str, Any], volumeNode: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any]:
+    """What a segmentation notes of how it was made."""
+    return {
+        "Model": record["model"],
+        "ModelSha256": record["model_sha256"],
+        "Versions": json.dumps(record["versions"]),
+        "Quality": record["quality"],
+        "Device": record["device"],
+        "Precision": record["precision"],
+        "Seconds": record["seconds"],
+        "Date": record["date"],
+        "Misfits": " ".join(record["misfits"]),
+        "Volume": volumeNode.GetName(),
+    }
 
 
 def _refuseToReplace(

@@ -11,10 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..base.claims import claimed, owner_of, remove_dead_claims
 from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
+from ..formats.frames_writing import write_frames
 from ..formats.label_maps import Provenance, check_fits, write_delivered
 from ..formats.volumes import Volume, check_axes, write_volume
 from ..inference import Segmenter
@@ -22,6 +25,7 @@ from ..model_file import Sam3dModel
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_channel_misfits
 from .channels import check_channels, join_channels
+from .frames import FrameChoice, share_of
 from .measuring import Masks, measure_result, read_result
 from .page import Page
 from .parts import Which
@@ -42,6 +46,7 @@ class Request:
 
     series_uid chooses a series of the one DICOM folder given; also_read: other files that are read, such as the model,
     which no output may replace. strict: a volume that does not suit the model fails. which: of a folder's volumes.
+    frames: of a 4-D volume.
     channels: by name, of the one volume given, the channels besides it; resample: these to the grid of the first.
     """
 
@@ -51,6 +56,7 @@ class Request:
     also_read: tuple[Path, ...] = ()
     strict: bool = False
     which: Which = EVERY
+    frames: FrameChoice | None = None
     channels: Mapping[str, Path] = field(default_factory=dict)
     resample: bool = False
 
@@ -74,14 +80,21 @@ def segment_files(
         request.which,
         model.card.name,
         lambda sources: join_channels(sources, model.card, request.channels),
+        request.frames,
     )
     if targets.is_folder:
         outputs.masks.mkdir(parents=True, exist_ok=True)
     if request.which.recursive and any(is_bids(target.source.relative) for target in targets.each):
         describe_derivatives(outputs.masks, model.card, model.sha256)
-    table = Table(outputs.table) if outputs.table else None
-    page = Page(outputs.page) if outputs.page else None
-    run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder), table, page)
+    run = _Run(
+        request,
+        model,
+        lru_cache(load_segmenter),
+        watch,
+        Report(outputs.report, targets.is_folder, model.card.labels),
+        Table(outputs.table) if outputs.table else None,
+        Page(outputs.page) if outputs.page else None,
+    )
     run.summary.left_out.update({str(path): why for path, why in targets.left_out.items()})
     todo = [target for target in targets.each if not run.skips(target)]
     if not todo:
@@ -119,7 +132,7 @@ class _Run:
         """Whether the mask is there and stays; that is noted."""
         if self.request.outputs.overwrite or not target.is_done:
             return False
-        self.summary.skipped.append(str(target.source.path))
+        self.summary.skipped.append(target.source.title)
         return True
 
     def segment_one_of_many(self, target: Target) -> None:
@@ -134,85 +147,116 @@ class _Run:
             self._note_failure(target.source, error)
 
     def _note_failure(self, source: Source, error: Exception) -> None:
-        name = str(source.path)
+        name = source.title
         self.summary.failed[name] = one_line(error, name)
         logger.error("%s", self.summary.failed[name])
         logger.debug("%s failed here:", name, exc_info=error)
         self.write_report()
         if self.page is not None:
-            self.page.add_failure(source.case, self.summary.failed[name], source.path, self.watch.check)
+            self.page.add_failure(source.name, self.summary.failed[name], source.path, self.watch.check)
 
     def segment(self, target: Target) -> None:
-        """One volume into one file, its confidence into another if asked.
+        """One volume, or the frames of one, into one file, its confidence into another if asked.
 
         It is noted before the mask appears: a process that is killed between the two leaves a record that the next run
         replaces, and never a mask of which nothing is known.
         """
-        self.watch.check()
-        source, confidence_target = target.source, self.request.outputs.confidence
         target.check()
-        check_channels(source, self.model.card)
-        volume = source.read(self.request.series_uid, self.request.resample)
-        provenance = Provenance(self.model.card.name, self.model.sha256)
-        check_fits(target.path, volume, self.model.card.labels, provenance)
-        if confidence_target is not None:
-            check_axes(confidence_target, volume.ijk_to_ras)
+        check_channels(target.source, self.model.card)
+        confidence_target, card = self.request.outputs.confidence, self.model.card
+        labels: list[np.ndarray] = []
+        confidence: list[np.ndarray] = []
+        records: list[dict[str, Any]] = []
+        pictures: list[np.ndarray] = []
+        for number, source in enumerate(target.sources):
+            self.watch.check()
+            volume = None  # released before the next is read
+            volume = source.read(self.request.series_uid, self.request.resample)
+            found = self._compute(volume, source, target, share_of(self.watch, number, len(target.sources)))
+            if labels and labels[0].shape != found[0].shape:
+                raise InputError(f"{str(source.path)!r} was changed while it was read; segment it again.")
+            labels.append(found[0])
+            confidence += [found[1]] if confidence_target is not None else []
+            records.append(found[2])
+            if self.page is not None:
+                pictures.append(self._draw(volume, Masks.of_labels(found[0], card.labels)))
+        assert volume is not None
+
+        def note() -> None:
+            self.summary.records += records
+            self.write_report()
+            if self.table is not None:
+                self.table.add(
+                    [row for record in records for row in rows_of_record(target.source.case, record)], self.watch.check
+                )
+            if self.page is not None:
+                colors = {label.name: label.color for label in card.labels}
+                for source, record, picture in zip(target.sources, records, pictures):
+                    self.page.add(source.name, record, colors, picture, target.path, self.watch.check)
+
+        if target.frames:
+            times = tuple(volume.times[number] for number in target.frames if volume.times)
+            if confidence_target is not None:
+                write_frames(confidence_target, np.stack(confidence), volume.ijk_to_ras, times, is_label_map=False)
+            write_frames(target.path, np.stack(labels), volume.ijk_to_ras, times, when_whole=note)
+        else:
+            if confidence_target is not None:
+                write_volume(confidence_target, confidence[0], volume.ijk_to_ras)
+            provenance = Provenance(card.name, self.model.sha256)
+            write_delivered(target.path, labels[0], volume, card.labels, provenance=provenance, when_whole=note)
+        seconds = sum(record["seconds"] for record in records)
+        logger.info("%s -> %s in %.1f s", target.source.title, target.path, seconds)
+
+    def _compute(
+        self, volume: Volume, source: Source, target: Target, watch: Watch
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Labels, confidence and record of one volume; what its mask's file cannot hold is told before the work."""
+        check_fits(target.path, volume, self.model.card.labels, Provenance(self.model.card.name, self.model.sha256))
+        if self.request.outputs.confidence is not None:
+            check_axes(self.request.outputs.confidence, volume.ijk_to_ras)
         modalities = (volume.modality, *[""] * len(volume.more))
         facts = [
             VolumeFacts.of_array(channel, volume.ijk_to_ras, modality)
             for channel, modality in zip(volume.channels, modalities)
         ]
-        misfits = _judge(self.model, facts, source, self.request.strict)
+        is_told = source == target.sources[0]  # frames are much alike
+        misfits = _judge(self.model, facts, source, self.request.strict, is_told)
         labels, confidence, record = segment_array(
-            self.load_segmenter(), self.model, volume.channels, volume.ijk_to_ras, self.watch, misfits
+            self.load_segmenter(), self.model, volume.channels, volume.ijk_to_ras, watch, misfits
         )
-        if confidence_target is not None:
-            write_volume(confidence_target, confidence, volume.ijk_to_ras)
-
-        def note() -> None:
-            self.summary.records.append(
-                {"input": str(source.path), **_channel_files(source), "output": str(target.path), **record}
-            )
-            self.write_report()
-            self._into_table(target, record)
-            self._onto_page(target, record, volume, Masks.of_labels(labels, self.model.card.labels))
-
-        write_delivered(target.path, labels, volume, self.model.card.labels, provenance=provenance, when_whole=note)
-        logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
+        of_frame = {} if source.frame is None else {"frame": source.frame}
+        where = {"input": str(source.path), **_channel_files(source), "output": str(target.path), **of_frame}
+        return labels, confidence, {**where, **record}
 
     def complete_measurements(self, targets: Sequence[Target]) -> None:
         """Measure the masks that are not in the table or on the page: those that were there before it was asked for."""
-        cases, labels = [target.source.case for target in targets], self.model.card.labels
-        no_rows = self.table.without_rows(cases) if self.table is not None else set()
+        sources, labels = [target.source for target in targets], self.model.card.labels
+        no_rows = self.table.without_rows((s.case, s.frame) for s in sources) if self.table is not None else set()
         no_picture = set()
         if self.page is not None:
             self.page.restore(self.watch.check)
-            no_picture = self.page.without_picture(cases)
+            no_picture = self.page.without_picture(source.name for source in sources)
         for target in targets:
             self.watch.check()
             source = target.source
-            if str(source.path) in self.summary.failed or source.case not in no_rows | no_picture:
+            needs_rows, needs_picture = (source.case, source.frame) in no_rows, source.name in no_picture
+            if source.title in self.summary.failed or not (needs_rows or needs_picture):
                 continue
             try:
-                volume = source.read(None)
+                volume = source.read(self.request.series_uid, self.request.resample)
                 masks = read_result(target.path, volume, labels)
-                record = measure_result(masks, volume, labels)
+                record = {**measure_result(masks, volume, labels), "frame": source.frame}
+                picture = self._draw(volume, masks) if needs_picture else None
             except Exception as error:
                 self._note_failure(source, error)
                 continue
-            if source.case in no_rows:
-                self._into_table(target, record)
-            if source.case in no_picture:
-                self._onto_page(target, record, volume, masks)
+            if needs_rows and self.table is not None:
+                self.table.add(rows_of_record(source.case, record), self.watch.check)
+            if picture is not None and self.page is not None:
+                self.page.add(source.name, record, masks.colors, picture, target.path, self.watch.check)
 
-    def _into_table(self, target: Target, record: dict[str, Any]) -> None:
-        if self.table is not None:
-            self.table.add(rows_of_record(target.source.case, record), self.watch.check)
-
-    def _onto_page(self, target: Target, record: dict[str, Any], volume: Volume, masks: Masks) -> None:
-        if self.page is not None:
-            picture = draw_planes(volume.array_kji, volume.ijk_to_ras, masks, self.model.card.intensities[0])
-            self.page.add(target.source.case, record, masks, picture, target.path, self.watch.check)
+    def _draw(self, volume: Volume, masks: Masks) -> np.ndarray:
+        return draw_planes(volume.array_kji, volume.ijk_to_ras, masks, self.model.card.intensities[0])
 
     def tell_done(self, done: int, total: int) -> None:
         self.watch.event("volumes", done=done, total=total, failed=len(self.summary.failed))
@@ -249,13 +293,14 @@ def _channel_files(source: Source) -> dict[str, dict[str, str]]:
     return {"channels": {channel.name: str(channel.path) for channel in source.channels}} if source.channels else {}
 
 
-def _judge(model: Sam3dModel, facts: Sequence[VolumeFacts], source: Source, strict: bool) -> list[str]:
-    """The volume's misfits, told in a warning. Raises InputError if there are any and they are not accepted."""
-    if not strict:
-        return find_and_warn(model.card, facts, repr(str(source.path)))
-    if misfits := find_channel_misfits(model.card, facts):
+def _judge(model: Sam3dModel, facts: Sequence[VolumeFacts], source: Source, strict: bool, is_told: bool) -> list[str]:
+    """The volume's misfits, if `is_told` in a warning. Raises InputError if there are any and they are not accepted."""
+    if is_told and not strict:
+        return find_and_warn(model.card, facts, repr(source.title))
+    misfits = find_channel_misfits(model.card, facts)
+    if misfits and strict:
         raise InputError(
-            f"{str(source.path)!r} does not suit the model {model.card.name!r}: {' '.join(misfits)} To segment it all "
+            f"{source.title!r} does not suit the model {model.card.name!r}: {' '.join(misfits)} To segment it all "
             "the same, leave out --strict."
         )
-    return []
+    return misfits

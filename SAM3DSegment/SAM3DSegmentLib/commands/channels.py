@@ -11,7 +11,7 @@ from ..card import ModelCard
 from ..formats.channels import NUMBER, ChannelFile
 from ..formats.content import check_exists
 from ..formats.segments import name_key
-from .sources import Source
+from .inputs import Source
 
 
 def parse_channels(given: Sequence[str]) -> dict[str, Path]:

@@ -39,6 +39,7 @@ class _Pair:
     mask: Path
     series_uid: str | None = None  # of a folder of DICOM files
     named: Mapping[int, tuple[str, tuple[int, int, int]]] = field(default_factory=dict)  # names and colours of values
+    frame: int | None = None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,9 +64,10 @@ def run(options: argparse.Namespace) -> int:
     with watched(options.progress) as watch:
         for pair in watch.each("measure", pairs, "cases that were measured are in the table."):
             try:
-                image = read_volume(pair.image, pair.series_uid)
+                image = read_volume(pair.image, pair.series_uid, frame=pair.frame)
                 names = described | {value: name for value, (name, _) in pair.named.items()}
-                masks = read_masks(pair.mask, image, names, {value: color for value, (_, color) in pair.named.items()})
+                colors = {value: color for value, (_, color) in pair.named.items()}
+                masks = read_masks(pair.mask, image, names, colors, pair.frame)
                 record = measure_masks(masks, image)
                 picture = draw_planes(image.array_kji, image.ijk_to_ras, masks) if page else None
             except Exception as error:
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             if table:
                 table.add(new, watch.check)
             if page and picture is not None:
-                page.add(pair.case, record, masks, picture, pair.mask, watch.check)
+                page.add(pair.case, record, masks.colors, picture, pair.mask, watch.check)
             rows += new
     say(as_columns(rows))
     return FAILED if failed else DONE
@@ -94,7 +96,9 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
         dataset = find_dataset(options.folder, least=1)
         for notice in dataset.notices:
             logger.warning("%s", notice)
-        return [_Pair(case.name, case.image, case.label_map, case.series_uid) for case in dataset.cases]
+        return [
+            _Pair(case.name, case.image, case.label_map, case.series_uid, frame=case.frame) for case in dataset.cases
+        ]
     if options.folder and not any(both):
         both = options.folder, options.folder  # masks beside their images
     elif options.folder or not all(both):
@@ -110,7 +114,7 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
 
 def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_Pair]:
     """Each image that matches the pattern with the mask that is called after it in the other tree."""
-    from .sources import Source
+    from .inputs import Source
     from .tree import masks_in, names_of_derivative, pairing_key, walk
 
     tree = walk(images, pattern, predictions)

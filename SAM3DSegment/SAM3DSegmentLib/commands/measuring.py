@@ -44,6 +44,11 @@ class Masks:
     place: tuple[slice, ...]
     structures: tuple[Structure, ...]
 
+    @property
+    def colors(self) -> dict[str, Color]:
+        """By name."""
+        return {structure.name: structure.color for structure in self.structures}
+
     @classmethod
     def of_labels(cls, labels_kji: np.ndarray, labels: Sequence[Label]) -> Masks:
         """labels_kji: on the image's grid."""
@@ -51,13 +56,20 @@ class Masks:
         return cls(labels_kji[None], tuple(slice(0, size) for size in labels_kji.shape), structures)
 
 
-def read_masks(mask: Path, image: Volume, names: Mapping[int, str], colors: Mapping[int, Color] | None = None) -> Masks:
+def read_masks(
+    mask: Path,
+    image: Volume,
+    names: Mapping[int, str],
+    colors: Mapping[int, Color] | None = None,
+    frame: int | None = None,
+) -> Masks:
     """What a mask shows, on the grid of its image; empty structures of a segmentation too.
 
-    names, colors: of the values of a plain label map; one that has no name is called by its number. Raises InputError
-    if the mask is not on the grid of the image, of which a segmentation may be cropped.
+    names, colors: of the values of a plain label map; one that has no name is called by its number. frame: which one of
+    a mask over time. Raises InputError if the mask is not on the grid of the image, of which a segmentation may be
+    cropped.
     """
-    label_map = read_label_map(mask).along(image.ijk_to_ras)
+    label_map = read_label_map(mask, frame).along(image.ijk_to_ras)
     structures = tuple(_structures(label_map, names, colors or {}))
     return Masks(label_map.layers, _place(label_map, image), structures)
 

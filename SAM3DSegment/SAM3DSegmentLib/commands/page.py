@@ -20,7 +20,7 @@ from ..base.claims import in_turn
 from ..base.errors import InputError
 from ..base.files import check_new_file, write_bytes, write_text
 from ..formats.pictures import JPEG, encode_picture
-from .measuring import Masks
+from .measuring import Color
 from .page_html import MARK, render
 
 SUFFIX = ".html"
@@ -66,17 +66,17 @@ class Page:
         self,
         case: str,
         record: Mapping[str, Any],
-        masks: Masks,
+        colors: Mapping[str, Color],
         picture: np.ndarray,
         mask: Path,
         check: Callable[[], None],
     ) -> None:
-        """record: see `results`, of which only the segments must be there; picture: of `draw_planes`; mask: the file.
+        """record: see `results`, of which only the segments must be there; colors: of these, by name; picture: of
+        `draw_planes`; mask: the file.
 
         check: called while another process writes. Raises InputError.
         """
         name = f"{hashlib.sha256(os.fsencode(case)).hexdigest()[:16]}{JPEG}"
-        colors = {structure.name: structure.color for structure in masks.structures}
         segments = [
             {**{key: segment[key] for key in _KEPT}, "color": colors.get(segment["name"])}
             for segment in record["segments"]

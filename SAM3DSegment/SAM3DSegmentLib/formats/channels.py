@@ -25,13 +25,15 @@ class ChannelFile:
     path: Path
 
 
-def read_channels(files: Sequence[ChannelFile], series_uid: str | None = None, resample: bool = False) -> Volume:
+def read_channels(
+    files: Sequence[ChannelFile], series_uid: str | None = None, resample: bool = False, frame: int | None = None
+) -> Volume:
     """The first channel, with the others on its grid as its `more`.
 
     What lies on another grid is resampled to it, linearly, if `resample`, else refused with InputError. series_uid: of
-    the only channel.
+    the only channel; frame: as for `read_volume`.
     """
-    volumes = [read_volume(file.path, series_uid) for file in files]
+    volumes = [read_volume(file.path, series_uid, frame=frame) for file in files]
     first = volumes[0]
     if not resample:
         check_grids(files, volumes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..base.errors import InputError, require
@@ -16,7 +16,7 @@ class CaseFiles:
     """A case's name, its image, and its label map or segmentation.
 
     series_uid: which series of the folder `image`, if that is a folder of DICOM files. parts: the channels, if they
-    have names; `image` is then the file of the first.
+    have names; `image` is then the file of the first. frame: which one, from 0, of images and a label map over time.
     """
 
     name: str
@@ -24,6 +24,7 @@ class CaseFiles:
     label_map: Path
     series_uid: str | None = None
     parts: tuple[ChannelFile, ...] = ()
+    frame: int | None = None
 
     @property
     def channels(self) -> tuple[ChannelFile, ...]:
@@ -47,7 +48,8 @@ class Dataset:
     """Cases on disk, what `dataset.json` says of them, and what was left out (`notices`, one line each).
 
     ignore: the value, from `dataset.json`, of voxels of which nothing is known. channels: the names of those that a
-    case should have; (): it has one, without a name.
+    case should have; (): it has one, without a name. patients: by case, where that is known, of whom it is; cases of
+    one patient are never on both sides of a split.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Dataset:
     notices: tuple[str, ...]
     ignore: int | None = None
     channels: tuple[str, ...] = ()
+    patients: dict[str, str] = field(default_factory=dict)
 
     def with_channels(self, names: Sequence[str]) -> Dataset:
         """With only these channels of each case. Raises InputError for one that no case has."""

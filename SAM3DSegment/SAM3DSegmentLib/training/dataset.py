@@ -19,6 +19,7 @@ from ..formats.segments import BACKGROUND, name_key
 from ..formats.volumes import VolumeFile, list_volume_files, volume_name
 from .case_files import CaseFiles, Dataset
 from .description import DESCRIPTION, as_text, channel_names, label_names, pop_ignored, read_description
+from .patients import frame_name, patients_of, read_frames, read_patients
 
 _LABEL_ENDING = re.compile(r"[-_ .](labels?|seg|segmentation|mask)$", re.IGNORECASE)
 _IMAGE_ENDING = re.compile(r"[-_ .](images?|img|volume|vol)$", re.IGNORECASE)
@@ -53,6 +54,11 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
     background = names.pop(0, BACKGROUND)
     if name_key(background) != BACKGROUND:
         notices += (f"{DESCRIPTION} names the value 0 {background!r}; it is taken as the background.",)
+    cases = _with_frames(cases, read_frames(description, folder / DESCRIPTION))
+    stated = read_patients(description, folder / DESCRIPTION)
+    patients, strange = patients_of([case.name for case in cases], stated)
+    if strange:
+        notices += (f"{DESCRIPTION} names the patients of cases that are not here: {', '.join(strange[:5])}.",)
     channels = _channels_of(cases)
     return Dataset(
         folder,
@@ -63,7 +69,17 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
         notices,
         ignore,
         channels,
+        patients,
     )
+
+
+def _with_frames(cases: tuple[CaseFiles, ...], frames: dict[str, tuple[int, ...]]) -> tuple[CaseFiles, ...]:
+    """The cases; of each that has frames these instead."""
+    found: list[CaseFiles] = []
+    for case in cases:
+        numbers = frames.get(case.name)
+        found += [case] if numbers is None else [replace(case, name=frame_name(case.name, n), frame=n) for n in numbers]
+    return tuple(found)
 
 
 def new_case_files(folder: str | Path, name: str, channels: Sequence[str] = ()) -> CaseFiles:

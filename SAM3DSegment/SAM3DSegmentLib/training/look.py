@@ -13,6 +13,7 @@ from ..base.watch import UNWATCHED, Watch
 from ..card import Label
 from ..formats.channels import check_grids
 from ..formats.content import visible_files
+from ..formats.header import check_frame
 from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
 from ..formats.painted import PaintedSlices, looks_painted
@@ -34,7 +35,7 @@ def _look(case: CaseFiles, dataset: Dataset, rules: LabelRules, hashed: bool) ->
     own: tuple[Label, ...] = ()
     by_name = False
     try:
-        label_map = read_label_map(case.label_map)
+        label_map = read_label_map(case.label_map, case.frame)
         own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
         dataset.check_channels(case)
         image = _read_grids(case, rules.resample)
@@ -82,20 +83,21 @@ def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple
 
 def _read_grids(case: CaseFiles, resample: bool) -> Volume:
     """The grid of a case's image. Raises InputError for a channel that lies on another, unless `resample`."""
-    grids = [_read_grid(channel.path, case.series_uid) for channel in case.channels]
+    grids = [_read_grid(channel.path, case.series_uid, case.frame) for channel in case.channels]
     if not resample:
         check_grids(case.channels, grids)
     return grids[0]
 
 
-def _read_grid(path: Path, series_uid: str | None) -> Volume:
+def _read_grid(path: Path, series_uid: str | None, frame: int | None) -> Volume:
     """The grid of an image by its header; the voxels are a single one, repeated."""
     if path.is_dir():
         from ..formats.dicom import read_series_grid  # pydicom is loaded where there is DICOM
 
-        shape, matrix = read_series_grid(path, series_uid)
+        shape, matrix = read_series_grid(path, series_uid, frame)
     else:
         header = read_header(path)
+        check_frame(path, header, frame)
         shape, matrix = header.shape, read_matrix(path, header)
     return Volume(np.broadcast_to(np.uint8(0), shape), matrix, path)
 

@@ -140,7 +140,7 @@ def make_plan(
         dataset=dataset,
         rules=rules,
         facts=facts,
-        splits=split_cases(files, config, most_training),
+        splits=split_cases(files, config, most_training, dataset.patients),
         encoder=encoder,
         card=card,
         preparation=Preparation(config.slicing, card.intensities, image_size),

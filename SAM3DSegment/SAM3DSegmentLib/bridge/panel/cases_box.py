@@ -13,12 +13,14 @@ from slicer.i18n import tr as _
 import qt
 
 from ...base.errors import InputError
+from ...training.patients import frame_name
 from .. import preferences
 from ..problems import explain
 from ..scene.cases import NewCase, removeCase, writeCase
 from ..scene.observing import SEGMENT_CHANGES, Observer
 from ..scene.painting import isOnlyPainted, setOnlyPainted
 from ..scene.segmentations import referenceVolume
+from ..scene.sequences import browserOf
 from ..scene.survey import CaseRow, Survey, surveyCases, withVoxelFiles
 from ..worker import BackgroundCall
 from .channels_box import ChannelsBox
@@ -37,6 +39,7 @@ class CasesBox:
         self.folder: Path | None = preferences.casesFolder()
         self.survey = Survey()
         self._call: BackgroundCall | None = None
+        self._suggestedName = ""
         self._channels = ChannelsBox(ui.caseChannelsWidget, self._showButtons)
         self._shownVolume: slicer.vtkMRMLScalarVolumeNode | None = None
         self._shownSegmentation: slicer.vtkMRMLSegmentationNode | None = None
@@ -107,6 +110,8 @@ class CasesBox:
         volumeNode, segmentationNode = self.volume(), self.segmentation()
         if volumeNode is None or segmentationNode is None:
             return False
+        if self._ui.caseNameEdit.text == self._suggestedName:  # another frame of a sequence may be shown since
+            self._suggestName(volumeNode)
         return self.add(volumeNode, segmentationNode, self._ticks(qt.Qt.Checked), self._ui.caseNameEdit.text.strip())
 
     def volume(self) -> slicer.vtkMRMLScalarVolumeNode | None:
@@ -233,9 +238,13 @@ class CasesBox:
         if volumeNode is self._shownVolume:  # told again, as its row has moved or its name changed
             return
         self._shownVolume = volumeNode
-        self._ui.caseNameEdit.text = caseName(volumeNode) if volumeNode is not None else ""
+        self._suggestName(volumeNode)
         self._showButtons()
         self._onChanged()
+
+    def _suggestName(self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+        self._suggestedName = caseName(volumeNode) if volumeNode is not None else ""
+        self._ui.caseNameEdit.text = self._suggestedName
 
     def _segmentationChosen(self, _node: Any = None) -> None:
         """The volume on which it was drawn is chosen with it."""
@@ -277,5 +286,7 @@ class CasesBox:
 
 
 def caseName(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """The volume's name, with characters that a file name cannot have replaced."""
-    return re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")
+    """The volume's name, without characters that a file name cannot have; of a sequence with the frame's number."""
+    name = re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")
+    browser = browserOf(volumeNode)
+    return name if browser is None else frame_name(name, browser.GetSelectedItemNumber())

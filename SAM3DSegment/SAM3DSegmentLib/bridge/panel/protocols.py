@@ -13,7 +13,7 @@ import slicer
 import ctk
 import qt
 
-from ..job import SegmentationJob
+from ..job import SceneJob
 
 Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
 
@@ -28,6 +28,7 @@ class Parameters(Protocol):
     quality: str
     device: str
     confidenceMap: bool
+    allFrames: bool
 
     def whyInvalid(self) -> str: ...
 
@@ -46,7 +47,7 @@ class Logic(Protocol):
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         segmentationNode: slicer.vtkMRMLSegmentationNode | None,
         **keywords: Any,
-    ) -> SegmentationJob: ...
+    ) -> SceneJob: ...
 
 
 class Ui(Protocol):
@@ -54,6 +55,7 @@ class Ui(Protocol):
 
     inputLabel: qt.QLabel
     inputSelector: slicer.qMRMLNodeComboBox
+    framesBox: qt.QComboBox
     channelsWidget: qt.QWidget
     modelBox: qt.QComboBox
     modelFileButton: qt.QToolButton
@@ -62,6 +64,7 @@ class Ui(Protocol):
     advancedBox: ctk.ctkCollapsibleGroupBox
     qualityBox: qt.QComboBox
     deviceBox: qt.QComboBox
+    confidenceBox: qt.QCheckBox
     warningLabel: qt.QLabel
     segmentButton: qt.QPushButton
     progressBar: qt.QProgressBar

@@ -27,6 +27,7 @@ from .channels_box import ChannelsBox
 from .command_box import CommandBox, describeProgress
 from .controls import enableUnless, fillList, selectData
 from .dialogs import ask, tell
+from .frames_box import FramesBox
 from .model_card import describeCard
 from .protocols import Logic, Observe, Parameters, Ui
 
@@ -64,6 +65,7 @@ class SegmentSection:
         self._cardOf = ""
         self._choice = ""  # which quality was chosen automatically, for the user
         self._regionObserver = Observer(addObserver, removeObserver, REGION_CHANGES, lambda: self._timer.start())
+        self._frames = FramesBox(ui)
         self._channels = ChannelsBox(ui.channelsWidget, self._showButton)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -162,7 +164,7 @@ class SegmentSection:
         self._regionObserver.observe(parameters.roi)
         warnings = []
         if parameters.inputVolume is not None and self._card is not None:
-            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi)
+            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi, parameters.allFrames)
         self._ui.warningLabel.text = "<br>".join(f"\u26a0 {html.escape(warning)}" for warning in warnings)
         self._ui.warningLabel.visible = bool(warnings)
 
@@ -181,6 +183,7 @@ class SegmentSection:
             self._ui.advancedBox,
         ):
             widget.enabled = not isRunning
+        self._frames.update(self._parameters, isRunning)
         self._channels.setEnabled(not isRunning)
 
     def _hindrance(self) -> str:
@@ -223,8 +226,8 @@ class SegmentSection:
         parameters = self._parameters
         if parameters is None:  # the scene was closed while packages were installed
             return
-        overwrite = False
-        if reason := self._whyNotReplace(parameters):
+        overwrite, allFrames = False, self._frames.areAll
+        if not allFrames and (reason := self._whyNotReplace(parameters)):
             question = _("{reason}.\n\nReplace it? Undo, in Results, brings it back.").format(
                 reason=reason[0].upper() + reason[1:]
             )
@@ -239,8 +242,9 @@ class SegmentSection:
             quality=parameters.quality,
             device=parameters.device,
             roiNode=parameters.roi,
-            confidenceMap=parameters.confidenceMap,
+            confidenceMap=parameters.confidenceMap and not allFrames,
             overwrite=overwrite,
+            allFrames=allFrames,
             channels=self._channels.nodes(),
             onProgress=self._progressed,
             onChoice=self._showChoice,
@@ -270,7 +274,8 @@ class SegmentSection:
         self._box.end(_("Done."))
         parameters = self._parameters
         if parameters is not None and parameters.inputVolume is referenceVolume(segmentationNode):
-            if parameters.outputSegmentation not in (None, segmentationNode):
+            isNew = parameters.outputSegmentation not in (None, segmentationNode)
+            if isNew and not parameters.allFrames:
                 self._box.say(_("Done. The segmentation was edited meanwhile, so the result is in a new one."))
             parameters.outputSegmentation = segmentationNode
         self._onResult(segmentationNode)
