@@ -77,6 +77,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     parser.add_argument(
+        "--page", type=Path, metavar="FILE.html", help="pictures and numbers to look through, what is odd first"
+    )
+    parser.add_argument(
         "--frames",
         metavar="all|N|N:M",
         help="of a 4-D volume: all, frame N, or those from N to M - 1, counted from 0; several go into one 4-D OUT "
@@ -117,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
                 options.overwrite,
                 options.table,
                 f".{options.format}" if options.format else "",
+                options.page,
             ),
             options.series,
             tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
