@@ -30,6 +30,7 @@ from ..formats.volumes import (
 )
 from .frames import FrameChoice, in_one_file
 from .inputs import Source
+from .page import Page
 from .parts import Which
 from .report import PAGE_SUFFIX, read_report
 from .table import Table
@@ -56,6 +57,7 @@ class Outputs:
     overwrite: bool = False
     table: Path | None = None
     ending: str = ""
+    page: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,12 @@ def _check_outputs(
         check_new_file(outputs.report, outputs.overwrite or goes_on, read)
     if outputs.table is not None:
         Table(outputs.table).check(outputs.overwrite, read)
-    files = (outputs.masks, *targets, outputs.confidence, outputs.report, outputs.table)
+    pictures = None
+    if outputs.page is not None:
+        page = Page(outputs.page)
+        page.check(outputs.overwrite, read)
+        pictures = page.folder
+    files = (outputs.masks, *targets, outputs.confidence, outputs.report, outputs.table, outputs.page, pictures)
     given = [path.absolute() for path in files if path]
     if twice := [path for path in given if given.count(path) > 1]:
         raise InputError(f"two outputs would both be written to {str(twice[0])!r}; give each its own name.")
