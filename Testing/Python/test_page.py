@@ -179,6 +179,16 @@ def test_a_page_is_merged_and_what_was_there_before_is_added(command, d):
     assert shown(d / "qc.html") == again
 
 
+def test_each_frame_of_a_4d_volume_is_a_case(command, d):
+    image = sitk.ReadImage(str(MRI))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(d / "x.nii.gz"))
+    code, _, error = command("segment", "x.nii.gz", "--frames", "all", "-o", "y.nii.gz", "--page", "qc.html")
+    assert code == 0, error
+    found = shown(d / "qc.html")
+    assert sorted(found) == ["x_frame000", "x_frame001"]
+    assert {target(d / "qc.html", link) for link, _, _ in found.values()} == {d / "y.nii.gz"}
+
+
 def test_measured_masks_are_shown_with_their_colours(command, d):
     code, _, error = command("measure", HIPPOCAMPUS, "--page", "qc.html", "--progress", "none")
     assert code == 0, error

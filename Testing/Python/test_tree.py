@@ -1,5 +1,6 @@
 """A tree of folders: what is taken of it, how the masks are called, and a second run over the same tree."""
 
+import csv
 import json
 import os
 import shutil
@@ -135,8 +136,10 @@ def test_what_cannot_be_done_with_a_tree_is_told(command, d, arguments, message)
     assert error.count("\n") <= 3
 
 
-def cases(table, columns=1):
-    return [tuple(line.split(",")[:columns]) for line in table.read_text().splitlines()[1:]]
+def cases(table):
+    """Case and label of each row."""
+    with open(table, encoding="utf-8", newline="") as file:
+        return [(row["case"], row["label"]) for row in csv.DictReader(file)]
 
 
 def test_the_masks_of_a_tree_are_measured_under_the_names_of_their_images(command, d):
@@ -153,11 +156,11 @@ def test_the_masks_of_a_tree_are_measured_under_the_names_of_their_images(comman
     assert "sub-01_T1w.nii.gz" in error
     assert "take only one of them with --pattern" in error
     assert command(*measure, "--pattern", "*_T1w.nii.gz", "--table", "t.csv")[0] == 0
-    assert cases(d / "t.csv", 2) == [("sub-01/anat/sub-01_T1w", "Blob")]
+    assert cases(d / "t.csv") == [("sub-01/anat/sub-01_T1w", "Blob")]
     (d / "in" / "sub-01" / "anat" / "sub-01_T2w.nii.gz").unlink()
     assert command(*measure, "--table", "t.csv", "--page", "qc.html")[0] == 0
     names = ["a", "p/q/b", "scans/ct", "sub-01/anat/sub-01_T1w"]
-    assert cases(d / "t.csv", 2) == cases(d / "made.csv", 2) == [(name, "Blob") for name in names]
+    assert cases(d / "t.csv") == cases(d / "made.csv") == [(name, "Blob") for name in names]
     put(d, "out/a.nii.gz")
     code, _, error = command(*measure)
     assert code == 1
@@ -168,7 +171,7 @@ def test_masks_beside_their_images_are_measured_in_a_tree(command, d):
     put(d, "in/p/b.nii.gz")
     segment(command, "in", "-o", "in")
     assert command("measure", "in", "--recursive", "--table", "t.csv", "--progress", "none")[0] == 0
-    assert cases(d / "t.csv") == [("p/b",)]
+    assert cases(d / "t.csv") == [("p/b", "Blob")]
     code, _, error = command("measure", "in/p", "--pattern", "b*")
     assert code == 1
     assert "add --recursive" in error

@@ -60,6 +60,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
     )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.html", help="pictures and numbers to look through, what is odd first"
+    )
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +79,6 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
-    parser.add_argument(
-        "--page", type=Path, metavar="FILE.html", help="pictures and numbers to look through, what is odd first"
-    )
     parser.add_argument(
         "--frames",
         metavar="all|N|N:M",
