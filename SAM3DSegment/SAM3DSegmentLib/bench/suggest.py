@@ -1,0 +1,203 @@
+"""What `suggest` saves: held-out Dice of cases and slices that it chose, beside ones at random, at equal drawing.
+
+All labels are there, and hidden. Every way begins with the same few cases, of which some slices are painted evenly from
+the first to the last one that shows a structure. A model that is trained on these sees all other cases, and says what
+to paint next.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import require
+from ..base.files import write_text
+from ..base.jsonable import to_json
+from ..base.watch import Watch
+from ..formats.volumes import read_volume
+from ..geometry import slicing_of
+from ..inference import Segmenter
+from ..model_file import Sam3dModel
+from ..settings import TrainingConfig
+from ..training.classes import read_case
+from ..training.plan import Plan, make_plan
+from ..training.run import train_as_planned
+from ..training.run_folder import Options, RunFolder
+from ..training.splits import Split
+from ..training.suggestion import Seen, choose_slices, choose_volumes, embed, see
+from .kept_rows import KeptRows
+from .painting import paint_in_part
+
+logger = logging.getLogger(__name__)
+
+AT_RANDOM = "cases at random, slices evenly"
+CASES = "cases suggested, slices evenly"
+BOTH = "cases and slices suggested"
+BLANK_RHYTHM = 4  # of the slices without a structure every fourth is marked as empty, from the nearest ones on
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Training cases to begin with, in all, and of the longer way at random, with so many painted slices in each.
+
+    steps: of each training, so that a busy computer changes no result.
+    """
+
+    data: Path
+    config: TrainingConfig
+    start: int
+    cases: int
+    more: int
+    painted: int
+    steps: int
+    seeds: tuple[int, ...]
+    sam_checkpoint: Path | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.config.test_cases > 0, "test_cases is 0; hold some out to measure on, such as 40.")
+        require(
+            0 < self.start < self.cases < self.more,
+            f"{self.start}, {self.cases} and {self.more} cases are no ascending numbers; give such as 5 12 16.",
+        )
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A training case's reference: which of its slices show a structure."""
+
+    there: np.ndarray  # numbers
+    depth: int
+
+    def evenly(self, count: int) -> list[int]:
+        """The middles of `count` equal parts, from the first slice with a structure to the last one."""
+        first, last = self.there[0], self.there[-1]
+        middles = first + (last - first + 1) * (np.arange(count) + 0.5) / count
+        return sorted({int(number) for number in middles})
+
+    def suggested(self, ranked: Sequence[int], count: int) -> list[int]:
+        """The first of `ranked` that show a structure, then even ones; what turns out to be blank costs no drawing."""
+        found = [number for number in ranked if number in self.there]
+        return sorted([*found, *(number for number in self.evenly(count) if number not in found)][:count])
+
+    def blank(self) -> list[int]:
+        """Those that are marked as empty."""
+        first, last = int(self.there[0]), int(self.there[-1])
+        return [*range(first - 1, -1, -BLANK_RHYTHM), *range(last + 1, self.depth, BLANK_RHYTHM)]
+
+
+class _Simulated:
+    """One seed: its cases, and the trainings on what is painted of them."""
+
+    def __init__(self, simulation: Simulation, seed: int, watch: Watch) -> None:
+        self.simulation = simulation
+        self.watch = watch
+        self.config = replace(simulation.config, seed=seed, minutes=1, epochs=1)
+        self.plan = make_plan(simulation.data, self.config, watch=watch)
+        self.order = self.plan.splits[0].training  # at random
+        self._hidden: dict[str, _Hidden] = {}
+
+    def hidden(self, name: str) -> _Hidden:
+        if name not in self._hidden:
+            image, classes = read_case(self.plan.files[name], self.plan.labels, self.plan.rules)
+            axis = slicing_of(image.ijk_to_ras, self.config.slicing).kji_axes[0]
+            slices = np.moveaxis(classes, axis, 0)
+            self._hidden[name] = _Hidden(np.flatnonzero(slices.any((1, 2))), len(slices))
+        return self._hidden[name]
+
+    def evenly(self, names: Collection[str]) -> dict[str, list[int]]:
+        return {name: self.hidden(name).evenly(self.simulation.painted) for name in names}
+
+    def train(self, painted: Mapping[str, Collection[int]]) -> tuple[dict[str, Any], Sam3dModel]:
+        """On these slices of these cases alone; the other cases are as in the plan of all. Raises Cancelled."""
+        split = self.plan.splits[0]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with_blanks = {case: [*numbers, *self.hidden(case).blank()] for case, numbers in painted.items()}
+            paint_in_part(self.plan, [*painted, *split.validation, *split.test], with_blanks, folder / "data")
+            plan = make_plan(folder / "data", self._for_steps(painted), hashed=True, watch=self.watch.silent())
+            plan = replace(plan, splits=(Split(tuple(painted), split.validation, split.test),))
+            options = Options(None, self.simulation.sam_checkpoint, self.simulation.device)
+            model = train_as_planned(plan, RunFolder(folder / "model.sam3d"), options, self.watch)
+        summary = model.card.training
+        return {
+            "drawn": sum(map(len, painted.values())),
+            "dice": float(np.mean(list(summary.dice.values()))),
+            "dice_by_label": summary.dice,
+            "steps": summary.steps,
+        }, model
+
+    def _for_steps(self, names: Collection[str]) -> TrainingConfig:
+        """With as many passes over these cases as take the steps of the simulation."""
+        depth = self.plan.config.training_depth
+        windows = sum(-(-self.plan.depths[name] // depth) for name in names)
+        return replace(self.config, epochs=max(1, round(self.simulation.steps * self.config.batch_size / windows)))
+
+    def suggest(self, model: Sam3dModel) -> dict[str, Seen]:
+        """The chosen cases as the model sees them."""
+        segmenter = Segmenter.load(model, self.simulation.device, "auto", self.simulation.sam_checkpoint)
+        start, pool = self.order[: self.simulation.start], self.order[self.simulation.start :]
+        known = [embed(segmenter, read_volume(self.plan.files[name].image)) for name in start]
+        seen = [
+            see(segmenter, read_volume(self.plan.files[name].image), self.watch.silent())
+            for name in self.watch.each("suggest", pool)
+        ]
+        chosen = choose_volumes(seen, known, self.simulation.cases - self.simulation.start)
+        return {pool[number]: seen[number] for number in chosen}
+
+
+def run_simulation(simulation: Simulation, output: Path, watch: Watch) -> list[dict[str, Any]]:
+    """Write `suggest.json` and `suggest.md` into the folder `output`; return one row for each training.
+
+    Rows that are there from before are kept, if they are of the same settings. Raises Cancelled.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    settings = {name: value for name, value in to_json(simulation).items() if name not in ("seeds", "device", "sam_checkpoint")}
+    rows = KeptRows(output / "suggest.json", {**settings, "data": str(simulation.data)})
+    for seed in simulation.seeds:
+        one = _Simulated(simulation, seed, watch)
+        start = one.evenly(one.order[: simulation.start])
+
+        def measure(way: str, painted: Mapping[str, Collection[int]]) -> Sam3dModel | None:
+            key = {"way": way, "cases": len(painted), "seed": seed}
+            if rows.has(key):
+                return None
+            began = time.process_time()
+            found, model = one.train(painted)
+            rows.add({**key, **found, "chosen": sorted(painted), "seconds": round(time.process_time() - began)})
+            logger.info("%s: Dice %.4f", key, found["dice"])
+            return model
+
+        keys = [{"way": way, "cases": simulation.cases, "seed": seed} for way in (CASES, BOTH)]
+        if not all(map(rows.has, keys)):
+            began = measure(AT_RANDOM, start) or one.train(start)[1]
+            seen = one.suggest(began)
+            measure(CASES, {**start, **one.evenly(seen)})
+            slices = {
+                name: one.hidden(name).suggested(choose_slices(what, len(what.in_slice)), simulation.painted)
+                for name, what in seen.items()
+            }
+            measure(BOTH, {**start, **slices})
+        for cases in (simulation.cases, simulation.more):
+            measure(AT_RANDOM, one.evenly(one.order[:cases]))
+    write_text(output / "suggest.md", make_table(rows.all))
+    return rows.all
+
+
+def make_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: of each way the slices that were drawn, the mean Dice over the seeds, and each seed's."""
+    keys = sorted({(row["cases"], row["way"]) for row in rows}, key=lambda key: (key[0], key[1] != AT_RANDOM, key[1]))
+    lines = ["| cases | chosen | slices drawn | mean Dice | seeds |", "|" + "---|" * 5]
+    for cases, way in keys:
+        group = sorted((row for row in rows if (row["cases"], row["way"]) == (cases, way)), key=lambda r: r["seed"])
+        drawn = np.mean([row["drawn"] for row in group])
+        each = ", ".join(f"{row['dice']:.4f}" for row in group)
+        lines.append(f"| {cases} | {way} | {drawn:.0f} | {np.mean([row['dice'] for row in group]):.4f} | {each} |")
+    return "\n".join(lines) + "\n"
