@@ -27,7 +27,7 @@ from ..inference import Segmenter
 from ..model_file import Sam3dModel
 from ..settings import TrainingConfig
 from ..training.classes import read_case
-from ..training.plan import Plan, make_plan
+from ..training.plan import make_plan
 from ..training.run import train_as_planned
 from ..training.run_folder import Options, RunFolder
 from ..training.splits import Split
@@ -70,7 +70,7 @@ class Simulation:
 
 
 @dataclass(frozen=True)
-class _Hidden:
+class Hidden:
     """A training case's reference: which of its slices show a structure."""
 
     there: np.ndarray  # numbers
@@ -93,23 +93,52 @@ class _Hidden:
         return [*range(first - 1, -1, -BLANK_RHYTHM), *range(last + 1, self.depth, BLANK_RHYTHM)]
 
 
-class _Simulated:
+class _Seed:
     """One seed: its cases, and the trainings on what is painted of them."""
 
-    def __init__(self, simulation: Simulation, seed: int, watch: Watch) -> None:
+    def __init__(self, simulation: Simulation, seed: int, rows: KeptRows, watch: Watch) -> None:
         self.simulation = simulation
+        self.seed = seed
+        self.rows = rows
         self.watch = watch
         self.config = replace(simulation.config, seed=seed, minutes=1, epochs=1)
         self.plan = make_plan(simulation.data, self.config, watch=watch)
         self.order = self.plan.splits[0].training  # at random
-        self._hidden: dict[str, _Hidden] = {}
+        self._hidden: dict[str, Hidden] = {}
 
-    def hidden(self, name: str) -> _Hidden:
+    def run(self) -> None:
+        """Measure each way of which there is no row yet. Raises Cancelled."""
+        simulation, order = self.simulation, self.order
+        if not all(self.rows.has(self._key(way, simulation.cases)) for way in (CASES, BOTH)):
+            start = self.evenly(order[: simulation.start])
+            seen = self.suggest(self.measure(AT_RANDOM, start) or self.train(start)[1])
+            self.measure(CASES, {**start, **self.evenly(seen)})
+            ranked = {name: choose_slices(what, len(what.in_slice)) for name, what in seen.items()}
+            painted = {name: self.hidden(name).suggested(ranked[name], simulation.painted) for name in seen}
+            self.measure(BOTH, {**start, **painted})
+        for cases in (simulation.cases, simulation.more):
+            self.measure(AT_RANDOM, self.evenly(order[:cases]))
+
+    def measure(self, way: str, painted: Mapping[str, Collection[int]]) -> Sam3dModel | None:
+        """A row, unless it is there; then None."""
+        key = self._key(way, len(painted))
+        if self.rows.has(key):
+            return None
+        began = time.process_time()
+        found, model = self.train(painted)
+        self.rows.add({**key, **found, "chosen": sorted(painted), "seconds": round(time.process_time() - began)})
+        logger.info("%s: Dice %.4f", key, found["dice"])
+        return model
+
+    def _key(self, way: str, cases: int) -> dict[str, Any]:
+        return {"way": way, "cases": cases, "seed": self.seed}
+
+    def hidden(self, name: str) -> Hidden:
         if name not in self._hidden:
             image, classes = read_case(self.plan.files[name], self.plan.labels, self.plan.rules)
             axis = slicing_of(image.ijk_to_ras, self.config.slicing).kji_axes[0]
             slices = np.moveaxis(classes, axis, 0)
-            self._hidden[name] = _Hidden(np.flatnonzero(slices.any((1, 2))), len(slices))
+            self._hidden[name] = Hidden(np.flatnonzero(slices.any((1, 2))), len(slices))
         return self._hidden[name]
 
     def evenly(self, names: Collection[str]) -> dict[str, list[int]]:
@@ -159,34 +188,12 @@ def run_simulation(simulation: Simulation, output: Path, watch: Watch) -> list[d
     Rows that are there from before are kept, if they are of the same settings. Raises Cancelled.
     """
     output.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in to_json(simulation).items() if name not in ("seeds", "device", "sam_checkpoint")}
-    rows = KeptRows(output / "suggest.json", {**settings, "data": str(simulation.data)})
+    settings = {**to_json(simulation), "data": str(simulation.data)}
+    for how in ("seeds", "sam_checkpoint", "device"):
+        del settings[how]
+    rows = KeptRows(output / "suggest.json", settings)
     for seed in simulation.seeds:
-        one = _Simulated(simulation, seed, watch)
-        start = one.evenly(one.order[: simulation.start])
-
-        def measure(way: str, painted: Mapping[str, Collection[int]]) -> Sam3dModel | None:
-            key = {"way": way, "cases": len(painted), "seed": seed}
-            if rows.has(key):
-                return None
-            began = time.process_time()
-            found, model = one.train(painted)
-            rows.add({**key, **found, "chosen": sorted(painted), "seconds": round(time.process_time() - began)})
-            logger.info("%s: Dice %.4f", key, found["dice"])
-            return model
-
-        keys = [{"way": way, "cases": simulation.cases, "seed": seed} for way in (CASES, BOTH)]
-        if not all(map(rows.has, keys)):
-            began = measure(AT_RANDOM, start) or one.train(start)[1]
-            seen = one.suggest(began)
-            measure(CASES, {**start, **one.evenly(seen)})
-            slices = {
-                name: one.hidden(name).suggested(choose_slices(what, len(what.in_slice)), simulation.painted)
-                for name, what in seen.items()
-            }
-            measure(BOTH, {**start, **slices})
-        for cases in (simulation.cases, simulation.more):
-            measure(AT_RANDOM, one.evenly(one.order[:cases]))
+        _Seed(simulation, seed, rows, watch).run()
     write_text(output / "suggest.md", make_table(rows.all))
     return rows.all
 

@@ -11,6 +11,7 @@ from ..sam.encoders import ENCODERS
 SAM = "sam_vit_b"
 _SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"  # the others' names follow it
 _CASES_FOLDER = "SAM3DSegment/CasesFolder"
+_IMAGES_FOLDER = "SAM3DSegment/ImagesFolder"
 
 
 def samCheckpoint(encoder: str = SAM) -> str | None:
@@ -45,3 +46,13 @@ def casesFolder() -> Path | None:
 
 def setCasesFolder(folder: Path) -> None:
     qt.QSettings().setValue(_CASES_FOLDER, str(folder))
+
+
+def imagesFolder() -> Path | None:
+    """The folder of images to be drawn that the user chose last; None before."""
+    path = qt.QSettings().value(_IMAGES_FOLDER)
+    return Path(path) if path else None
+
+
+def setImagesFolder(folder: Path) -> None:
+    qt.QSettings().setValue(_IMAGES_FOLDER, str(folder))

@@ -93,6 +93,15 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
     )
 
 
+def images_without_labels(folder: Path) -> list[Path]:
+    """The volume files directly in a folder beside which there is no segmentation, by name. Raises InputError."""
+    if not folder.is_dir():
+        raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
+    files = list_volume_files(folder)
+    drawn = {case.image for case in _pair_files(files)[0]}
+    return [file.path for file in files if not _is_label_map(file) and file.path not in drawn]
+
+
 def names_of_values(folders: Iterable[Path]) -> dict[int, str]:
     """Of the labels, from the first of the folders with a `dataset.json`; empty without it. Raises InputError."""
     for folder in folders:

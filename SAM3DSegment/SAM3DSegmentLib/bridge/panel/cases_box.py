@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import qt
 from .. import preferences
 from ..problems import explain
 from ..scene.cases import NewCase, removeCase, writeCase
+from ..scene.next_volume import caseName
 from ..scene.observing import SEGMENT_CHANGES, Observer
 from ..scene.painting import isOnlyPainted, setOnlyPainted
 from ..scene.segmentations import referenceVolume
@@ -211,7 +211,7 @@ class CasesBox:
         if volumeNode is self._shownVolume:  # told again, as its row has moved or its name changed
             return
         self._shownVolume = volumeNode
-        self._ui.caseNameEdit.text = caseName(volumeNode) if volumeNode is not None else ""
+        self._ui.caseNameEdit.text = caseName(volumeNode.GetName()) if volumeNode is not None else ""
         self._showButtons()
         self._onChanged()
 
@@ -252,8 +252,3 @@ class CasesBox:
         """IDs of the listed segments whose box is in this state."""
         items = [self._ui.segmentsList.item(row) for row in range(self._ui.segmentsList.count)]
         return [item.data(qt.Qt.UserRole) for item in items if item.checkState() == state]
-
-
-def caseName(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """The volume's name, with characters that a file name cannot have replaced."""
-    return re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")

@@ -86,6 +86,8 @@ class Ui(Protocol):
     casesCostLabel: qt.QLabel
     removeCaseButton: qt.QPushButton
     caseVolumeSelector: slicer.qMRMLNodeComboBox
+    openNextButton: qt.QPushButton
+    imagesFolderButton: qt.QToolButton
     caseSegmentationSelector: slicer.qMRMLNodeComboBox
     paintButton: qt.QPushButton
     completeCaseButton: qt.QPushButton

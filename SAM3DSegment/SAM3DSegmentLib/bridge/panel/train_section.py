@@ -13,13 +13,15 @@ from ...base.errors import Sam3dError
 from ...model_store import read_card
 from ..dependencies import Installer
 from ..problems import explain
+from ..scene.next_volume import caseName
 from ..scene.segmentations import referenceVolume
 from ..worker import progressReader
-from .cases_box import CasesBox, caseName
+from .cases_box import CasesBox
 from .command_box import CommandBox
 from .controls import enableUnless
 from .dialogs import tell
 from .encoder_box import EncoderBox
+from .next_box import NextBox
 from .protocols import Observe, Parameters, Ui
 from .steps_box import StepsBox
 from .training_progress import TrainingProgress, describeDice, describeStage
@@ -64,6 +66,7 @@ class TrainSection:
             onRunningChanged,
             whyBusy,
         )
+        self._next = NextBox(ui, self._cases)
         self._begin: Callable[[], None] | None = None  # the training that begins when the added case is read
         self._encoders = EncoderBox(ui)
         ui.trainingReportButton.visible = False
@@ -119,7 +122,7 @@ class TrainSection:
             return
         self._ui.trainSection.collapsed = False
         segmentIds = list(segmentationNode.GetSegmentation().GetSegmentIDs())
-        self._cases.add(volumeNode, segmentationNode, segmentIds, caseName(volumeNode))
+        self._cases.add(volumeNode, segmentationNode, segmentIds, caseName(volumeNode.GetName()))
 
     def listEncoders(self) -> None:
         """Models or SAM's weights may have changed."""
@@ -142,6 +145,7 @@ class TrainSection:
         for widget in (self._ui.casesBox, self._ui.modelNameEdit, self._ui.minutesBox, self._ui.encoderBox):
             widget.enabled = not isRunning
         self._steps.update()
+        self._next.update(self._parameters is not None)
 
     def _hindrance(self) -> str:
         """Why there can be no training now; empty if there can."""
