@@ -107,7 +107,7 @@ def test_each_way_draws_as_much_and_rows_are_kept(tmp_path):
         for path in (HIPPOCAMPUS / kind).iterdir():
             for copy in "ab":
                 shutil.copy(path, data / kind / f"{copy}{path.name}")
-    simulation = Simulation(data, CONFIG, 1, 3, 4, 2, 2, (0,), device="cpu")
+    simulation = Simulation(data, CONFIG, 1, 3, 4, 5, 2, 2, 2, (0,), device="cpu")
     rows = run_simulation(simulation, tmp_path / "out", UNWATCHED)
     drawn = {(row["way"], row["cases"]): row["drawn"] for row in rows}
     assert drawn == {(AT_RANDOM, 1): 2, (CASES, 3): 6, (BOTH, 3): 6, (AT_RANDOM, 3): 6, (AT_RANDOM, 4): 8}
@@ -122,6 +122,6 @@ def test_each_way_draws_as_much_and_rows_are_kept(tmp_path):
 
 def test_a_simulation_needs_ascending_cases_and_held_out_ones():
     with pytest.raises(InputError, match="ascending"):
-        Simulation(HIPPOCAMPUS, CONFIG, 5, 5, 6, 2, 2, (0,))
+        Simulation(HIPPOCAMPUS, CONFIG, 5, 5, 6, 9, 2, 2, 2, (0,))
     with pytest.raises(InputError, match="test_cases is 0"):
-        Simulation(HIPPOCAMPUS, dataclasses.replace(CONFIG, test_cases=0), 1, 2, 3, 2, 2, (0,))
+        Simulation(HIPPOCAMPUS, dataclasses.replace(CONFIG, test_cases=0), 1, 2, 3, 9, 2, 2, 2, (0,))

@@ -1,8 +1,8 @@
 """What `suggest` saves: held-out Dice of cases and slices that it chose, beside ones at random, at equal drawing.
 
 All labels are there, and hidden. Every way begins with the same few cases, of which some slices are painted evenly from
-the first to the last one that shows a structure. A model that is trained on these sees all other cases, and says what
-to paint next.
+the first to the last one that shows a structure, and with a model that is trained on these. It sees other cases, and
+says what to paint next; then it is trained on, with these or with others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..base.watch import Watch
 from ..formats.volumes import read_volume
 from ..geometry import slicing_of
 from ..inference import Segmenter
-from ..model_file import Sam3dModel
+from ..model_file import Sam3dModel, load_model, save_model
 from ..settings import TrainingConfig
 from ..training.classes import read_case
 from ..training.plan import make_plan
@@ -47,7 +47,8 @@ BLANK_RHYTHM = 4  # of the slices without a structure every fourth is marked as 
 class Simulation:
     """Training cases to begin with, in all, and of the longer way at random, with so many painted slices in each.
 
-    steps: of each training, so that a busy computer changes no result.
+    pool: cases from which is chosen. steps, further: of the first training, and of those that go on from its model; not
+    minutes, so that a busy computer changes no result.
     """
 
     data: Path
@@ -55,8 +56,10 @@ class Simulation:
     start: int
     cases: int
     more: int
+    pool: int
     painted: int
     steps: int
+    further: int
     seeds: tuple[int, ...]
     sam_checkpoint: Path | None = None
     device: str = "auto"
@@ -96,9 +99,10 @@ class Hidden:
 class _Seed:
     """One seed: its cases, and the trainings on what is painted of them."""
 
-    def __init__(self, simulation: Simulation, seed: int, rows: KeptRows, watch: Watch) -> None:
+    def __init__(self, simulation: Simulation, seed: int, output: Path, rows: KeptRows, watch: Watch) -> None:
         self.simulation = simulation
         self.seed = seed
+        self.first = output / f"first-{seed}.sam3d"
         self.rows = rows
         self.watch = watch
         self.config = replace(simulation.config, seed=seed, minutes=1, epochs=1)
@@ -109,21 +113,22 @@ class _Seed:
     def run(self) -> None:
         """Measure each way of which there is no row yet. Raises Cancelled."""
         simulation, order = self.simulation, self.order
-        if not all(self.rows.has(self._key(way, simulation.cases)) for way in (CASES, BOTH)):
-            start = self.evenly(order[: simulation.start])
-            seen = self.suggest(self.measure(AT_RANDOM, start) or self.train(start)[1])
-            self.measure(CASES, {**start, **self.evenly(seen)})
-            ranked = {name: choose_slices(what, len(what.in_slice)) for name, what in seen.items()}
-            painted = {name: self.hidden(name).suggested(ranked[name], simulation.painted) for name in seen}
-            self.measure(BOTH, {**start, **painted})
+        start = self.evenly(order[: simulation.start])
+        if not self.first.is_file() or not self.rows.has(self._key(AT_RANDOM, simulation.start)):
+            save_model(self.measure(AT_RANDOM, start), self.first)
+        keys = {way: self._key(way, simulation.cases) for way in (BOTH, CASES)}
+        seen = {} if all(map(self.rows.has, keys.values())) else self.suggest()
+        for way, key in keys.items():
+            if not self.rows.has(key):
+                painted = self.suggested(seen) if way == BOTH else self.evenly(seen)
+                self.measure(way, {**start, **painted})
         for cases in (simulation.cases, simulation.more):
-            self.measure(AT_RANDOM, self.evenly(order[:cases]))
+            if not self.rows.has(self._key(AT_RANDOM, cases)):
+                self.measure(AT_RANDOM, self.evenly(order[:cases]))
 
-    def measure(self, way: str, painted: Mapping[str, Collection[int]]) -> Sam3dModel | None:
-        """A row, unless it is there; then None."""
+    def measure(self, way: str, painted: Mapping[str, Collection[int]]) -> Sam3dModel:
+        """Train, and add a row."""
         key = self._key(way, len(painted))
-        if self.rows.has(key):
-            return None
         began = time.process_time()
         found, model = self.train(painted)
         self.rows.add({**key, **found, "chosen": sorted(painted), "seconds": round(time.process_time() - began)})
@@ -165,21 +170,30 @@ class _Seed:
 
     def _for_steps(self, names: Collection[str]) -> TrainingConfig:
         """With as many passes over these cases as take the steps of the simulation."""
-        depth = self.plan.config.training_depth
-        windows = sum(-(-self.plan.depths[name] // depth) for name in names)
-        return replace(self.config, epochs=max(1, round(self.simulation.steps * self.config.batch_size / windows)))
+        simulation, config = self.simulation, self.config
+        is_first = len(names) == simulation.start
+        windows = sum(-(-self.plan.depths[name] // self.plan.config.training_depth) for name in names)
+        steps = simulation.steps if is_first else simulation.further
+        epochs = max(1, round(steps * config.batch_size / windows))
+        return replace(config, epochs=epochs, start_from="" if is_first else str(self.first))
 
-    def suggest(self, model: Sam3dModel) -> dict[str, Seen]:
-        """The chosen cases as the model sees them."""
-        segmenter = Segmenter.load(model, self.simulation.device, "auto", self.simulation.sam_checkpoint)
-        start, pool = self.order[: self.simulation.start], self.order[self.simulation.start :]
+    def suggest(self) -> dict[str, Seen]:
+        """The chosen cases as the first model sees them."""
+        simulation = self.simulation
+        segmenter = Segmenter.load(load_model(self.first), simulation.device, "auto", simulation.sam_checkpoint)
+        start, rest = self.order[: simulation.start], self.order[simulation.start :]
+        pool = rest[: simulation.pool]
         known = [embed(segmenter, read_volume(self.plan.files[name].image)) for name in start]
-        seen = [
-            see(segmenter, read_volume(self.plan.files[name].image), self.watch.silent())
-            for name in self.watch.each("suggest", pool)
-        ]
-        chosen = choose_volumes(seen, known, self.simulation.cases - self.simulation.start)
+        silent = self.watch.silent()
+        images = (read_volume(self.plan.files[name].image) for name in self.watch.each("suggest", pool))
+        seen = [see(segmenter, image, silent) for image in images]
+        chosen = choose_volumes(seen, known, simulation.cases - simulation.start)
         return {pool[number]: seen[number] for number in chosen}
+
+    def suggested(self, seen: Mapping[str, Seen]) -> dict[str, list[int]]:
+        """The slices to paint of each case."""
+        ranked = {name: choose_slices(what, len(what.in_slice)) for name, what in seen.items()}
+        return {name: self.hidden(name).suggested(ranked[name], self.simulation.painted) for name in seen}
 
 
 def run_simulation(simulation: Simulation, output: Path, watch: Watch) -> list[dict[str, Any]]:
@@ -193,7 +207,7 @@ def run_simulation(simulation: Simulation, output: Path, watch: Watch) -> list[d
         del settings[how]
     rows = KeptRows(output / "suggest.json", settings)
     for seed in simulation.seeds:
-        _Seed(simulation, seed, rows, watch).run()
+        _Seed(simulation, seed, output, rows, watch).run()
     write_text(output / "suggest.md", make_table(rows.all))
     return rows.all
 

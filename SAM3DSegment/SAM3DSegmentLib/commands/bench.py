@@ -198,8 +198,16 @@ def _add_suggest(group: Any) -> None:
         metavar=("START", "N", "MORE"),
         help="to begin with, in all, and for comparison at random; default: 5 12 16",
     )
+    parser.add_argument("--pool", type=count, default=60, metavar="N", help="chosen from; default: %(default)s")
     parser.add_argument("--painted", type=count, default=6, metavar="N", help="slices a case; default: %(default)s")
-    parser.add_argument("--steps", type=count, default=400, metavar="N", help="of a training; default: %(default)s")
+    parser.add_argument(
+        "--steps",
+        type=count,
+        nargs=2,
+        default=(200, 100),
+        metavar=("FIRST", "FURTHER"),
+        help="of the first training, and of those that go on from it; default: 200 100",
+    )
     parser.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="S,S", help="default: %(default)s")
     add_computing(parser)
 
@@ -215,8 +223,9 @@ def _suggest(options: argparse.Namespace) -> int:
         options.data,
         config,
         *options.cases,
+        options.pool,
         options.painted,
-        options.steps,
+        *options.steps,
         options.seeds,
         options.sam_checkpoint,
         options.device,
