@@ -59,7 +59,6 @@ def test_volumes_that_nobody_has_drawn_come_one_after_the_other(widget, images):
 def test_what_is_a_case_by_now_is_not_opened_again(widget, images):  # noqa: F811
     host.answerNext("file", str(images))
     open_next(widget)
-    _, segmentation = add_patient()
     for name in ("a 1", "c"):
         volume = widget.ui.caseVolumeSelector.currentNode()
         assert volume.GetName() == name
@@ -70,9 +69,10 @@ def test_what_is_a_case_by_now_is_not_opened_again(widget, images):  # noqa: F81
 
 
 def test_who_chooses_no_folder_opens_nothing(widget):  # noqa: F811
+    host.messages.clear()
     host.answerNext("file", "")
     assert open_next(widget) is None
-    assert host.messages == []
+    assert [message.title for message in host.messages] == ["Folder of images"]
 
 
 def test_a_file_that_cannot_be_read_is_told_and_passed_over(widget, images):  # noqa: F811

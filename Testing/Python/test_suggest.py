@@ -10,7 +10,7 @@ import pytest
 from conftest import HIPPOCAMPUS
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
-from SAM3DSegmentLib.bench.suggest import AT_RANDOM, BOTH, CASES, Hidden, Simulation, make_table, run_simulation
+from SAM3DSegmentLib.bench.suggest import AT_RANDOM, SUGGESTED, Hidden, Simulation, make_table, run_simulation
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.formats.volumes import Volume, read_volume
 from SAM3DSegmentLib.inference import Segmenter
@@ -78,17 +78,17 @@ def test_a_volume_is_seen_alike_however_its_axes_are_stored(bundled_model, order
     turned = see(segmenter, Volume(np.ascontiguousarray(image.array_kji.transpose(order)), matrix, image.path))
     assert turned.axis == order.index(plain.axis)
     assert turned.uncertainty == pytest.approx(plain.uncertainty, abs=0.01)
-    assert choose_slices(turned, 3) == choose_slices(plain, 3)
+    assert choose_slices(turned)[:3] == choose_slices(plain)[:3]
     np.testing.assert_allclose(turned.embedding, plain.embedding, atol=0.01)
     assert len(plain.in_slice) == image.array_kji.shape[plain.axis]
     labels = np.moveaxis(segmenter.segment(image.array_kji, image.ijk_to_ras), plain.axis, 0)
-    assert all(labels[number].any() for number in choose_slices(plain, 3))
+    assert all(labels[number].any() for number in choose_slices(plain)[:3])
 
     black = Volume(np.zeros_like(image.array_kji), image.ijk_to_ras, image.path)
     nothing = see(segmenter, black)
     if not segmenter.segment(black.array_kji, black.ijk_to_ras).any():
         assert nothing.uncertainty == GUESSED
-        assert choose_slices(nothing, 3) == []
+        assert choose_slices(nothing) == []
 
 
 def test_hidden_slices_are_painted_evenly_or_as_suggested():
@@ -110,7 +110,7 @@ def test_each_way_draws_as_much_and_rows_are_kept(tmp_path):
     simulation = Simulation(data, CONFIG, 1, 3, 4, 5, 2, 2, 2, (0,), device="cpu")
     rows = run_simulation(simulation, tmp_path / "out", UNWATCHED)
     drawn = {(row["way"], row["cases"]): row["drawn"] for row in rows}
-    assert drawn == {(AT_RANDOM, 1): 2, (CASES, 3): 6, (BOTH, 3): 6, (AT_RANDOM, 3): 6, (AT_RANDOM, 4): 8}
+    assert drawn == {(AT_RANDOM, 1): 2, (SUGGESTED, 3): 6, (AT_RANDOM, 3): 6, (AT_RANDOM, 4): 8}
     assert all(0 <= row["dice"] <= 1 and row["steps"] >= 2 for row in rows)
     assert json.loads((tmp_path / "out" / "suggest.json").read_text())["rows"] == rows
     assert (tmp_path / "out" / "suggest.md").read_text() == make_table(rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,14 @@ from ..training.plan import make_plan
 from ..training.run import train_as_planned
 from ..training.run_folder import Options, RunFolder
 from ..training.splits import Split
-from ..training.suggestion import Seen, choose_slices, choose_volumes, embed, see
+from ..training.suggestion import choose_slices, choose_volumes, embed, see
 from .kept_rows import KeptRows
 from .painting import paint_in_part
 
 logger = logging.getLogger(__name__)
 
 AT_RANDOM = "cases at random, slices evenly"
-CASES = "cases suggested, slices evenly"
-BOTH = "cases and slices suggested"
+SUGGESTED = "cases and slices suggested"
 BLANK_RHYTHM = 4  # of the slices without a structure every fourth is marked as empty, from the nearest ones on
 
 
@@ -114,29 +113,22 @@ class _Seed:
         """Measure each way of which there is no row yet. Raises Cancelled."""
         simulation, order = self.simulation, self.order
         start = self.evenly(order[: simulation.start])
-        if not self.first.is_file() or not self.rows.has(self._key(AT_RANDOM, simulation.start)):
-            save_model(self.measure(AT_RANDOM, start), self.first)
-        keys = {way: self._key(way, simulation.cases) for way in (BOTH, CASES)}
-        seen = {} if all(map(self.rows.has, keys.values())) else self.suggest()
-        for way, key in keys.items():
-            if not self.rows.has(key):
-                painted = self.suggested(seen) if way == BOTH else self.evenly(seen)
-                self.measure(way, {**start, **painted})
+        if not self.first.is_file():
+            save_model(self.train(start)[1], self.first)
+        self.measure(SUGGESTED, simulation.cases, lambda: {**start, **self.suggest()})
         for cases in (simulation.cases, simulation.more):
-            if not self.rows.has(self._key(AT_RANDOM, cases)):
-                self.measure(AT_RANDOM, self.evenly(order[:cases]))
+            self.measure(AT_RANDOM, cases, lambda cases=cases: self.evenly(order[:cases]))
 
-    def measure(self, way: str, painted: Mapping[str, Collection[int]]) -> Sam3dModel:
-        """Train, and add a row."""
-        key = self._key(way, len(painted))
+    def measure(self, way: str, cases: int, choose: Callable[[], Mapping[str, Collection[int]]]) -> None:
+        """Train on what is chosen, and add a row, unless there is one."""
+        key = {"way": way, "cases": cases, "seed": self.seed}
+        if self.rows.has(key):
+            return
         began = time.process_time()
-        found, model = self.train(painted)
+        painted = choose()
+        found, _model = self.train(painted)
         self.rows.add({**key, **found, "chosen": sorted(painted), "seconds": round(time.process_time() - began)})
         logger.info("%s: Dice %.4f", key, found["dice"])
-        return model
-
-    def _key(self, way: str, cases: int) -> dict[str, Any]:
-        return {"way": way, "cases": cases, "seed": self.seed}
 
     def hidden(self, name: str) -> Hidden:
         if name not in self._hidden:
@@ -177,8 +169,8 @@ class _Seed:
         epochs = max(1, round(steps * config.batch_size / windows))
         return replace(config, epochs=epochs, start_from="" if is_first else str(self.first))
 
-    def suggest(self) -> dict[str, Seen]:
-        """The chosen cases as the first model sees them."""
+    def suggest(self) -> dict[str, list[int]]:
+        """The cases that the first model asks for, with the slices to paint of each."""
         simulation = self.simulation
         segmenter = Segmenter.load(load_model(self.first), simulation.device, "auto", simulation.sam_checkpoint)
         start, rest = self.order[: simulation.start], self.order[simulation.start :]
@@ -188,12 +180,10 @@ class _Seed:
         images = (read_volume(self.plan.files[name].image) for name in self.watch.each("suggest", pool))
         seen = [see(segmenter, image, silent) for image in images]
         chosen = choose_volumes(seen, known, simulation.cases - simulation.start)
-        return {pool[number]: seen[number] for number in chosen}
-
-    def suggested(self, seen: Mapping[str, Seen]) -> dict[str, list[int]]:
-        """The slices to paint of each case."""
-        ranked = {name: choose_slices(what, len(what.in_slice)) for name, what in seen.items()}
-        return {name: self.hidden(name).suggested(ranked[name], self.simulation.painted) for name in seen}
+        return {
+            pool[number]: self.hidden(pool[number]).suggested(choose_slices(seen[number]), simulation.painted)
+            for number in chosen
+        }
 
 
 def run_simulation(simulation: Simulation, output: Path, watch: Watch) -> list[dict[str, Any]]:

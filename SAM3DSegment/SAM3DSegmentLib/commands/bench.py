@@ -198,15 +198,15 @@ def _add_suggest(group: Any) -> None:
         metavar=("START", "N", "MORE"),
         help="to begin with, in all, and for comparison at random; default: 5 12 16",
     )
-    parser.add_argument("--pool", type=count, default=60, metavar="N", help="chosen from; default: %(default)s")
+    parser.add_argument("--pool", type=count, default=40, metavar="N", help="chosen from; default: %(default)s")
     parser.add_argument("--painted", type=count, default=6, metavar="N", help="slices a case; default: %(default)s")
     parser.add_argument(
         "--steps",
         type=count,
         nargs=2,
-        default=(200, 100),
+        default=(160, 80),
         metavar=("FIRST", "FURTHER"),
-        help="of the first training, and of those that go on from it; default: 200 100",
+        help="of the first training, and of those that go on from it; default: 160 80",
     )
     parser.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="S,S", help="default: %(default)s")
     add_computing(parser)

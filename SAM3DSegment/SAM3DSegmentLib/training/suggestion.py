@@ -67,10 +67,10 @@ def choose_volumes(seen: Sequence[Seen], known: Sequence[np.ndarray], count: int
     return spread(unsure, scaled[: len(seen)], scaled[len(seen) :], count)
 
 
-def choose_slices(seen: Seen, count: int) -> list[int]:
-    """Numbers along `seen.axis`, from 0, of at most `count` slices to paint, the most instructive first."""
+def choose_slices(seen: Seen) -> list[int]:
+    """Numbers along `seen.axis`, from 0, of the slices that show a border, the most instructive first."""
     places = np.arange(len(seen.in_slice))[:, None] * seen.spacing_mm
-    return spread(seen.in_slice, places, places[:0], count)
+    return spread(seen.in_slice, places, places[:0], len(places))
 
 
 def spread(worth: np.ndarray, places: np.ndarray, taken: np.ndarray, count: int) -> list[int]:
