@@ -11,12 +11,7 @@ from conftest import HIPPOCAMPUS
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
 from SAM3DSegmentLib.bench.suggest import AT_RANDOM, SUGGESTED, Hidden, Simulation, make_table, run_simulation
-from SAM3DSegmentLib.card import SlicingRule
-from SAM3DSegmentLib.formats.volumes import Volume, read_volume
-from SAM3DSegmentLib.inference import Segmenter
-from SAM3DSegmentLib.model_file import load_model
-from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.suggestion import (
+from SAM3DSegmentLib.bench.suggestion import (
     GUESSED,
     Seen,
     choose_slices,
@@ -25,6 +20,10 @@ from SAM3DSegmentLib.training.suggestion import (
     see,
     spread,
 )
+from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.formats.volumes import Volume, read_volume
+from SAM3DSegmentLib.inference import Segmenter
+from SAM3DSegmentLib.settings import TrainingConfig
 
 CONFIG = TrainingConfig(
     encoder="compact_vit",
@@ -73,7 +72,7 @@ def test_a_volume_is_seen_alike_however_its_axes_are_stored(bundled_model, order
     image = read_volume(sorted((HIPPOCAMPUS / "imagesTr").glob("*.nii.gz"))[0])
     matrix = image.ijk_to_ras.copy()
     matrix[:, :3] = image.ijk_to_ras[:, [2 - order[2 - axis] for axis in range(3)]]
-    segmenter = Segmenter.load(load_model(bundled_model), "cpu")
+    segmenter = Segmenter.load(bundled_model, "cpu")
     plain = see(segmenter, image)
     turned = see(segmenter, Volume(np.ascontiguousarray(image.array_kji.transpose(order)), matrix, image.path))
     assert turned.axis == order.index(plain.axis)

@@ -31,9 +31,9 @@ from ..training.plan import make_plan
 from ..training.run import train_as_planned
 from ..training.run_folder import Options, RunFolder
 from ..training.splits import Split
-from ..training.suggestion import choose_slices, choose_volumes, embed, see
 from .kept_rows import KeptRows
 from .painting import paint_in_part
+from .suggestion import choose_slices, choose_volumes, embed, see
 
 logger = logging.getLogger(__name__)
 

@@ -84,7 +84,7 @@ def spread(worth: np.ndarray, places: np.ndarray, taken: np.ndarray, count: int)
     for place in taken:
         distance = np.minimum(distance, np.linalg.norm(places - place, axis=1))
     while len(chosen) < min(count, len(places)):
-        gain = np.where(np.isinf(distance), worth, worth * distance)
+        gain = worth * distance if len(taken) or chosen else worth
         best = int(gain.argmax())
         if gain[best] <= 0:
             break
