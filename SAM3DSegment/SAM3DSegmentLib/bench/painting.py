@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.errors import require
+from ..base.files import write_json
 from ..card import Label
 from ..formats.label_maps import write_labels
 from ..formats.painted import EMPTY as EMPTY_SLICE
@@ -15,6 +17,7 @@ from ..formats.segments import EMPTY
 from ..formats.volumes import SEGMENTATION_SUFFIX, write_volume
 from ..geometry import slicing_of
 from ..training.classes import read_case
+from ..training.description import DESCRIPTION
 from ..training.plan import Plan
 
 
@@ -24,9 +27,12 @@ def paint_in_part(plan: Plan, cases: Collection[str], painted: Mapping[str, Coll
     Slices are those along which the cases are sliced, numbered as the voxels are stored; what shows no structure is
     marked as empty. Such cases say themselves that they are painted in part. The others stay complete.
     """
+    require(not plan.dataset.channels, f"{str(plan.dataset.folder)!r} has cases of several channels; give such of one.")
     images, label_maps = folder / "imagesTr", folder / "labelsTr"
     images.mkdir(parents=True)
     label_maps.mkdir()
+    if plan.dataset.patients:  # else the cases would be split otherwise
+        write_json(folder / DESCRIPTION, {"patients": plan.dataset.patients})
     free = max(label.value for label in plan.labels) + 1
     values = np.zeros(256, np.uint8)
     values[1 : len(plan.labels) + 1] = [label.value for label in plan.labels]
@@ -38,7 +44,7 @@ def paint_in_part(plan: Plan, cases: Collection[str], painted: Mapping[str, Coll
         if name in painted:
             axis = slicing_of(image.ijk_to_ras, plan.config.slicing).kji_axes[0]
             classes = keep_slices(classes, axis, painted[name])
-        if files.image.is_dir():
+        if files.image.is_dir() or files.frame is not None:
             write_volume(images / f"{name}.nrrd", image.array_kji, image.ijk_to_ras)
         else:
             shutil.copyfile(files.image, images / files.image.name)

@@ -13,10 +13,9 @@ from ...base.errors import Sam3dError
 from ...model_store import read_card
 from ..dependencies import Installer
 from ..problems import explain
-from ..scene.next_volume import caseName
 from ..scene.segmentations import referenceVolume
 from ..worker import progressReader
-from .cases_box import CasesBox
+from .cases_box import CasesBox, caseName
 from .command_box import CommandBox
 from .controls import enableUnless
 from .dialogs import tell
@@ -122,7 +121,7 @@ class TrainSection:
             return
         self._ui.trainSection.collapsed = False
         segmentIds = list(segmentationNode.GetSegmentation().GetSegmentIDs())
-        self._cases.add(volumeNode, segmentationNode, segmentIds, caseName(volumeNode.GetName()))
+        self._cases.add(volumeNode, segmentationNode, segmentIds, caseName(volumeNode))
 
     def listEncoders(self) -> None:
         """Models or SAM's weights may have changed."""

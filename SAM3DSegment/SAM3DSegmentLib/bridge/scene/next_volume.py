@@ -12,13 +12,18 @@ import slicer
 def findNext(images: Path, cases: Collection[str], after: Path | None) -> Path | None:
     """The next volume file of the folder by its name, from the first again after the last one; None if all are drawn.
 
-    cases: names of the training cases. after: the file that was opened last. Raises InputError for a folder that is
-    gone, or in which it is not clear which segmentation is of which image.
+    cases: names of the training cases, without nnU-Net's number of a channel. after: the file that was opened last.
+    Raises InputError for a folder that is gone, or in which it is not clear which segmentation is of which image.
     """
+    from ...formats.channels import NUMBER
     from ...formats.volumes import volume_name  # these bring SimpleITK
     from ...training.dataset import images_without_labels
 
-    left = [path for path in images_without_labels(images) if caseName(volume_name(path)) not in cases]
+    left = [
+        path
+        for path in images_without_labels(images)
+        if not {usableName(volume_name(path)), usableName(NUMBER.sub("", volume_name(path)))} & set(cases)
+    ]
     further = [path for path in left if after is None or path.name > after.name]
     return next(iter(further or left), None)
 
@@ -36,6 +41,6 @@ def openVolume(path: Path) -> slicer.vtkMRMLScalarVolumeNode:
     return slicer.util.loadVolume(str(path))
 
 
-def caseName(volumeName: str) -> str:
-    """The name of a volume's case: with characters that a file name cannot have replaced."""
+def usableName(volumeName: str) -> str:
+    """The name of a case of this volume: with characters that a file name cannot have replaced."""
     return re.sub(r"[^\w .-]", "_", volumeName).strip(" .-")
