@@ -31,8 +31,8 @@ def paint_in_part(plan: Plan, cases: Collection[str], painted: Mapping[str, Coll
     images, label_maps = folder / "imagesTr", folder / "labelsTr"
     images.mkdir(parents=True)
     label_maps.mkdir()
-    if plan.dataset.patients:  # else the cases would be split otherwise
-        write_json(folder / DESCRIPTION, {"patients": plan.dataset.patients})
+    if patients := {case: patient for case, patient in plan.dataset.patients.items() if case in cases}:
+        write_json(folder / DESCRIPTION, {"patients": patients})  # else the cases would be split otherwise
     free = max(label.value for label in plan.labels) + 1
     values = np.zeros(256, np.uint8)
     values[1 : len(plan.labels) + 1] = [label.value for label in plan.labels]

@@ -113,20 +113,21 @@ class _Seed:
         """Measure each way of which there is no row yet. Raises Cancelled."""
         simulation, order = self.simulation, self.order
         start = self.evenly(order[: simulation.start])
-        if not self.first.is_file():
-            save_model(self.train(start)[1], self.first)
+        self.measure(AT_RANDOM, simulation.start, lambda: start)
         self.measure(SUGGESTED, simulation.cases, lambda: {**start, **self.suggest()})
         for cases in (simulation.cases, simulation.more):
             self.measure(AT_RANDOM, cases, lambda cases=cases: self.evenly(order[:cases]))
 
     def measure(self, way: str, cases: int, choose: Callable[[], Mapping[str, Collection[int]]]) -> None:
-        """Train on what is chosen, and add a row, unless there is one."""
+        """Train on what is chosen, and add a row, unless there is one. The first model is kept."""
         key = {"way": way, "cases": cases, "seed": self.seed}
         if self.rows.has(key):
             return
         began = time.process_time()
         painted = choose()
-        found, _model = self.train(painted)
+        found, model = self.train(painted)
+        if cases == self.simulation.start:
+            save_model(model, self.first)
         self.rows.add({**key, **found, "chosen": sorted(painted), "seconds": round(time.process_time() - began)})
         logger.info("%s: Dice %.4f", key, found["dice"])
 
