@@ -119,8 +119,10 @@ def test_each_way_draws_as_much_and_rows_are_kept(tmp_path):
         run_simulation(dataclasses.replace(simulation, steps=3), tmp_path / "out", UNWATCHED)
 
 
-def test_a_simulation_needs_ascending_cases_and_held_out_ones():
+def test_a_simulation_needs_ascending_cases_and_held_out_ones(tmp_path):
     with pytest.raises(InputError, match="ascending"):
         Simulation(HIPPOCAMPUS, CONFIG, 5, 5, 6, 9, 2, 2, 2, (0,))
+    with pytest.raises(InputError, match="has 2 training cases, not 3"):
+        run_simulation(Simulation(HIPPOCAMPUS, CONFIG, 1, 2, 3, 9, 2, 2, 2, (0,)), tmp_path, UNWATCHED)
     with pytest.raises(InputError, match="test_cases is 0"):
         Simulation(HIPPOCAMPUS, dataclasses.replace(CONFIG, test_cases=0), 1, 2, 3, 9, 2, 2, 2, (0,))

@@ -107,6 +107,10 @@ class _Seed:
         self.config = replace(simulation.config, seed=seed, minutes=1, epochs=1)
         self.plan = make_plan(simulation.data, self.config, watch=watch)
         self.order = self.plan.splits[0].training  # at random
+        require(
+            len(self.order) >= simulation.more,
+            f"{str(simulation.data)!r} has {len(self.order)} training cases, not {simulation.more}; ask for fewer.",
+        )
         self._hidden: dict[str, Hidden] = {}
 
     def run(self) -> None:
@@ -135,8 +139,9 @@ class _Seed:
         if name not in self._hidden:
             image, classes = read_case(self.plan.files[name], self.plan.labels, self.plan.rules)
             axis = slicing_of(image.ijk_to_ras, self.config.slicing).kji_axes[0]
-            slices = np.moveaxis(classes, axis, 0)
-            self._hidden[name] = Hidden(np.flatnonzero(slices.any((1, 2))), len(slices))
+            there = np.moveaxis(classes, axis, 0).any((1, 2))
+            require(bool(there.any()), f"the case {name!r} shows no structure; leave it out.")
+            self._hidden[name] = Hidden(np.flatnonzero(there), len(there))
         return self._hidden[name]
 
     def evenly(self, names: Collection[str]) -> dict[str, list[int]]:
