@@ -47,7 +47,7 @@ def test_volumes_that_nobody_has_drawn_come_one_after_the_other(widget, images):
     assert widget.ui.inputSelector.currentNode() is widget.ui.caseVolumeSelector.currentNode()
     assert widget.ui.outputSelector.currentNode() is None
     assert widget.ui.caseNameEdit.text == "a 1"
-    assert str(images) in widget.ui.imagesFolderButton.toolTip
+    assert str(images) in widget.ui.nextFolderButton.toolTip
     assert open_next(widget) == "c"  # b has a segmentation beside it
     nodes = slicer.mrmlScene.GetNumberOfNodes()
     assert open_next(widget) == "a 1"  # which was passed over
@@ -85,10 +85,10 @@ def test_a_file_that_cannot_be_read_is_told_and_passed_over(widget, images):  # 
 
 def test_a_folder_that_is_gone_is_told_and_another_can_be_chosen(widget, images, folders):  # noqa: F811
     host.answerNext("file", str(images))
-    widget.ui.imagesFolderButton.click()
+    widget.ui.nextFolderButton.click()
     images.rename(folders / "moved")
     widget.ui.openNextButton.click()
     assert "does not exist" in the_error()
     host.answerNext("file", str(folders / "moved"))
-    widget.ui.imagesFolderButton.click()
+    widget.ui.nextFolderButton.click()
     assert open_next(widget) == "a 1"

@@ -24,10 +24,10 @@ class NextBox:
     def __init__(self, ui: Ui, cases: CasesBox) -> None:
         self._ui = ui
         self._cases = cases
-        self._folder = preferences.imagesFolder()
+        self._folder = preferences.nextFolder()
         self._last: Path | None = None
         ui.openNextButton.connect("clicked(bool)", self._openNext)
-        ui.imagesFolderButton.connect("clicked(bool)", lambda _checked: self._choose())
+        ui.nextFolderButton.connect("clicked(bool)", lambda _checked: self._choose())
 
     def update(self, isSceneThere: bool) -> None:
         """Show what can be done now."""
@@ -37,7 +37,7 @@ class NextBox:
         toolTip = _("Open the next volume of your folder of images that is no case yet and has no segmentation.")
         enableUnless(self._ui.openNextButton, hindrance, toolTip)
         where = _("Choose the folder of images for Open next.")
-        self._ui.imagesFolderButton.toolTip = plain(f"{where}\n{self._folder}" if self._folder else where)
+        self._ui.nextFolderButton.toolTip = plain(f"{where}\n{self._folder}" if self._folder else where)
 
     def _choose(self) -> bool:
         """Whether the user has chosen a folder of images."""
@@ -45,7 +45,7 @@ class NextBox:
         path = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of images"), before)
         if path:
             self._folder, self._last = Path(path), None
-            preferences.setImagesFolder(self._folder)
+            preferences.setNextFolder(self._folder)
             self.update(True)
         return bool(path)
 

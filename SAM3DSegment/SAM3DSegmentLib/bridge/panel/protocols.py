@@ -81,6 +81,19 @@ class Ui(Protocol):
     completeStatusLabel: qt.QLabel
     provenanceLabel: qt.QLabel
 
+    folderSection: ctk.ctkCollapsibleButton
+    folderImagesLabel: qt.QLabel
+    chooseImagesFolderButton: qt.QPushButton
+    folderResultsLabel: qt.QLabel
+    chooseResultsFolderButton: qt.QPushButton
+    folderModelBox: qt.QComboBox
+    folderTreeBox: qt.QCheckBox
+    folderButton: qt.QPushButton
+    folderProgressBar: qt.QProgressBar
+    folderStatusLabel: qt.QLabel
+    folderPageButton: qt.QPushButton
+    folderTableButton: qt.QPushButton
+
     trainSection: ctk.ctkCollapsibleButton
     casesBox: qt.QGroupBox
     casesFolderLabel: qt.QLabel
@@ -93,7 +106,7 @@ class Ui(Protocol):
     caseVolumeLabel: qt.QLabel
     caseVolumeSelector: slicer.qMRMLNodeComboBox
     openNextButton: qt.QPushButton
-    imagesFolderButton: qt.QToolButton
+    nextFolderButton: qt.QToolButton
     caseChannelsWidget: qt.QWidget
     caseChannelsEdit: qt.QLineEdit
     caseSegmentationSelector: slicer.qMRMLNodeComboBox
