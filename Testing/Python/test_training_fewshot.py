@@ -12,7 +12,7 @@ from SAM3DSegmentLib.base.errors import Cancelled, InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
 from SAM3DSegmentLib.bench.fewshot import OURS, UNET, Benchmark, Drawing, run_benchmark
 from SAM3DSegmentLib.bench.fewshot_report import make_table
-from SAM3DSegmentLib.bench.painting import paint_in_part
+from SAM3DSegmentLib.bench.painting import every_nth, paint_in_part
 from SAM3DSegmentLib.bench.unet import PaddedUnet, UnetSegmenter
 from SAM3DSegmentLib.card import UNKNOWN, SlicingRule
 from SAM3DSegmentLib.formats.painted import PaintedSlices
@@ -76,9 +76,10 @@ def test_drawings_that_are_painted_in_part_are_compared_without_the_unet(tmp_pat
     rows = run_benchmark(benchmark, tmp_path / "out", UNWATCHED)
     assert [(row["network"], row["cases"], row["every"]) for row in rows] == [(OURS, 1, 1), (OURS, 2, 4)]
 
-    paint_in_part(HIPPOCAMPUS, CONFIG, 2, 4, tmp_path / "painted")
-    plan = make_plan(tmp_path / "painted", CONFIG)
     complete = make_plan(HIPPOCAMPUS, CONFIG)
+    numbers = {name: every_nth(complete.depths[name], 4) for name in complete.training_names}
+    paint_in_part(complete, complete.files, numbers, tmp_path / "painted")
+    plan = make_plan(tmp_path / "painted", CONFIG)
     assert plan.splits == complete.splits
     for case in plan.facts:
         name = case.files.name

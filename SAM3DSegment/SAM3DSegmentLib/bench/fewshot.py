@@ -7,7 +7,6 @@ their own grid.
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
@@ -18,15 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from ..base.errors import Cancelled, InputError, require
-from ..base.files import write_json, write_text
+from ..base.errors import Cancelled, require
+from ..base.files import write_text
 from ..base.jsonable import to_json
 from ..base.watch import Watch
 from ..settings import TrainingConfig
+from ..training.plan import make_plan
 from ..training.run import train
 from ..training.run_folder import Options
 from .fewshot_report import draw_plot, make_table
-from .painting import paint_in_part
+from .kept_rows import KeptRows
+from .painting import every_nth, paint_in_part
 from .unet import measure_unet
 
 logger = logging.getLogger(__name__)
@@ -92,17 +93,16 @@ def run_benchmark(benchmark: Benchmark, output: Path, watch: Watch) -> list[dict
     ]
     if any(drawing.every > 1 for drawing in benchmark.drawings):
         networks.pop()
-    path = output / "fewshot.json"
     settings: dict[str, Any] = {"data": str(benchmark.data)}
-    settings |= {name: json.loads(json.dumps(to_json(config))) for name, _, config in networks}
-    settings, rows = _read_rows(path, settings)
+    settings |= {name: to_json(config) for name, _, config in networks}
+    rows = KeptRows(output / "fewshot.json", settings, usual={"every": 1})
     output.mkdir(parents=True, exist_ok=True)
     for seed in benchmark.seeds:
         for minutes in benchmark.minutes:
             for drawing in benchmark.drawings:
                 for network, measure, config in networks:
                     key = {"network": network, **to_json(drawing), "minutes": minutes, "seed": seed}
-                    if any(key.items() <= row.items() for row in rows):
+                    if rows.has(key):
                         continue
                     began = time.monotonic()
                     timed = replace(config, minutes=minutes, epochs=0, seed=seed)
@@ -110,27 +110,11 @@ def run_benchmark(benchmark: Benchmark, output: Path, watch: Watch) -> list[dict
                         found = measure(benchmark, timed, drawing, watch)
                     except Cancelled as error:
                         raise Cancelled("cancelled; the rows so far are kept, and the same command goes on.") from error
-                    rows.append({**key, **found, "wall_minutes": round((time.monotonic() - began) / 60, 2)})
+                    rows.add({**key, **found, "wall_minutes": round((time.monotonic() - began) / 60, 2)})
                     logger.info("%s: Dice %.4f", key, found["dice"])
-                    write_json(path, {"settings": settings, "rows": rows})
-    write_text(output / "fewshot.md", make_table(rows))
-    draw_plot(rows, output / "fewshot.png")
-    return rows
-
-
-def _read_rows(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Rows from before, of these settings or of other names, and the settings of all."""
-    if not path.is_file():
-        return settings, []
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        known, rows = dict(before["settings"]), [{"every": 1, **row} for row in before["rows"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} was not written by this benchmark; give another folder.") from error
-    changed = [name for name in settings if name in known and known[name] != settings[name]]
-    if changed:
-        raise InputError(f"{str(path)!r} was measured with another {', '.join(changed)}; give another folder.")
-    return {**known, **settings}, rows
+    write_text(output / "fewshot.md", make_table(rows.all))
+    draw_plot(rows.all, output / "fewshot.png")
+    return rows.all
 
 
 def _measure_ours(benchmark: Benchmark, config: TrainingConfig, drawing: Drawing, watch: Watch) -> dict[str, Any]:
@@ -139,7 +123,9 @@ def _measure_ours(benchmark: Benchmark, config: TrainingConfig, drawing: Drawing
         data = benchmark.data
         if drawing.every > 1:
             data = Path(folder) / "painted"
-            paint_in_part(benchmark.data, config, options.cases, drawing.every, data)
+            plan = make_plan(benchmark.data, config, options.cases)
+            painted = {name: every_nth(plan.depths[name], drawing.every) for name in plan.training_names}
+            paint_in_part(plan, plan.files, painted, data)
         model = train(data, Path(folder) / "model.sam3d", config, options, watch)
     summary = model.card.training
     return {

@@ -11,6 +11,7 @@ from ..sam.encoders import ENCODERS
 SAM = "sam_vit_b"
 _SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"  # the others' names follow it
 _CASES_FOLDER = "SAM3DSegment/CasesFolder"
+_NEXT_FOLDER = "SAM3DSegment/NextFolder"
 _IMAGES_FOLDER, _RESULTS_FOLDER = "SAM3DSegment/ImagesFolder", "SAM3DSegment/ResultsFolder"
 
 
@@ -45,6 +46,15 @@ def casesFolder() -> Path | None:
 
 def setCasesFolder(folder: Path) -> None:
     qt.QSettings().setValue(_CASES_FOLDER, str(folder))
+
+
+def nextFolder() -> Path | None:
+    """The folder of volumes to be drawn that the user chose last; None before."""
+    return _folder(_NEXT_FOLDER)
+
+
+def setNextFolder(folder: Path) -> None:
+    qt.QSettings().setValue(_NEXT_FOLDER, str(folder))
 
 
 def imagesFolder() -> Path | None:

@@ -89,6 +89,7 @@ def add(commands: Any) -> None:
     for parser in (encoder, decoder, volume, quality, reuse, startup, load, parts, complete):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     _add_fewshot(group)
+    _add_suggest(group)
 
 
 def _add_complete(parser: argparse.ArgumentParser) -> None:
@@ -184,5 +185,56 @@ def _fewshot(options: argparse.Namespace) -> int:
     )
     with watched("none") as watch:
         rows = run_benchmark(benchmark, options.output, watch)
+    say(make_table(rows))
+    return DONE
+
+
+def _add_suggest(group: Any) -> None:
+    parser = add_command(group, "suggest", _suggest, "Dice of cases and slices that `suggest` chose, beside others")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="complete labelled cases, as for train")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for JSON and table")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings, with test_cases")
+    parser.add_argument(
+        "--cases",
+        type=count,
+        nargs=3,
+        default=(5, 12, 16),
+        metavar=("START", "N", "MORE"),
+        help="to begin with, in all, and for comparison at random; default: 5 12 16",
+    )
+    parser.add_argument("--pool", type=count, default=40, metavar="N", help="chosen from; default: %(default)s")
+    parser.add_argument("--painted", type=count, default=6, metavar="N", help="slices a case; default: %(default)s")
+    parser.add_argument(
+        "--steps",
+        type=count,
+        nargs=2,
+        default=(160, 80),
+        metavar=("FIRST", "FURTHER"),
+        help="of the first training, and of those that go on from it; default: 160 80",
+    )
+    parser.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="S,S", help="default: %(default)s")
+    add_computing(parser)
+
+
+def _suggest(options: argparse.Namespace) -> int:
+    from ..base.devices import keep_freed_memory
+    from ..bench.suggest import Simulation, make_table, run_simulation
+    from ..training.plan import make_config
+
+    keep_freed_memory()
+    config = make_config(read_json(options.config), {}, options.sam_checkpoint)
+    simulation = Simulation(
+        options.data,
+        config,
+        *options.cases,
+        options.pool,
+        options.painted,
+        *options.steps,
+        options.seeds,
+        options.sam_checkpoint,
+        options.device,
+    )
+    with watched("none") as watch:
+        rows = run_simulation(simulation, options.output, watch)
     say(make_table(rows))
     return DONE

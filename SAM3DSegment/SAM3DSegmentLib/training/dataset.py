@@ -73,6 +73,15 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
     )
 
 
+def images_without_labels(folder: Path) -> list[Path]:
+    """The volume files directly in a folder beside which there is no segmentation, by name. Raises InputError."""
+    if not folder.is_dir():
+        raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
+    files = list_volume_files(folder)
+    drawn = {case.image for case in _pair_files(files)[0]}
+    return [file.path for file in files if not _is_label_map(file) and file.path not in drawn]
+
+
 def _with_frames(cases: tuple[CaseFiles, ...], frames: dict[str, tuple[int, ...]]) -> tuple[CaseFiles, ...]:
     """The cases; of each that has frames these instead."""
     found: list[CaseFiles] = []

@@ -37,6 +37,11 @@ def train(
     folder = RunFolder(Path(output))
     folder.check(options)
     plan = make_plan(data, config, options.cases, True, watch, options.sam_checkpoint)
+    return train_as_planned(plan, folder, options, watch)
+
+
+def train_as_planned(plan: Plan, folder: RunFolder, options: Options, watch: Watch = UNWATCHED) -> Sam3dModel:
+    """As `train`, which makes the plan from the data: made to be carried out, with the files' fingerprint."""
     if plan.problems:
         more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
         raise InputError(plan.problems[0].problem + more)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ...training.patients import frame_name
 from .. import preferences
 from ..problems import explain
 from ..scene.cases import NewCase, removeCase, writeCase
+from ..scene.next_volume import usableName
 from ..scene.observing import SEGMENT_CHANGES, Observer
 from ..scene.painting import isOnlyPainted, setOnlyPainted
 from ..scene.segmentations import referenceVolume
@@ -287,6 +287,6 @@ class CasesBox:
 
 def caseName(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
     """The volume's name, without characters that a file name cannot have; of a sequence with the frame's number."""
-    name = re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")
+    name = usableName(volumeNode.GetName())
     browser = browserOf(volumeNode)
     return name if browser is None else frame_name(name, browser.GetSelectedItemNumber())

@@ -105,6 +105,8 @@ class Ui(Protocol):
     removeCaseButton: qt.QPushButton
     caseVolumeLabel: qt.QLabel
     caseVolumeSelector: slicer.qMRMLNodeComboBox
+    openNextButton: qt.QPushButton
+    nextFolderButton: qt.QToolButton
     caseChannelsWidget: qt.QWidget
     caseChannelsEdit: qt.QLineEdit
     caseSegmentationSelector: slicer.qMRMLNodeComboBox

@@ -20,6 +20,7 @@ from .command_box import CommandBox
 from .controls import enableUnless
 from .dialogs import tell
 from .encoder_box import EncoderBox
+from .next_box import NextBox
 from .protocols import Observe, Parameters, Ui
 from .steps_box import StepsBox
 from .training_progress import TrainingProgress, describeDice, describeStage
@@ -64,6 +65,7 @@ class TrainSection:
             onRunningChanged,
             whyBusy,
         )
+        self._next = NextBox(ui, self._cases)
         self._begin: Callable[[], None] | None = None  # the training that begins when the added case is read
         self._encoders = EncoderBox(ui)
         ui.trainingReportButton.visible = False
@@ -142,6 +144,7 @@ class TrainSection:
         for widget in (self._ui.casesBox, self._ui.modelNameEdit, self._ui.minutesBox, self._ui.encoderBox):
             widget.enabled = not isRunning
         self._steps.update()
+        self._next.update(self._parameters is not None)
 
     def _hindrance(self) -> str:
         """Why there can be no training now; empty if there can."""
