@@ -23,7 +23,7 @@ def measure_mask(mask: Path, image: Volume, names: Mapping[int, str]) -> dict[st
     names: of the values of a plain label map; one that has no name is called by its number. Raises InputError if the
     mask is not on the grid of the image, of which a segmentation may be cropped.
     """
-    label_map = read_label_map(mask).along(image.ijk_to_ras)
+    label_map = read_label_map(mask, lambda: image.grid).along(image.ijk_to_ras)
     place = _place(label_map, image)
     ml = voxel_ml(image.ijk_to_ras)
     segments = []

@@ -138,7 +138,7 @@ def agree_on_labels(
 def read_case(case: CaseFiles, labels: tuple[Label, ...], rules: LabelRules = COMPLETE) -> tuple[Volume, np.ndarray]:
     """The image, and class indices (K, J, I) uint8 on its grid. Raises InputError where they do not fit."""
     image = read_volume(case.image, case.series_uid)
-    return image, classes_on(image, read_label_map(case.label_map), labels, rules)[0]
+    return image, classes_on(image, read_label_map(case.label_map, lambda: image.grid), labels, rules)[0]
 
 
 def classes_on(

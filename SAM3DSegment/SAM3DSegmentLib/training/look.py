@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 
 import numpy as np
 
@@ -31,10 +32,11 @@ def look_at_cases(
 def _look(case: CaseFiles, rules: LabelRules, hashed: bool) -> Look:
     own: tuple[Label, ...] = ()
     by_name = False
+    read_image = cache(lambda: _read_grid(case))
     try:
-        label_map = read_label_map(case.label_map)
+        label_map = read_label_map(case.label_map, lambda: read_image().grid)
         own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
-        image = _read_grid(case)
+        image = read_image()
         indices, painted = classes_on(image, label_map, own, rules)
     except Sam3dError as error:
         return Look(case, own=own, by_name=by_name, problem=str(error))
