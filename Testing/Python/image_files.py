@@ -10,11 +10,12 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 SHAPE = (6, 10, 12)  # K, J, I
 SPACING = (1.0, 1.5, 2.0)  # of i, j, k
 ORIGIN = (5.0, -6.0, 7.0)
+_ROOT = "1.2.826.0.1.3680043.2.1125"  # of the UIDs
 _MET = {"u1": "MET_UCHAR", "i2": "MET_SHORT", "i4": "MET_INT", "f4": "MET_FLOAT"}
 _NRRD = {"u1": "uint8", "i2": "int16", "f4": "float", "i8": "int64", "u8": "uint64", "f8": "double", "i1": "int8"}
 
@@ -183,6 +184,40 @@ def multiframe(folder, positions, slopes=None, array=None, with_positions=True, 
             frame.PixelValueTransformationSequence = [values]
     data.save_as(folder / "frames.dcm", enforce_file_format=True)
     return folder
+
+
+def contour(points, kind="CLOSED_PLANAR"):
+    """Of points (N, 3) in mm, LPS."""
+    item = Dataset()
+    item.ContourGeometricType, item.NumberOfContourPoints = kind, len(points)
+    item.ContourData = [f"{number:.9f}"[:16] for number in np.ravel(points)]
+    return item
+
+
+def structure_set(path, rois, series=f"{_ROOT}.1", frame=f"{_ROOT}.7", change=lambda data: None):
+    """An RTSTRUCT with the contours of each name. series: the one that it names, if not None; frame: of reference."""
+    data = _dicom(path, "1.2.840.10008.5.1.4.1.1.481.3", generate_uid(), generate_uid())
+    data.file_meta.TransferSyntaxUID, data.Modality = ImplicitVRLittleEndian, "RTSTRUCT"
+    of_frame = Dataset()
+    of_frame.FrameOfReferenceUID = frame
+    if series is not None:
+        of_study, of_series = Dataset(), Dataset()
+        of_series.SeriesInstanceUID = series
+        of_study.RTReferencedSeriesSequence = [of_series]
+        of_frame.RTReferencedStudySequence = [of_study]
+    data.ReferencedFrameOfReferenceSequence = [of_frame]
+    data.StructureSetROISequence, data.ROIContourSequence = [], []
+    for number, (name, contours) in enumerate(rois.items()):
+        roi, drawn = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = 700 + number, name, frame
+        drawn.ReferencedROINumber, drawn.ROIDisplayColor = 700 + number, [255, number % 256, 0]
+        if contours:
+            drawn.ContourSequence = contours
+        data.StructureSetROISequence.append(roi)
+        data.ROIContourSequence.append(drawn)
+    change(data)
+    data.save_as(path, enforce_file_format=True)
+    return path
 
 
 def state(data, name, text):

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ImplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset
 from skimage.draw import polygon2mask
 from skimage.measure import find_contours
 
 import image_files as make
 from conftest import HIPPOCAMPUS, ijk_to_ras_of
+from image_files import structure_set
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.commands.measuring import measure_mask
@@ -25,7 +25,6 @@ from SAM3DSegmentLib.training.classes import COMPLETE, classes_on, own_labels
 from SAM3DSegmentLib.training.dataset import find_dataset
 from test_training import COMPACT, to_json
 
-SERIES, FRAME = "1.2.826.0.1.3680043.2.1125.1", "1.2.826.0.1.3680043.2.1125.7"  # of `image_files.dicom`
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID = make.SHAPE, LPS @ np.array([[1, 0, 0, 5], [0, 1.5, 0, -6], [0, 0, 2, 7], [0, 0, 0, 1.0]])
 
@@ -33,11 +32,7 @@ GRID = make.SHAPE, LPS @ np.array([[1, 0, 0, 5], [0, 1.5, 0, -6], [0, 0, 2, 7], 
 def contour(points, ijk_to_ras=GRID[1], kind="CLOSED_PLANAR"):
     """Of points (N, 3) as i, j, k."""
     matrix = LPS @ ijk_to_ras
-    item = Dataset()
-    item.ContourGeometricType, item.NumberOfContourPoints = kind, len(points)
-    lps = np.asarray(points, float) @ matrix[:3, :3].T + matrix[:3, 3]
-    item.ContourData = [f"{number:.9f}"[:16] for number in lps.ravel()]
-    return item
+    return make.contour(np.asarray(points, float) @ matrix[:3, :3].T + matrix[:3, 3], kind)
 
 
 def rectangle(k, low, high, **more):
@@ -53,36 +48,6 @@ def contours_of(mask, ijk_to_ras=GRID[1]):
         for k, piece in enumerate(mask)
         for line in find_contours(np.pad(piece, 1).astype(float), 0.5)
     ]
-
-
-def structure_set(path, rois, series=SERIES, frame=FRAME, change=lambda data: None):
-    """rois: {name: contours}."""
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-    data.SeriesInstanceUID, data.Modality, data.StructureSetLabel = generate_uid(), "RTSTRUCT", "test"
-    of_frame = Dataset()
-    of_frame.FrameOfReferenceUID = frame
-    if series is not None:
-        of_study, of_series = Dataset(), Dataset()
-        of_series.SeriesInstanceUID = series
-        of_study.RTReferencedSeriesSequence = [of_series]
-        of_frame.RTReferencedStudySequence = [of_study]
-    data.ReferencedFrameOfReferenceSequence = [of_frame]
-    data.StructureSetROISequence, data.ROIContourSequence, data.RTROIObservationsSequence = [], [], []
-    for number, (name, contours) in enumerate(rois.items()):
-        roi, drawn = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = 700 + number, name, frame
-        drawn.ReferencedROINumber, drawn.ROIDisplayColor = 700 + number, [255, number % 256, 0]
-        if contours:
-            drawn.ContourSequence = contours
-        data.StructureSetROISequence.append(roi)
-        data.ROIContourSequence.append(drawn)
-    change(data)
-    data.save_as(path, enforce_file_format=True)
-    return path
 
 
 def read(path, grid=GRID):
