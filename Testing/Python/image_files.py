@@ -160,7 +160,7 @@ def dicom(folder, array=None, series="1.2.826.0.1.3680043.2.1125.1", names="slic
     return folder
 
 
-def multiframe(folder, positions, slopes=None, array=None, with_positions=True, count=None):
+def multiframe(folder, positions, slopes=None, array=None, with_positions=True, count=None, cosines=(1, 0, 0, 0, 1, 0)):
     """An enhanced MR file: frames at `positions` (mm along the axis of slices), in the order of the file."""
     folder.mkdir(exist_ok=True)
     array = voxels(shape=(len(positions), *SHAPE[1:])) if array is None else array
@@ -168,7 +168,8 @@ def multiframe(folder, positions, slopes=None, array=None, with_positions=True, 
     _pixels(data, array)
     data.NumberOfFrames = count or len(array)
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    orientation.ImageOrientationPatient = list(cosines)
+    across = np.cross(cosines[:3], cosines[3:])
     measures.PixelSpacing, measures.SliceThickness = [1.5, 1.0], 2.0
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
     data.SharedFunctionalGroupsSequence = [shared]
@@ -176,7 +177,7 @@ def multiframe(folder, positions, slopes=None, array=None, with_positions=True, 
     for number, (frame, z) in enumerate(zip(frames, positions)):
         if with_positions:
             place = Dataset()
-            place.ImagePositionPatient = [5, -6, z]
+            place.ImagePositionPatient = ((5, -6, 0) + z * across).round(9).tolist()
             frame.PlanePositionSequence = [place]
         if slopes is not None:
             values = Dataset()

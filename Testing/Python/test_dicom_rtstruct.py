@@ -21,7 +21,7 @@ from SAM3DSegmentLib.formats.label_maps import read_label_map, segments_of, writ
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.geometry import turn_like
 from SAM3DSegmentLib.model_file import load_model
-from SAM3DSegmentLib.training.classes import COMPLETE, classes_on, own_labels
+from SAM3DSegmentLib.training.classes import COMPLETE, LabelRules, classes_on, own_labels
 from SAM3DSegmentLib.training.dataset import find_dataset
 from test_training import COMPACT, to_json
 
@@ -239,6 +239,25 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
         (tmp_path / "cut.dcm").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(InputError):
             read_label_map(tmp_path / "cut.dcm", lambda: GRID)
+
+
+def test_a_file_without_preamble_is_read_too(tmp_path):
+    path = make.without_preamble(structure_set(tmp_path / "x.dcm", {"a": [GOOD]}))
+    assert read_label_map(path, lambda: GRID).layers.sum() == 4
+
+
+def test_contours_on_every_second_slice_are_painted_slices(tmp_path, run_cli):
+    """Nothing is filled between them until `complete` does."""
+    contours = [rectangle(k, (1.5, 1.5), (7.5, 9.5)) for k in (0, 2, 4)]
+    path = structure_set(tmp_path / "x.dcm", {"a": contours})
+    image = read_volume(make.dicom(tmp_path / "s"))
+    label_map = read_label_map(path, lambda: image.grid)
+    classes, painted = classes_on(image, label_map, own_labels(label_map), LabelRules(only_painted=True))
+    assert painted.numbers == (0, 2, 4)
+    assert [sorted(set(piece.ravel().tolist())) for piece in classes] == [[0, 1], [255], [0, 1], [255], [0, 1], [255]]
+    done = run_cli("complete", tmp_path / "s", path, "-o", tmp_path / "whole.seg.nrrd")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(read_label_map(tmp_path / "whole.seg.nrrd").layers[0, :5].any((1, 2)), True)
 
 
 def test_contours_without_their_image_are_refused_in_one_line(tmp_path):

@@ -76,12 +76,13 @@ def read_dataset(path: Path, **options: Any) -> Dataset:
 
 
 def class_of(path: Path) -> str:
-    """The class of the object that a file holds, by the file's beginning; "" for what cannot be read."""
+    """The class of the object that a file holds; "" for what cannot be read."""
     try:
-        beginning = pydicom.filereader.read_file_meta_info(path)
+        with open(path, "rb") as file:
+            data = pydicom.filereader.read_partial(file, lambda tag, *_: tag > Tag("SOPClassUID"), force=True)
     except Exception:  # pydicom raises what its parts raise
         return ""
-    return tag_text(beginning, "MediaStorageSOPClassUID")
+    return tag_text(data, "SOPClassUID") or tag_text(data.file_meta, "MediaStorageSOPClassUID")
 
 
 def manufacturer(path: Path) -> str:
