@@ -148,7 +148,7 @@ def _check_inside(contours: list[np.ndarray], shape: tuple[int, ...], source: st
 
 def _read_rois(path: Path) -> list[_Roi]:
     """Those with closed contours, in the file's order. Raises InputError if there are none, or too many."""
-    data = read_dataset(path)
+    data = read_dataset(path, force=True)  # also without preamble
     described = {tag_text(item, "ROINumber"): item for item in tag_items(data, "StructureSetROISequence")}
     found, frames, left_out = [], set(), {}
     for item in tag_items(data, "ROIContourSequence"):
