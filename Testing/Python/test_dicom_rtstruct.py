@@ -132,7 +132,7 @@ def test_a_real_mask_comes_back_to_the_voxel(tmp_path):
 
 def test_structures_that_overlap_are_layers_and_no_classes(tmp_path):
     rois = {"a": [rectangle(2, (1.5, 1.5), (6.5, 6.5))], "b": [rectangle(2, (4.5, 4.5), (8.5, 8.5))]}
-    label_map = read_label_map(structure_set(tmp_path / "x.dcm", rois), lambda: GRID)
+    label_map = read_label_map(structure_set(tmp_path / "x.dcm", rois), grid=lambda: GRID)
     assert [(segment.name, segment.layer) for segment in label_map.segments] == [("a", 0), ("b", 1)]
     image = read_volume(make.dicom(tmp_path / "s"))
     with pytest.raises(InputError, match="the segments 'a' and 'b' overlap in 4 voxels"):
@@ -238,12 +238,12 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
     for share in (0.5, 0.7, 0.9, 0.99):
         (tmp_path / "cut.dcm").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(InputError):
-            read_label_map(tmp_path / "cut.dcm", lambda: GRID)
+            read_label_map(tmp_path / "cut.dcm", grid=lambda: GRID)
 
 
 def test_a_file_without_preamble_is_read_too(tmp_path):
     path = make.without_preamble(structure_set(tmp_path / "x.dcm", {"a": [GOOD]}))
-    assert read_label_map(path, lambda: GRID).layers.sum() == 4
+    assert read_label_map(path, grid=lambda: GRID).layers.sum() == 4
 
 
 def test_contours_on_every_second_slice_are_painted_slices(tmp_path, run_cli):
@@ -251,7 +251,7 @@ def test_contours_on_every_second_slice_are_painted_slices(tmp_path, run_cli):
     contours = [rectangle(k, (1.5, 1.5), (7.5, 9.5)) for k in (0, 2, 4)]
     path = structure_set(tmp_path / "x.dcm", {"a": contours})
     image = read_volume(make.dicom(tmp_path / "s"))
-    label_map = read_label_map(path, lambda: image.grid)
+    label_map = read_label_map(path, grid=lambda: image.grid)
     classes, painted = classes_on(image, label_map, own_labels(label_map), LabelRules(only_painted=True))
     assert painted.numbers == (0, 2, 4)
     assert [sorted(set(piece.ravel().tolist())) for piece in classes] == [[0, 1], [255], [0, 1], [255], [0, 1], [255]]
@@ -296,7 +296,7 @@ def test_series_find_their_contours_by_uid(tmp_path, named):
     assert [(case.name, case.label_map.name) for case in cases] == [("patient0", "RS.1.2"), ("patient1", "RS.1.2")]
     for number, case in enumerate(cases):
         image = read_volume(case.image, case.series_uid)
-        label_map = read_label_map(case.label_map, lambda image=image: image.grid)
+        label_map = read_label_map(case.label_map, grid=lambda image=image: image.grid)
         np.testing.assert_array_equal(label_map.layers[0], blob(number))
 
 

@@ -15,13 +15,14 @@ import slicer
 
 from ..base.stop import FOLDER_PREFIX
 from .problems import explain
-from .request import Request
+from .request import Choices, Request
 from .scene.edits import ReplaceError
 from .worker import BackgroundCall, CommandProcess, OnProgress, ignore, progressReader, removeFolder
 
 logger = logging.getLogger(__name__)
 
 VOLUME, LABELS, CONFIDENCE, REPORT = "volume.nrrd", "labels.nrrd", "confidence.nrrd", "report.json"
+CHANNEL = "channel{}.nrrd"
 Result = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]  # labels, confidence, record of how they were made
 
 
@@ -149,6 +150,12 @@ class SegmentationJob(SceneJob):
         super().__init__(_Segmenting(request), callbacks)
 
 
+def computingArguments(choices: Choices, modelPath: Path) -> list[str]:
+    """Of the command `segment`: how to compute."""
+    arguments = ["--model", str(modelPath), "--quality", choices.quality, "--device", choices.device]
+    return arguments + (["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else [])
+
+
 @dataclass(frozen=True)
 class _Segmenting:
     """The Work of the command `segment`."""
@@ -156,13 +163,12 @@ class _Segmenting:
     request: Request
 
     def arguments(self) -> list[str]:
-        choices = self.request.choices
         arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
-        arguments += ["--model", str(self.request.modelPath), "--quality", choices.quality, "--device", choices.device]
-        if choices.confidenceMap:
+        arguments += computingArguments(self.request.choices, self.request.modelPath)
+        if self.request.choices.confidenceMap:
             arguments += ["--confidence", CONFIDENCE]
-        if choices.samCheckpoint:
-            arguments += ["--sam-checkpoint", choices.samCheckpoint]
+        for number, channel in enumerate(self.request.channels):
+            arguments += ["--channel", f"{channel.name}={CHANNEL.format(number)}"]
         return arguments
 
     # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
@@ -170,6 +176,8 @@ class _Segmenting:
         from ..formats.volumes import write_volume
 
         write_volume(folder / VOLUME, self.request.arrayKji, self.request.ijkToWorld)
+        for number, channel in enumerate(self.request.channels):
+            write_volume(folder / CHANNEL.format(number), channel.arrayKji, channel.ijkToWorld)
 
     def readFiles(self, folder: Path) -> Result:
         from ..formats.volumes import read_volume

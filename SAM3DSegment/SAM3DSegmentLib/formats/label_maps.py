@@ -64,16 +64,17 @@ class LabelMap:
         return [s for s in self.segments or () if np.any(self.layers[s.layer] == s.value)]
 
 
-def read_label_map(path: str | Path, grid: Callable[[], Grid] | None = None) -> LabelMap:
+def read_label_map(path: str | Path, frame: int | None = None, grid: Callable[[], Grid] | None = None) -> LabelMap:
     """A label map of whole numbers in 0..255, or a segmentation. Raises InputError for anything else.
 
-    grid: gives that of its image, on which contours (RTSTRUCT) are filled; it is not asked for anything else.
+    frame: which one, from 0, of a label map over time; the only one of any other. grid: gives that of its image, on
+    which contours (RTSTRUCT) are filled; it is not asked for anything else.
     """
     path = Path(path)
     if is_dicom_segmentation(path):
         return _read_dicom(path, grid)
     header = read_header(path)
-    voxels, matrix = read_image(path, header)
+    voxels, matrix = read_image(path, header, frame if header.frames > 1 else None)
     layers = np.moveaxis(voxels, -1, 0)
     if not header.is_segmentation or not header.fields:
         if len(layers) > 1:

@@ -56,7 +56,7 @@ class PaintedVolume:
 def read_painted(image: Path, segmentation: Path, extend: bool = False) -> PaintedVolume:
     """Raises InputError with one line that says what to do, where the two do not fit or there is nothing to fill."""
     volume = read_volume(image)
-    label_map = read_label_map(segmentation, lambda: volume.grid)
+    label_map = read_label_map(segmentation, grid=lambda: volume.grid)
     labels = own_labels(label_map)
     require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete {EMPTY - 1} at once.")
     _check_grid(volume, label_map)
