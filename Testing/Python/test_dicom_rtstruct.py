@@ -306,9 +306,12 @@ def test_contours_whose_series_cannot_be_told_are_left_out_with_a_line(tmp_path)
     for number in (1, 2):
         make.dicom(tmp_path / f"s{number}", series=f"1.2.8.{number}", change=in_frame("1.2.8"))
     structure_set(tmp_path / "vague.dcm", {"a": [GOOD]}, None, "1.2.8")
+    make.dicom(tmp_path / "s3", series="1.2.8.3", change=in_frame(""))
+    structure_set(tmp_path / "nowhere.dcm", {"a": [GOOD]}, None, "")
     dataset = find_dataset(tmp_path)
     assert len(dataset.cases) == 2
-    assert "DICOM segmentations whose series are not here, left out: lonely.dcm, vague.dcm." in dataset.notices
+    (notice,) = [notice for notice in dataset.notices if "not here" in notice]
+    assert notice == "DICOM segmentations whose series are not here, left out: lonely.dcm, nowhere.dcm, vague.dcm."
     structure_set(tmp_path / "twice.dcm", {"a": [GOOD]}, "1.2.3.1")
     with pytest.raises(InputError, match="both belong to one DICOM series; keep one"):
         find_dataset(tmp_path)

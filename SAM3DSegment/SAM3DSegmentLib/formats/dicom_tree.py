@@ -69,7 +69,8 @@ def find_in_tree(folder: Path) -> DicomTree:
                     f"{str(other)!r} and {str(path.parent)!r} both hold slices of the DICOM series {uid}; put them "
                     "into one folder, or remove the copy."
                 )
-            in_frames.setdefault(tag_text(header, "FrameOfReferenceUID"), set()).add(uid)
+            if frame := tag_text(header, "FrameOfReferenceUID"):
+                in_frames.setdefault(frame, set()).add(uid)
     for path, structure_set in headers.items():
         found.segmentations[path] = _series_of(structure_set, found.series, in_frames)
     return found
