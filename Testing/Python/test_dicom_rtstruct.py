@@ -15,7 +15,7 @@ from conftest import HIPPOCAMPUS, ijk_to_ras_of
 from image_files import structure_set
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
-from SAM3DSegmentLib.commands.measuring import measure_mask
+from SAM3DSegmentLib.commands.measuring import measure_masks, read_masks
 from SAM3DSegmentLib.formats.dicom_rtstruct import fill, read_structure_set
 from SAM3DSegmentLib.formats.label_maps import read_label_map, segments_of, write_labels
 from SAM3DSegmentLib.formats.volumes import read_volume
@@ -137,7 +137,7 @@ def test_structures_that_overlap_are_layers_and_no_classes(tmp_path):
     image = read_volume(make.dicom(tmp_path / "s"))
     with pytest.raises(InputError, match="the segments 'a' and 'b' overlap in 4 voxels"):
         classes_on(image, label_map, own_labels(label_map), COMPLETE)
-    measured = measure_mask(tmp_path / "x.dcm", image, {})["segments"]
+    measured = measure_masks(read_masks(tmp_path / "x.dcm", image, {}), image)["segments"]
     assert [(one["name"], one["voxels"]) for one in measured] == [("a", 25), ("b", 16)]
 
 

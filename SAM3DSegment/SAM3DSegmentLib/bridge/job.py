@@ -153,6 +153,7 @@ class SegmentationJob(SceneJob):
 def computingArguments(choices: Choices, modelPath: Path) -> list[str]:
     """Of the command `segment`: how to compute."""
     arguments = ["--model", str(modelPath), "--quality", choices.quality, "--device", choices.device]
+    arguments += ["--region", choices.region]
     return arguments + (["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else [])
 
 

@@ -13,7 +13,7 @@ import slicer
 
 from ..base.errors import InputError
 from ..card import ModelCard
-from ..geometry import Crop
+from ..geometry import AUTO_REGION, WHOLE_REGION, Crop
 from ..model_store import DEFAULT_MODEL, find_model, read_card
 from ..quality import BEST, check_quality
 from . import preferences
@@ -30,7 +30,8 @@ class Choices:
     model: a name of `models list`, or the path of a model file.
     quality: a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute.
     device: "cpu", "cuda" or "mps"; "auto" for the fastest that there is.
-    roiNode: the region to segment; None for the whole volume.
+    region: "auto", "whole" or voxels "I0:I1,J0:J1,K0:K1", as for `inference.segment_volume`.
+    roiNode: the region to segment, in place of `region`.
     samCheckpoint: the file of SAM's weights; None for the one chosen in the panel, else that of the weights folder.
     confidenceMap: whether the scene also gets a volume of the probability of each voxel's label, in percent.
     overwrite: whether segments may be replaced that were drawn or edited by hand, or belong to another volume.
@@ -42,6 +43,7 @@ class Choices:
     model: str = DEFAULT_MODEL
     quality: str = BEST
     device: str = "auto"
+    region: str = AUTO_REGION
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     samCheckpoint: str | None = None
     confidenceMap: bool = False
@@ -84,6 +86,9 @@ class Request:
         array, matrix, crop = volume.arrayKji, volume.ijkToWorld, None
         if choices.roiNode is not None:
             crop = Crop.around(volumes.roiCorners(choices.roiNode), matrix, array.shape)
+        else:
+            crop = Crop.named(choices.region, array.shape)
+        if crop is not None:
             array, matrix = crop.take(array), crop.move(matrix)
         card = read_card(path)
         channels = readChannels(card, volumeNode, choices.channels, crop)
@@ -102,6 +107,7 @@ class Request:
             choices=replace(
                 choices,
                 quality=check_quality(choices.quality),
+                region=choices.region if crop is None else WHOLE_REGION,  # of what is left
                 roiNode=None,
                 channels={},
                 samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(card.encoder.name),
@@ -137,7 +143,7 @@ class Request:
             _refuseToReplace(segmentationNode, volumeNode, self.card)
         if self.crop is not None:
             labelsKji = self.crop.put_back(labelsKji)
-        provenance = provenanceOf(record, volumeNode)
+        provenance = provenanceOf(record, volumeNode, self.crop)
         confidences = {segment["name"]: segment["mean_confidence"] for segment in record["segments"]}
         with undoable(segmentationNode):
             segmentationNode = segmentations.writeSegments(
@@ -155,13 +161,16 @@ class Request:
         return replace(self, segmentationId=None)
 
 
-def provenanceOf(record: dict[str, Any], volumeNode: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any]:
-    """What a segmentation notes of how it was made."""
+def provenanceOf(
+    record: dict[str, Any], volumeNode: slicer.vtkMRMLScalarVolumeNode, crop: Crop | None
+) -> dict[str, Any]:
+    """What a segmentation notes of how it was made; crop: the part of the volume that the record is of."""
     return {
         "Model": record["model"],
         "ModelSha256": record["model_sha256"],
         "Versions": json.dumps(record["versions"]),
         "Quality": record["quality"],
+        "Region": str(crop) if crop is not None else " ".join(record["boxes"]),
         "Device": record["device"],
         "Precision": record["precision"],
         "Seconds": record["seconds"],
