@@ -17,7 +17,7 @@ from .base.devices import check_numpy
 from .base.errors import InputError
 from .base.files import one_line
 from .base.watch import UNWATCHED, Watch
-from .formats.dicom_tree import match_by_series
+from .formats.dicom_tree import DicomTrees
 from .formats.label_maps import LabelMap, read_label_map, segments_of
 from .formats.painted import known_voxels
 from .formats.segments import IGNORE, NO_STRUCTURES, name_key
@@ -162,7 +162,8 @@ def evaluate_folders(
     check_numpy()
     if not 0 <= tolerance_mm < math.inf:
         raise InputError(f"tolerance {tolerance_mm} mm is not a finite number of at least 0; 1 mm is a good start.")
-    references, predicted = _files(predictions, labels)
+    trees = DicomTrees((predictions, labels))
+    references, predicted = _files(predictions, labels, trees)
     cases = sorted(set(references) & set(predicted))
     result = Evaluation(missing=sorted(set(references) - set(predicted)))
     metrics: dict[str, dict[Structure, LabelMetrics]] = {}
@@ -171,7 +172,7 @@ def evaluate_folders(
     for case in cases:
         watch.check()
         try:
-            metrics[case] = _compare_case(predicted[case], references[case], tolerance_mm, names)
+            metrics[case] = _compare_case(predicted[case], references[case], tolerance_mm, names, trees)
         except Exception as error:
             result.failed[case] = one_line(error, str(predicted[case]))
             logger.error("%s", result.failed[case])
@@ -184,7 +185,7 @@ def evaluate_folders(
     return result
 
 
-def _files(predictions: Path, labels: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+def _files(predictions: Path, labels: Path, trees: DicomTrees) -> tuple[dict[str, Path], dict[str, Path]]:
     """References and predictions by case: by names, else DICOM segmentations by the series that they name.
 
     Raises InputError if a folder is missing, or no case is in both.
@@ -194,7 +195,7 @@ def _files(predictions: Path, labels: Path) -> tuple[dict[str, Path], dict[str, 
             raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
     references, predicted = volumes_by_name(labels), volumes_by_name(predictions)
     if not set(references) & set(predicted):
-        predicted, references = match_by_series((predictions, labels))
+        predicted, references = trees.match()
     if not set(references) & set(predicted):
         raise InputError(
             f"no file in {str(predictions)!r} has the name of one in {str(labels)!r}; names must agree except for the "
@@ -237,11 +238,11 @@ def _listed(structures: set[Structure]) -> str:
 
 
 def _compare_case(
-    prediction: Path, reference: Path, tolerance_mm: float, names: Names
+    prediction: Path, reference: Path, tolerance_mm: float, names: Names, trees: DicomTrees
 ) -> dict[Structure, LabelMetrics]:
     """Metrics by structure."""
-    theirs = read_label_map(reference)
-    ours = read_label_map(prediction).along(theirs.ijk_to_ras)
+    theirs = read_label_map(reference, grid=lambda: trees.grid_of(reference))
+    ours = read_label_map(prediction, grid=lambda: trees.grid_of(prediction)).along(theirs.ijk_to_ras)
     theirs = theirs.along(ours.ijk_to_ras)
     grid = _common_grid(ours, theirs)
     reference_parts = names.joined(names.parts(theirs, beside_plain=ours.segments is None))

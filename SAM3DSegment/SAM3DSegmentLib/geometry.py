@@ -26,6 +26,7 @@ RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's and DICOM's world is LPS
 GRID_TOLERANCE = 0.05  # of the smallest spacing: how far apart the corners of two grids may lie that count as one
 PARALLEL = 0.99  # of the cosine between two axes, at least
 RIGHT_ANGLE_TOLERANCE = 1e-4  # of the cosine between two axes
+Grid = tuple[tuple[int, ...], np.ndarray]  # shape (K, J, I), and ijk_to_ras (4, 4) in mm
 _PLANE_OF_WORLD_AXIS = {0: "sagittal", 1: "coronal", 2: "axial"}
 # Regions of a volume that are no boxes of voxels: what a model is for, which is all of it, and all of it.
 AUTO_REGION, WHOLE_REGION = "auto", "whole"

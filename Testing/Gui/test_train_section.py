@@ -16,6 +16,7 @@ import slicer
 from panel_fixtures import STOP_S, add_volume, is_running, put_published_weights
 
 import host
+import image_files as make
 import qt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -354,6 +355,19 @@ def test_a_case_is_removed_only_when_the_user_agrees(patients, folders):
     assert len(files(folders / "cases")) == 4
     if sys.platform == "linux":
         assert len(list((folders / "data" / "Trash" / "files").iterdir())) == 2
+
+
+def test_a_tree_of_dicom_series_and_contours(widget, folders):
+    """Of which no header tells what it has cost: its slices are counted."""
+    for number in range(2):
+        series = f"1.2.3.{number + 1}"
+        make.dicom(folders / "cases" / f"s{number}", series=series)
+        points = [[(10, 0, z), (14, 0, z), (14, 4, z), (10, 4, z)] for z in (9, 11, 13)]
+        contours = [make.contour(np.array(one, float)) for one in points]
+        make.structure_set(folders / "cases" / f"rs{number}.dcm", {"Blob": contours}, series)
+    choose_folder(widget, folders / "cases")
+    assert [name for name, _ in table(widget)] == ["s0", "s1"]
+    assert widget.ui.casesCostLabel.text == "2 cases, 6 painted slices"
 
 
 @pytest.mark.parametrize("ending", [".nhdr", ".mhd"])

@@ -10,11 +10,12 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 SHAPE = (6, 10, 12)  # K, J, I
 SPACING = (1.0, 1.5, 2.0)  # of i, j, k
 ORIGIN = (5.0, -6.0, 7.0)
+_ROOT = "1.2.826.0.1.3680043.2.1125"  # of the UIDs
 _MET = {"u1": "MET_UCHAR", "i2": "MET_SHORT", "i4": "MET_INT", "f4": "MET_FLOAT"}
 _NRRD = {"u1": "uint8", "i2": "int16", "f4": "float", "i8": "int64", "u8": "uint64", "f8": "double", "i1": "int8"}
 
@@ -160,11 +161,18 @@ def dicom(folder, array=None, series="1.2.826.0.1.3680043.2.1125.1", names="slic
 
 
 def multiframe(
-    folder, positions, slopes=None, array=None, with_positions=True, count=None, change=lambda number, frame: None
+    folder,
+    positions,
+    slopes=None,
+    array=None,
+    with_positions=True,
+    count=None,
+    change=lambda number, frame: None,
+    cosines=(1, 0, 0, 0, 1, 0),
 ):
     """An enhanced MR file: frames at `positions` (mm along the axis of slices), in the order of the file.
 
-    change(number, frame) alters the functional groups of a frame.
+    change(number, frame) alters the functional groups of a frame. cosines: of rows and columns.
     """
     folder.mkdir(exist_ok=True)
     array = voxels(shape=(len(positions), *SHAPE[1:])) if array is None else array
@@ -172,7 +180,8 @@ def multiframe(
     _pixels(data, array)
     data.NumberOfFrames = count or len(array)
     shared, orientation, measures = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    orientation.ImageOrientationPatient = list(cosines)
+    across = np.cross(cosines[:3], cosines[3:])
     measures.PixelSpacing, measures.SliceThickness = [1.5, 1.0], 2.0
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
     data.SharedFunctionalGroupsSequence = [shared]
@@ -180,7 +189,7 @@ def multiframe(
     for number, (frame, z) in enumerate(zip(frames, positions)):
         if with_positions:
             place = Dataset()
-            place.ImagePositionPatient = [5, -6, z]
+            place.ImagePositionPatient = ((5, -6, 0) + z * across).round(9).tolist()
             frame.PlanePositionSequence = [place]
         if slopes is not None:
             values = Dataset()
@@ -189,6 +198,40 @@ def multiframe(
         change(number, frame)
     data.save_as(folder / "frames.dcm", enforce_file_format=True)
     return folder
+
+
+def contour(points, kind="CLOSED_PLANAR"):
+    """Of points (N, 3) in mm, LPS."""
+    item = Dataset()
+    item.ContourGeometricType, item.NumberOfContourPoints = kind, len(points)
+    item.ContourData = [f"{number:.9f}"[:16] for number in np.ravel(points)]
+    return item
+
+
+def structure_set(path, rois, series=f"{_ROOT}.1", frame=f"{_ROOT}.7", change=lambda data: None):
+    """An RTSTRUCT with the contours of each name. series: the one that it names, if not None; frame: of reference."""
+    data = _dicom(path, "1.2.840.10008.5.1.4.1.1.481.3", generate_uid(), generate_uid())
+    data.file_meta.TransferSyntaxUID, data.Modality = ImplicitVRLittleEndian, "RTSTRUCT"
+    of_frame = Dataset()
+    of_frame.FrameOfReferenceUID = frame
+    if series is not None:
+        of_study, of_series = Dataset(), Dataset()
+        of_series.SeriesInstanceUID = series
+        of_study.RTReferencedSeriesSequence = [of_series]
+        of_frame.RTReferencedStudySequence = [of_study]
+    data.ReferencedFrameOfReferenceSequence = [of_frame]
+    data.StructureSetROISequence, data.ROIContourSequence = [], []
+    for number, (name, contours) in enumerate(rois.items()):
+        roi, drawn = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = 700 + number, name, frame
+        drawn.ReferencedROINumber, drawn.ROIDisplayColor = 700 + number, [255, number % 256, 0]
+        if contours:
+            drawn.ContourSequence = contours
+        data.StructureSetROISequence.append(roi)
+        data.ROIContourSequence.append(drawn)
+    change(data)
+    data.save_as(path, enforce_file_format=True)
+    return path
 
 
 def state(data, name, text):

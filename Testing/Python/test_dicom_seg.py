@@ -64,9 +64,9 @@ def turned(folder, order, signs):
     return classic(folder, oblique(np.ravel(np.eye(3)[list(order)].T * np.array(signs))))
 
 
-def enhanced(folder):
+def enhanced(folder, cosines=(1, 0, 0, 0, 1, 0)):
     """A multi-frame file whose frames are in no order."""
-    return make.multiframe(folder, [7 + 2 * k for k in (3, 0, 4, 1, 2)])
+    return make.multiframe(folder, [7 + 2 * k for k in (3, 0, 4, 1, 2)], cosines=cosines)
 
 
 def masks_of(shape):
@@ -179,6 +179,16 @@ def test_what_is_written_is_the_mask_to_the_voxel(tmp_path, series, decoder):
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
 def test_however_the_axes_run(tmp_path, order, signs):
     source, labels = written(turned(tmp_path / "series", order, signs), tmp_path / "x.dcm")
+    check_decoded(tmp_path / "x.dcm", source, labels, DECODERS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "signs"), [(order, signs) for order, signs in ORIENTATIONS if signs[2] > 0])
+def test_however_oblique_frames_lie(tmp_path, order, signs):
+    """Of a multi-frame file, whose third axis is across the other two."""
+    rotation = np.reshape(oblique().GetDirection(), (3, 3)) @ (np.eye(3)[list(order)].T * signs)
+    cosines = rotation[:, :2].T.ravel().round(9).tolist()
+    source, labels = written(enhanced(tmp_path / "series", cosines), tmp_path / "x.dcm")
     check_decoded(tmp_path / "x.dcm", source, labels, DECODERS)
 
 

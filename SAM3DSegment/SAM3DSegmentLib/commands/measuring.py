@@ -69,7 +69,7 @@ def read_masks(
     a mask over time. Raises InputError if the mask is not on the grid of the image, of which a segmentation may be
     cropped.
     """
-    label_map = read_label_map(mask, frame).along(image.ijk_to_ras)
+    label_map = read_label_map(mask, frame, lambda: image.grid).along(image.ijk_to_ras)
     structures = tuple(_structures(label_map, names, colors or {}))
     return Masks(label_map.layers, _place(label_map, image), structures)
 

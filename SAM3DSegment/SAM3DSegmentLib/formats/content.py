@@ -20,6 +20,8 @@ FORMAT_OF_SUFFIX = {
     ".mhd": METAIMAGE,
 }
 VOLUME_SUFFIXES = tuple(FORMAT_OF_SUFFIX)
+SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # DICOM's: masks, label maps
+STRUCTURE_SET_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"  # contours (RTSTRUCT)
 # What stands in a file instead of its content: how it begins, what it is, and the remedy.
 _STAND_INS = (
     (rb"\Z", "is empty; copy or export it again."),
@@ -46,12 +48,19 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_dicom_segmentation(path: Path) -> bool:
-    """Whether the file is a DICOM segmentation, whatever its name."""
+    """Whether the file is a DICOM segmentation or structure set, whatever its name."""
     if not is_dicom(path):
         return False
-    from .dicom_seg import is_segmentation  # pydicom is loaded where there is DICOM
+    from .dicom_tags import class_of  # pydicom is loaded where there is DICOM
 
-    return is_segmentation(path)
+    return class_of(path) in (*SEGMENTATION_CLASSES, STRUCTURE_SET_CLASS)
+
+
+def is_structure_set(path: Path) -> bool:
+    """Whether a DICOM file is one, whose structures are contours."""
+    from .dicom_tags import class_of
+
+    return class_of(path) == STRUCTURE_SET_CLASS
 
 
 def is_dangling(path: Path) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 
 from ..base.errors import InputError
@@ -22,26 +21,12 @@ from .dicom_stack import stack_with_gaps
 from .dicom_tags import read_dataset, tag_items, tag_number, tag_numbers, tag_text
 from .segments import BACKGROUND, Segment, name_key
 
-SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # masks, label maps
-_GREY = (128, 128, 128)
-_LARGEST_NUMBER = 255  # of a segment
+GREY = (128, 128, 128)
+LARGEST_NUMBER = 255  # of a segment
 _WHITE = (0.95047, 1.0, 1.08883)  # D65, as in highdicom and dcmqi
 _RGB_OF_XYZ = np.array(  # sRGB (IEC 61966-2-1)
     [[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560], [0.0556434, -0.2040259, 1.0572252]]
 )
-
-
-def is_segmentation(path: Path) -> bool:
-    """Whether a DICOM file is one, by the beginning of the file; False for what cannot be read."""
-    try:
-        beginning = pydicom.filereader.read_file_meta_info(path)
-    except Exception:  # pydicom raises what its parts raise
-        return False
-    return tag_text(beginning, "MediaStorageSOPClassUID") in SEGMENTATION_CLASSES
-
-
-def manufacturer(path: Path) -> str:
-    return tag_text(read_dataset(path, stop_before_pixels=True), "Manufacturer")
 
 
 def read_segments(path: Path) -> tuple[Segment, ...]:
@@ -108,19 +93,24 @@ def _in_layers(
     shape: tuple[int, ...],
     segments: dict[int, Segment],
 ) -> tuple[np.ndarray, dict[int, Segment]]:
-    """Layers (L, K, J, I) uint8, and the segments with theirs: the first that is free where a segment is."""
+    """Layers (L, K, J, I) uint8, and the segments with theirs."""
     layers = [np.zeros(shape, np.uint8)]
     placed = dict(segments)
     for segment, of_segment in sorted(frames_of_segments.items()):
         mask = np.zeros(shape, bool)
         for number in of_segment:
             mask[numbers[number]] |= pixels[number] != 0
-        layer = next((n for n, taken in enumerate(layers) if not taken[mask].any()), len(layers))
-        if layer == len(layers):
-            layers.append(np.zeros(shape, np.uint8))
-        layers[layer][mask] = segment
-        placed[segment] = replace(segments[segment], layer=layer)
+        placed[segment] = replace(segments[segment], layer=add_to_layers(layers, mask, segment))
     return np.stack(layers), placed
+
+
+def add_to_layers(layers: list[np.ndarray], mask: np.ndarray, value: int) -> int:
+    """Sets `value` where the mask is, in the first layer that is free there, or a new one; returns its number."""
+    number = next((n for n, taken in enumerate(layers) if not taken[mask].any()), len(layers))
+    if number == len(layers):
+        layers.append(np.zeros(mask.shape, np.uint8))
+    layers[number][mask] = value
+    return number
 
 
 def _pixels(data: Dataset, path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -146,10 +136,10 @@ def _segments(data: Dataset, path: Path) -> dict[int, Segment]:
         name = " ".join((tag_text(item, "SegmentLabel") or tag_text(item, "SegmentDescription")).split())
         if number == 0 and name_key(name) == BACKGROUND:
             continue
-        if number is None or not 1 <= number <= _LARGEST_NUMBER or number != int(number) or int(number) in found:
+        if number is None or not 1 <= number <= LARGEST_NUMBER or number != int(number) or int(number) in found:
             raise InputError(
                 f"{str(path)!r} gives the segment {name!r} the number {tag_text(item, 'SegmentNumber')!r}, which is "
-                f"taken or outside 1..{_LARGEST_NUMBER}; renumber its segments."
+                f"taken or outside 1..{LARGEST_NUMBER}; renumber its segments."
             )
         kinds = tag_items(item, "SegmentedPropertyTypeCodeSequence")
         found[int(number)] = Segment(
@@ -183,7 +173,7 @@ def _color(item: Dataset) -> tuple[int, int, int]:
     """
     stored = tag_numbers(item, "RecommendedDisplayCIELabValue")
     if stored is None or len(stored) != 3:
-        return _GREY
+        return GREY
     lightness, a, b = stored / 65535 * (100, 255, 255) - (0, 128, 128)
     y = (lightness + 16) / 116
     steps = np.array([y + a / 500, y, y - b / 200])

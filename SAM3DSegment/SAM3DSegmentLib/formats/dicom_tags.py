@@ -42,6 +42,15 @@ def tag_numbers(data: Dataset, name: str) -> np.ndarray | None:
     return numbers if numbers.size and numbers.ndim == 1 and np.isfinite(numbers).all() else None
 
 
+def tag_decimals(data: Dataset, name: str) -> np.ndarray | None:
+    """As `tag_numbers`, of a long text of numbers, of each of which pydicom would make an object."""
+    try:
+        numbers = np.array(data.get_item(name).value.split(b"\\"), np.float64)
+    except Exception:
+        return tag_numbers(data, name)
+    return numbers if np.isfinite(numbers).all() else None
+
+
 def tag_number(data: Dataset, name: str) -> float | None:
     """The only number of a tag."""
     numbers = tag_numbers(data, name)
@@ -64,6 +73,20 @@ def read_dataset(path: Path, **options: Any) -> Dataset:
         raise InputError(
             f"{str(path)!r} is not a complete DICOM file ({last_line(error)}); export it again."
         ) from error
+
+
+def class_of(path: Path) -> str:
+    """The class of the object that a file holds; "" for what cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = pydicom.filereader.read_partial(file, lambda tag, *_: tag > Tag("SOPClassUID"), force=True)
+    except Exception:  # pydicom raises what its parts raise
+        return ""
+    return tag_text(data, "SOPClassUID") or tag_text(data.file_meta, "MediaStorageSOPClassUID")
+
+
+def manufacturer(path: Path) -> str:
+    return tag_text(read_dataset(path, stop_before_pixels=True, specific_tags=["Manufacturer"]), "Manufacturer")
 
 
 def kinds_of_object(data: Dataset) -> list[str]:

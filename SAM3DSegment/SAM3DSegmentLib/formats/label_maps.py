@@ -1,7 +1,7 @@
 """Label maps: plain images of whole numbers, and the segmentations of Slicer and of DICOM, which name their segments.
 
-A segmentation (`.seg.nrrd`, DICOM SEG) may spread its segments over layers that overlap, and is often cropped to what
-it shows.
+A segmentation (`.seg.nrrd`, DICOM SEG or RTSTRUCT) may spread its segments over layers that overlap, and is often
+cropped to what it shows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.files import check_new_file, written_whole
 from ..card import Label
-from ..geometry import turn_like
-from .content import is_dicom_segmentation
+from ..geometry import Grid, turn_like
+from .content import is_dicom_segmentation, is_structure_set
 from .delivered import NOTHING_DRAWN, Drawn, describe_labels
 from .images import checked_matrix, read_header, read_image, write_image
 from .segments import OWN_FIELD, PROGRAM, Segment, read_segments, segmentation_fields
@@ -64,17 +64,15 @@ class LabelMap:
         return [s for s in self.segments or () if np.any(self.layers[s.layer] == s.value)]
 
 
-def read_label_map(path: str | Path, frame: int | None = None) -> LabelMap:
-    """Raises InputError unless `path` is a label map of whole numbers in 0..255, or a segmentation.
+def read_label_map(path: str | Path, frame: int | None = None, grid: Callable[[], Grid] | None = None) -> LabelMap:
+    """A label map of whole numbers in 0..255, or a segmentation. Raises InputError for anything else.
 
-    frame: which one, from 0, of a label map over time; the only one of any other.
+    frame: which one, from 0, of a label map over time; the only one of any other. grid: gives that of its image, on
+    which contours (RTSTRUCT) are filled; it is not asked for anything else.
     """
     path = Path(path)
     if is_dicom_segmentation(path):
-        from .dicom_seg import read_dicom_segmentation  # pydicom is loaded where there is DICOM
-
-        layers, matrix, named = read_dicom_segmentation(path)
-        return LabelMap(layers, checked_matrix(path, matrix), named, path)
+        return _read_dicom(path, grid)
     header = read_header(path)
     voxels, matrix = read_image(path, header, frame if header.frames > 1 else None)
     layers = np.moveaxis(voxels, -1, 0)
@@ -90,12 +88,29 @@ def read_label_map(path: str | Path, frame: int | None = None) -> LabelMap:
     return LabelMap(_as_integers(layers, path), matrix, segments, path)
 
 
-def segments_of(path: Path) -> tuple[Segment, ...]:
-    """What a segmentation names, by its header; nothing for a plain label map. Raises InputError."""
-    if is_dicom_segmentation(path):
-        from .dicom_seg import read_segments as read_dicom_segments
+def _read_dicom(path: Path, grid: Callable[[], Grid] | None) -> LabelMap:
+    from .dicom_rtstruct import read_structure_set  # pydicom is loaded where there is DICOM
+    from .dicom_seg import read_dicom_segmentation
 
-        return read_dicom_segments(path)
+    if not is_structure_set(path):
+        layers, matrix, named = read_dicom_segmentation(path)
+        return LabelMap(layers, checked_matrix(path, matrix), named, path)
+    if grid is None:
+        raise InputError(f"{str(path)!r} holds contours, which have voxels on an image only; give its image, too.")
+    shape, matrix = grid()
+    layers, named = read_structure_set(path, (shape, matrix))
+    return LabelMap(layers, matrix, named, path)
+
+
+def segments_of(path: Path) -> tuple[Segment, ...]:
+    """What a segmentation names, by its header; nothing for a plain label map. Raises InputError.
+
+    Those of contours have the value 0, as they have none.
+    """
+    if is_dicom_segmentation(path):
+        from . import dicom_rtstruct, dicom_seg
+
+        return (dicom_rtstruct if is_structure_set(path) else dicom_seg).read_segments(path)
     header = read_header(path)
     return read_segments(header.fields, path) if header.is_segmentation and header.fields else ()
 
@@ -103,7 +118,7 @@ def segments_of(path: Path) -> tuple[Segment, ...]:
 def was_written_here(path: Path) -> bool:
     """Whether this program wrote a segmentation, and nobody has saved it in Slicer since."""
     if is_dicom_segmentation(path):
-        from .dicom_seg import manufacturer
+        from .dicom_tags import manufacturer
 
         return manufacturer(path) == PROGRAM
     try:

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..base.files import written_whole
-from ..geometry import RAS_FROM_LPS, has_right_angles, spacing_and_directions
+from ..geometry import RAS_FROM_LPS, Grid, has_right_angles, spacing_and_directions
 from .content import VOLUME_SUFFIXES, check_exists, image_suffix, is_dicom_segmentation, visible_files
 from .header import ImageHeader
 from .images import checked_matrix, read_header, read_image, write_image
@@ -46,6 +46,10 @@ class Volume:
     def channels(self) -> tuple[np.ndarray, ...]:
         """At least one (K, J, I)."""
         return (self.array_kji, *self.more)
+
+    @property
+    def grid(self) -> Grid:
+        return self.array_kji.shape, self.ijk_to_ras
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def volume_name(path: Path) -> str:
 
 
 def list_volume_files(folder: Path) -> list[VolumeFile]:
-    """Volume files and DICOM segmentations (`.dcm`) directly in `folder`, by name, without hidden ones."""
+    """Volume files, DICOM segmentations and structure sets directly in `folder`, by name, without hidden ones."""
     return [
         VolumeFile(path)
         for path in visible_files(folder)

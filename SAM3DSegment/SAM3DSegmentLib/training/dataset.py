@@ -2,7 +2,8 @@
 
 Understood are the Medical Segmentation Decathlon and nnU-Net's raw data (`imagesTr`, `labelsTr`, `dataset.json`), a
 folder of image and label pairs (`case.nii.gz` or `case_image.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), a
-folder for each case, with a file for each channel, and a tree of DICOM series and their segmentations, in any folders.
+folder for each case, with a file for each channel, and a tree of DICOM series and their segmentations (SEG, RTSTRUCT),
+in any folders.
 """
 
 from __future__ import annotations
@@ -230,7 +231,7 @@ def _name_in_folder(path: Path, folder: str) -> str:
 
 
 def _pair_series(folder: Path) -> Pairs:
-    """Each DICOM segmentation below `folder` with the series that it names, by UIDs; wherever they lie."""
+    """Each DICOM segmentation or structure set below `folder` with its series, by UIDs; wherever they lie."""
     from ..formats.dicom_tree import find_in_tree  # pydicom is loaded where there is DICOM
 
     tree = find_in_tree(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,12 @@ def look_at_cases(
 def _look(case: CaseFiles, dataset: Dataset, rules: LabelRules, hashed: bool) -> Look:
     own: tuple[Label, ...] = ()
     by_name = False
+    read_image = cache(lambda: _read_grids(case, rules.resample))
     try:
-        label_map = read_label_map(case.label_map, case.frame)
+        label_map = read_label_map(case.label_map, case.frame, lambda: read_image().grid)
         own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
         dataset.check_channels(case)
-        image = _read_grids(case, rules.resample)
+        image = read_image()
         indices, painted = classes_on(image, label_map, own, rules)
     except Sam3dError as error:
         return Look(case, own=own, by_name=by_name, problem=str(error))

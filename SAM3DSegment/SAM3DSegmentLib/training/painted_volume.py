@@ -55,7 +55,8 @@ class PaintedVolume:
 
 def read_painted(image: Path, segmentation: Path, extend: bool = False) -> PaintedVolume:
     """Raises InputError with one line that says what to do, where the two do not fit or there is nothing to fill."""
-    volume, label_map = read_volume(image), read_label_map(segmentation)
+    volume = read_volume(image)
+    label_map = read_label_map(segmentation, grid=lambda: volume.grid)
     labels = own_labels(label_map)
     require(len(labels) < EMPTY, f"{str(segmentation)!r} has {len(labels)} labels; complete {EMPTY - 1} at once.")
     _check_grid(volume, label_map)

@@ -158,12 +158,14 @@ def _costOf(look: Look, rules: LabelRules) -> Cost:
 
     Who has painted all of it needed at least the slices of the direction with the fewest.
     """
+    from ...formats.content import is_dicom_segmentation
     from ...formats.images import read_header
     from ...formats.label_maps import read_label_map
     from ...training.classes import class_indices
 
     path = look.files.label_map
-    tags = [value for key, value in read_header(path).fields.items() if re.fullmatch(r"Segment\d+_Tags", key)]
+    fields = {} if is_dicom_segmentation(path) else read_header(path).fields
+    tags = [value for key, value in fields.items() if re.fullmatch(r"Segment\d+_Tags", key)]
     notes = dict(tag.partition(":")[::2] for tag in "|".join(tags).split("|"))
     if notes.get(COMPLETED_TAG, "").isdecimal():
         return Cost(int(notes[COMPLETED_TAG]))
@@ -171,7 +173,8 @@ def _costOf(look: Look, rules: LabelRules) -> Cost:
         return Cost(isOfModel=True)
     if look.painted is not None:
         return Cost(len(look.painted.numbers))
-    classes = class_indices(read_label_map(path), look.own, rules.ignore)
+    labelMap = read_label_map(path, grid=lambda: (look.shape_kji, look.ijk_to_ras))
+    classes = class_indices(labelMap, look.own, rules.ignore)
     isPainted = (classes > 0) & (classes != UNKNOWN)
     return Cost(min(int(np.count_nonzero(isPainted.any(others))) for others in ((1, 2), (0, 2), (0, 1))))
 
