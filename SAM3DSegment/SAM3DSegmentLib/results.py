@@ -16,12 +16,12 @@ from . import __version__
 from .base.watch import UNWATCHED, Watch
 from .geometry import voxel_ml
 from .inference import Segmenter
-from .model_file import Sam3dModel
+from .model_store import Described
 
 
 def segment_array(
     segmenter: Segmenter,
-    model: Sam3dModel,
+    model: Described,
     array_kji: np.ndarray,
     ijk_to_ras: np.ndarray,
     watch: Watch = UNWATCHED,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..base.claims import claimed, owner_of, remove_dead_claims
 from ..base.errors import Cancelled, InputError
@@ -16,16 +17,16 @@ from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
 from ..formats.label_maps import Provenance, check_fits, write_delivered
 from ..formats.volumes import check_axes, write_volume
-from ..inference import Segmenter
-from ..model_file import Sam3dModel
-from ..results import segment_array
+from ..model_store import Described
 from ..suitability import VolumeFacts, find_and_warn, find_misfits
-from .measuring import measure_result
 from .parts import Which
 from .report import Report, Summary
 from .sources import EVERY, Outputs, Source, Target, find_targets
 from .table import Table, rows_of_record
 from .tree import describe_derivatives, is_bids
+
+if TYPE_CHECKING:  # torch takes seconds to load, and is not needed where another computer computes
+    from ..inference import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +49,35 @@ class Request:
     which: Which = EVERY
 
 
+Note = Callable[[dict[str, Any]], None]  # takes the record of a volume just before its mask appears
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """Another computer, on which the volumes are segmented."""
+
+    def open(self) -> object:
+        """Once or more, before the first volume. Raises InputError if no volume can be segmented there."""
+        ...
+
+    def segment(self, target: Target, outputs: Outputs, note: Note) -> None:
+        """One volume into its files."""
+        ...
+
+
 def segment_files(
-    request: Request, model: Sam3dModel, load_segmenter: Callable[[], Segmenter], watch: Watch = UNWATCHED
+    request: Request,
+    model: Described,
+    where: Callable[[], Segmenter] | Elsewhere,
+    watch: Watch = UNWATCHED,
 ) -> Summary:
     """Segment all inputs. One volume that fails raises; among many it is noted and the next one is taken.
 
-    An existing output is an error for one volume and skipped among many, unless `outputs.overwrite`. The segmenter is
-    loaded only if there is something to do. The report is written after each volume. Of several processes on one
-    folder, each volume is done by one: one that another process has in hand is taken last, and waited for, so that at
-    the end every volume is done or has failed.
+    where: loads what segments on this computer, or is another one; used only if there is something to do.
+
+    An existing output is an error for one volume and skipped among many, unless `outputs.overwrite`. The report is
+    written after each volume. Of several processes on one folder, each volume is done by one: one that another process
+    has in hand is taken last, and waited for, so that at the end every volume is done or has failed.
     """
     outputs = request.outputs
     targets = find_targets(
@@ -67,7 +88,10 @@ def segment_files(
     if request.which.recursive and any(is_bids(target.source.relative) for target in targets.each):
         describe_derivatives(outputs.masks, model.card, model.sha256)
     table = Table(outputs.table) if outputs.table else None
-    run = _Run(request, model, lru_cache(load_segmenter), watch, Report(outputs.report, targets.is_folder), table)
+    report = Report(outputs.report, targets.is_folder)
+    if not isinstance(where, Elsewhere):
+        where = lru_cache(where)
+    run = _Run(request, model, where, watch, report, table)
     run.summary.left_out.update({str(path): why for path, why in targets.left_out.items()})
     todo = [target for target in targets.each if not run.skips(target)]
     if not todo:
@@ -93,8 +117,8 @@ class _Run:
     """Work on the volumes of one request, and what became of them."""
 
     request: Request
-    model: Sam3dModel
-    load_segmenter: Callable[[], Segmenter]
+    model: Described
+    where: Callable[[], Segmenter] | Elsewhere
     watch: Watch
     report: Report
     table: Table | None
@@ -110,7 +134,7 @@ class _Run:
     def segment_one_of_many(self, target: Target) -> None:
         """As `segment`, but what fails is noted."""
         name = str(target.source.path)
-        self.load_segmenter()  # if that fails, no volume can be segmented
+        (self.where.open if isinstance(self.where, Elsewhere) else self.where)()  # if that fails, all would
         try:
             self.segment(target)
         except Cancelled:
@@ -134,6 +158,18 @@ class _Run:
         self.watch.check()
         source, confidence_target = target.source, self.request.outputs.confidence
         target.check()
+
+        def note(record: dict[str, Any]) -> None:
+            self.summary.records.append({"input": str(source.path), "output": str(target.path), **record})
+            self.write_report()
+            if self.table is not None:
+                self.table.add(rows_of_record(source.case, record), self.watch.check)
+
+        if isinstance(self.where, Elsewhere):
+            self.where.segment(target, self.request.outputs, note)
+            return
+        from ..results import segment_array
+
         volume = source.read(self.request.series_uid)
         provenance = Provenance(self.model.card.name, self.model.sha256)
         check_fits(target.path, volume, self.model.card.labels, provenance)
@@ -142,24 +178,23 @@ class _Run:
         facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
         misfits = _judge(self.model, facts, source, self.request.strict)
         labels, confidence, record = segment_array(
-            self.load_segmenter(), self.model, volume.array_kji, volume.ijk_to_ras, self.watch, misfits
+            self.where(), self.model, volume.array_kji, volume.ijk_to_ras, self.watch, misfits
         )
         if confidence_target is not None:
             write_volume(confidence_target, confidence, volume.ijk_to_ras)
 
-        def note() -> None:
-            self.summary.records.append({"input": str(source.path), "output": str(target.path), **record})
-            self.write_report()
-            if self.table is not None:
-                self.table.add(rows_of_record(source.case, record), self.watch.check)
-
-        write_delivered(target.path, labels, volume, self.model.card.labels, provenance=provenance, when_whole=note)
+        labels_of_model = self.model.card.labels
+        write_delivered(
+            target.path, labels, volume, labels_of_model, provenance=provenance, when_whole=lambda: note(record)
+        )
         logger.info("%s -> %s in %.1f s", source.path, target.path, record["seconds"])
 
     def complete_table(self, targets: Sequence[Target]) -> None:
         """Measure the masks that are in no row: those that were there before the table was asked for."""
         if self.table is None:
             return
+        from .measuring import measure_result
+
         missing = self.table.without_rows(target.source.case for target in targets)
         for target in targets:
             self.watch.check()
@@ -197,7 +232,7 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
             time.sleep(WAIT_S)
 
 
-def _judge(model: Sam3dModel, facts: VolumeFacts, source: Source, strict: bool) -> list[str]:
+def _judge(model: Described, facts: VolumeFacts, source: Source, strict: bool) -> list[str]:
     """The volume's misfits, told in a warning. Raises InputError if there are any and they are not accepted."""
     if not strict:
         return find_and_warn(model.card, facts, repr(str(source.path)))
