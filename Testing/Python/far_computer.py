@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import MODULE
-
+MODULE = Path(__file__).resolve().parents[2] / "SAM3DSegment"
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 ALIAS = "gpu"  # what --remote gets
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd here; Testing/Host/libraries.sh installs it")

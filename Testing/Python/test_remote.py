@@ -11,7 +11,7 @@ import time
 import pytest
 
 from conftest import MODULE, MRI
-from far_computer import ALIAS, far, make_key, needs_sshd, running  # noqa: F401 - fixtures
+from far_computer import ALIAS, make_key, needs_sshd
 from SAM3DSegmentLib import cli
 from SAM3DSegmentLib.base.errors import Cancelled, InputError
 from SAM3DSegmentLib.base.watch import Watch
@@ -197,9 +197,8 @@ def test_without_ssh_it_is_told(monkeypatch, tmp_path):
 # ---- a real server
 
 
-def fake_program(tmp_path, *lines):
+def fake_program(path, *lines):
     """A command that writes something else than ours would."""
-    path = tmp_path / "fake.py"
     path.write_text("import sys\n" + "\n".join(lines))
     return f"{sys.executable} {path}"
 
@@ -244,8 +243,8 @@ def test_a_handshake_that_fails_is_one_line(far, tmp_path, monkeypatch, wrong, t
         command = {
             "program": "/nowhere/sam3dsegment",
             "version": "sh -c 'echo \"error: invalid choice: $0\" >&2; exit 2'",
-            "protocol": fake_program(tmp_path, *OTHER_PROTOCOL),
-            "crash": fake_program(tmp_path, "raise ValueError('broken')"),
+            "protocol": fake_program(tmp_path / "other.py", *OTHER_PROTOCOL),
+            "crash": fake_program(tmp_path / "broken.py", "raise ValueError('broken')"),
         }[wrong]
         monkeypatch.setenv(ssh.COMMAND_VARIABLE, command)
     with pytest.raises(InputError, match=told) as caught:

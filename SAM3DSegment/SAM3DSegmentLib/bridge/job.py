@@ -14,6 +14,7 @@ import numpy as np
 import slicer
 
 from ..base.stop import FOLDER_PREFIX
+from .preferences import remoteOption
 from .problems import explain
 from .request import Request
 from .scene.edits import ReplaceError
@@ -163,7 +164,7 @@ class _Segmenting:
             arguments += ["--confidence", CONFIDENCE]
         if choices.samCheckpoint:
             arguments += ["--sam-checkpoint", choices.samCheckpoint]
-        return arguments
+        return arguments + remoteOption(choices.remote or "")
 
     # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
     def writeFiles(self, folder: Path) -> None:

@@ -29,6 +29,8 @@ class Choices:
     quality: a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute.
     device: "cpu", "cuda" or "mps"; "auto" for the fastest that there is.
     roiNode: the region to segment; None for the whole volume.
+    remote: another computer to compute on, as `ssh` takes it, if the work is not done in this process; empty for this
+    one, None for what was chosen in the panel.
     samCheckpoint: the file of SAM's weights; None for the one chosen in the panel, else that of the weights folder.
     confidenceMap: whether the scene also gets a volume of the probability of each voxel's label, in percent.
     overwrite: whether segments may be replaced that were drawn or edited by hand, or belong to another volume.
@@ -39,6 +41,7 @@ class Choices:
     device: str = "auto"
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     samCheckpoint: str | None = None
+    remote: str | None = None
     confidenceMap: bool = False
     overwrite: bool = False
 
@@ -93,6 +96,7 @@ class Request:
                 choices,
                 quality=check_quality(choices.quality),
                 roiNode=None,
+                remote=preferences.remote() if choices.remote is None else choices.remote,
                 samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(card.encoder.name),
             ),
         )
