@@ -115,7 +115,7 @@ def test_a_folder_is_done_volume_by_volume(there, run_cli, d, tiny):
     assert done.returncode == 1, done.stderr
     assert "in/bad.nii" in done.stderr
     assert "1 segmented, 0 already there, 1 failed" in done.stderr
-    write_dicom(d / "series", image)
+    write_dicom(d / "series", sitk.Cast(image, sitk.sitkInt16))
     assert there("segment", "series", "-o", "s.nrrd", *arguments[:4]).returncode == 0
     assert run_cli("segment", d / "in" / "pair.nhdr", "-o", "p.seg.nrrd", *arguments[:4]).returncode == 0
     assert (d / "p.seg.nrrd").read_bytes() == (d / "out" / "pair.seg.nrrd").read_bytes()
