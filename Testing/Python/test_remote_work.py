@@ -1,10 +1,14 @@
 """What is computed on another computer is what would be computed here, and nothing stays there. A real sshd answers."""
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -35,8 +39,8 @@ def child(far):
     """child("segment", ...) -> Popen of the command with --remote, as 3D Slicer starts it; killed at the end."""
     started = []
 
-    def start(*arguments):
-        command = [sys.executable, "-m", "SAM3DSegmentLib", *map(str, arguments), "--remote", ALIAS]
+    def start(*arguments, remote=("--remote", ALIAS)):
+        command = [sys.executable, "-m", "SAM3DSegmentLib", *map(str, arguments), *remote]
         variables = {"PYTHONPATH": str(MODULE), "SAM3DSEGMENT_STOP_AT_EOF": "1", "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         process = subprocess.Popen(
@@ -252,3 +256,42 @@ def test_a_detached_training_goes_on_after_a_restart_and_ends_when_it_is_cancell
     assert process.wait(60) == 130
     wait_until(lambda: far.is_clean() and not list((far.home / "cache" / "trainings").iterdir()))
     assert {path.name for path in d.iterdir()} == {"settings.json"}
+
+
+# ---- memory
+
+MEGABYTES = int(os.environ.get("SAM3DSEGMENT_REMOTE_MB", "100"))  # of the volume; 1000 to measure, in some minutes
+
+
+def peaks_of(process, others):
+    """Peak memory in MB of a process and its children, and of each of the processes that `others` gives, by name."""
+    peaks = {}
+    while process.poll() is None:
+        for found in (psutil.Process(process.pid), *others()):
+            with contextlib.suppress(psutil.Error, OSError, IndexError):
+                status = Path(f"/proc/{found.pid}/status").read_text()
+                [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+                name = "near" if found.pid == process.pid else found.cmdline()[3]
+                peaks[name] = max(peaks.get(name, 0), int(line.split()[1]) / 1000)
+        time.sleep(0.05)
+    return peaks
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_a_large_volume_takes_no_more_memory_on_either_side(child, far, tmp_path, tiny):
+    """The peak is 300 MB above that of the same command without --remote at most, both here and there."""
+    shape = (MEGABYTES * 10**6 // (2 * 512 * 512), 512, 512)
+    voxels = np.random.default_rng(0).integers(0, 1000, shape, np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "v.nrrd"))
+    arguments = ("segment", tmp_path / "v.nrrd", "--model", tiny, "--device", "cpu", "--progress", "none")
+    local = child(*arguments, "-o", tmp_path / "here.nrrd", remote=())
+    alone = peaks_of(local, list)["near"]
+    assert local.returncode == 0, local.stderr.read()
+    process = child(*arguments, "-o", tmp_path / "there.nrrd")
+    peaks = peaks_of(process, far.processes)
+    assert process.returncode == 0, process.stderr.read()
+    logging.getLogger(__name__).info("%d MB: %.0f MB alone; %s", MEGABYTES, alone, peaks)
+    assert (tmp_path / "here.nrrd").read_bytes() == (tmp_path / "there.nrrd").read_bytes()
+    assert {"near", "serve-stdio", "segment"} <= peaks.keys()
+    assert peaks["near"] < alone + 300
+    assert peaks["serve-stdio"] + peaks["segment"] < alone + 300

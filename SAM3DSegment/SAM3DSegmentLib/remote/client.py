@@ -221,6 +221,7 @@ class Connection:
             raise InputError(f"from {self.host!r} {error} {self._consequence}") from error
 
     def _why_lost(self) -> InputError:
+        self._watch.check()
         code = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(_PATIENCE_S)

@@ -57,7 +57,14 @@ def start(host: str) -> subprocess.Popen[bytes]:
     there = f"{os.environ.get(COMMAND_VARIABLE) or COMMAND} {SERVE}"
     pipe = subprocess.PIPE
     try:
-        return subprocess.Popen(["ssh", *_OPTIONS, "--", host, there], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
+        return subprocess.Popen(
+            ["ssh", *_OPTIONS, "--", host, there],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            bufsize=0,
+            start_new_session=True,  # an interrupt from the keyboard is for this program, which then ends ssh
+        )
     except FileNotFoundError as error:
         raise InputError(f"there is no `ssh` here to reach {host!r} with; install the OpenSSH client.") from error
 
