@@ -16,7 +16,7 @@ from ..formats.content import check_exists, image_suffix, visible_files
 from ..formats.images import read_header
 from ..formats.label_maps import check_dicom_output, check_label_output
 from ..model_store import ModelOnDisk, find_model
-from ..remote.client import Connection, describe
+from ..remote.client import Connection, FailedThereError, describe
 from ..remote.parcel import Parcel
 from .batch import Note
 from .report import read_report
@@ -105,6 +105,15 @@ class SegmentingElsewhere:
         of_one = {"input": [target.source.path], "output": target.path, "report": _REPORT, "model": self._model.path}
         changes = dict.fromkeys(_OF_A_FOLDER) | of_one | {"progress": "json"}
         words = command_line(self._options, changes, carry_in(parcel))
+        try:
+            self._segment(words, parcel, target, outputs, note)
+        except FailedThereError:
+            raise
+        except BaseException:
+            self.close()  # of which nobody knows what would come next
+            raise
+
+    def _segment(self, words: list[str], parcel: Parcel, target: Target, outputs: Outputs, note: Note) -> None:
         with self.open().results(words, parcel, shown_on(self._watch), target.path) as folder:
             report = read_report(folder / parcel.results[_REPORT])
             if report is None or len(report.records) != 1:

@@ -17,7 +17,7 @@ from ..base.files import write_json
 from ..base.stop import should_finish
 from ..base.watch import Watch
 from ..model_store import find_model
-from ..remote.client import Connection
+from ..remote.client import Connection, FailedThereError
 from ..remote.parcel import Parcel
 from ..sam.encoders import COMPACT_ENCODER, ENCODERS
 from ..training.dataset import DESCRIPTION, find_dataset
@@ -86,7 +86,7 @@ def _adopt(
     try:
         with connection.training(name, parcel, shown, folder.model, is_new) as made:
             folder.adopt(_in(made, parcel))
-    except Cancelled:
+    except (Cancelled, FailedThereError):  # and so it is not there any more
         note.path.unlink(missing_ok=True)
         raise
     note.path.unlink(missing_ok=True)
@@ -142,9 +142,11 @@ class Note:
 def _check(options: argparse.Namespace) -> int:
     lines: list[str] = []
     with _packed(options) as (words, parcel), _connected(options) as (connection, watch):
-        connection.run(words, parcel, shown_on(watch) if options.progress == "json" else lines.append)
-    if lines:
-        say("\n".join(lines))
+        try:
+            connection.run(words, parcel, shown_on(watch) if options.progress == "json" else lines.append)
+        finally:
+            if lines:
+                say("\n".join(lines))
     return DONE
 
 

@@ -39,6 +39,10 @@ _PATIENCE_S = 5.0  # for ssh to end when its connection has
 _LEVELS = {"ERROR: ": logging.ERROR, "WARNING: ": logging.WARNING, "INFO: ": logging.INFO, "DEBUG: ": logging.DEBUG}
 
 
+class FailedThereError(InputError):
+    """The command has failed on the other computer, where nothing of it is left; the connection can be used again."""
+
+
 class Connection:
     """A context: our program on `host`, which does one piece of work after the other. At its end nothing is left there.
 
@@ -161,7 +165,7 @@ class Connection:
         for name in needed:
             send_file(self._outbox, parcel.sent[name], name, tell)
 
-    def _follow(self, parcel: Parcel, tell: Callable[[str], None]) -> InputError | None:
+    def _follow(self, parcel: Parcel, tell: Callable[[str], None]) -> FailedThereError | None:
         """Until the command has ended there; then why it has failed."""
         errors: list[str] = []
         while "exit" not in (frame := self._receive_object()):
@@ -173,13 +177,13 @@ class Connection:
         for error in errors[: -1 if code else None]:
             logger.error("%s", error)
         if code < 0 or code == CANCELLED:
-            return InputError(
+            return FailedThereError(
                 f"the computing process on {self.host!r} was stopped from outside, often because memory ran out there; "
                 "look there, and run the command again."
             )
         if code:
-            reason = errors[-1] if errors else "the command gave no reason; look there."
-            return InputError(f"on {self.host!r}: {reason}")
+            reason = errors[-1] if errors else "the command has failed; see what it said."
+            return FailedThereError(f"on {self.host!r}: {reason}")
         return None
 
     def _greeted(self) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Outbox:
         self._thread.start()
 
     def send(self, frame: Frame, deflate: bool = False) -> None:
-        while True:
+        while self._thread.is_alive():
             try:
                 self._waiting.put((frame, deflate), timeout=0.1)
                 return
@@ -134,15 +134,14 @@ class Outbox:
 
     def _run(self) -> None:
         is_open = True
-        while True:
+        while is_open:
             try:
                 item = self._waiting.get(timeout=ALIVE_S)
             except queue.Empty:
                 item = ({"alive": True}, False)
             if item is None:
                 return
-            if is_open:
-                is_open = self._write(encode(*item))
+            is_open = self._write(encode(*item))
 
     def _write(self, data: bytes) -> bool:
         view = memoryview(data)

@@ -41,7 +41,7 @@ from .protocol import (
     receive_file,
     send_file,
 )
-from .store import Store
+from .store import Store, link
 
 logger = logging.getLogger(__name__)
 
@@ -197,22 +197,22 @@ class Session:
             raise Lost("nobody wants the results.")
 
     def _receive_files(self, files: list[dict[str, Any]], folder: Path) -> None:
-        """Each file to its place: from the store, from another place of the same hash, or over the connection."""
+        """Each file to its place: from the store, from another place with the same hash, or over the connection."""
         store = Store()
         store.tidy()
         missing: list[dict[str, Any]] = []
+        first: dict[str, Path] = {}  # by hash
+        copies: list[tuple[Path, Path]] = []
         for file in files:
-            path = place_in(folder, file["name"])
+            path, sha256 = place_in(folder, file["name"]), file.get("sha256", "")
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not (file.get("sha256") and store.take(file["sha256"], path)):
+            if sha256 and store.take(sha256, path):
+                continue
+            if sha256 and first.setdefault(sha256, path) != path:
+                copies.append((first[sha256], path))
+            else:
                 missing.append(file)
-        needed = sum(file["size"] for file in missing) + _SPARE_BYTES
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise InputError(
-                f"its disk is full: {str(folder.parent)!r} has {free / 1e6:.0f} MB left, and {needed / 1e6:.0f} MB are "
-                "needed; free some, or set TMPDIR there to another disk."
-            )
+        _check_space(folder, sum(file["size"] for file in missing))
         self._outbox.send({"need": [file["name"] for file in missing]})
         for file in missing:
             path = place_in(folder, file["name"])
@@ -221,6 +221,8 @@ class Session:
             sha256 = receive_file(self._receive, path)
             if file.get("sha256") == sha256:
                 store.keep(sha256, path)
+        for source, path in copies:
+            link(source, path)
 
     def _receive_object(self) -> dict[str, Any]:
         frame = self._receive()
@@ -306,6 +308,15 @@ def _files_in(folders: list[Path]) -> list[Path]:
     """All of them but hidden ones, which are of nobody else's concern."""
     found = (path for folder in folders for path in sorted(folder.rglob("*")))
     return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+
+def _check_space(folder: Path, size: int) -> None:
+    needed, free = size + _SPARE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"its disk is full: {str(folder.parent)!r} has {free / 1e6:.0f} MB left, and {needed / 1e6:.0f} MB are "
+            "needed; free some, or set TMPDIR there to another disk."
+        )
 
 
 def _checked_words(words: Any) -> list[str]:

@@ -31,7 +31,7 @@ class Store:
         if kept is None:
             return False
         try:
-            _link(kept, path)
+            link(kept, path)
         except FileNotFoundError:
             return False
         with contextlib.suppress(OSError):  # removed by another process meanwhile
@@ -45,7 +45,7 @@ class Store:
             return
         partial = kept.with_name(f".{sha256}.{os.getpid()}")
         try:
-            _link(path, partial)
+            link(path, partial)
             os.replace(partial, kept)
         except OSError:
             pass
@@ -80,12 +80,12 @@ def clear_store() -> int:
     return size
 
 
-def _link(path: Path, link: Path) -> None:
+def link(path: Path, other: Path) -> None:
     """A second name, where the disk is the same; else a copy."""
     try:
-        os.link(path, link)
+        os.link(path, other)
     except FileNotFoundError:
         raise
     except OSError:
-        shutil.copyfile(path, link)
-        link.chmod(0o600)
+        shutil.copyfile(path, other)
+        other.chmod(0o600)
