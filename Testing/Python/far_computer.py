@@ -116,11 +116,12 @@ class FarComputer:
         self.log.close()
 
     def processes(self):
-        """Those that run there now: all that work in its folder, or were started with it."""
+        """Those of ours that run there now, known by their cache."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("TMPDIR") == str(self.temporary):
+                ours = process.environ().get("SAM3DSEGMENT_CACHE") == str(self.home / "cache")
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

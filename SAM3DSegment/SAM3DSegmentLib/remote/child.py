@@ -17,6 +17,7 @@ from ..base import stop
 Message = dict[str, Any]  # {"out": line}, {"log": line}, or at the end {"exit": code}
 
 OWN_COMMAND = (sys.executable, "-m", __package__.split(".")[0])
+_FOLDERS = (stop.FOLDER_VARIABLE, "TMPDIR", "TEMP", "TMP")  # what libraries leave lying about is removed with the rest
 _PATIENCE_S = 1.7  # it ends itself before, see `base.stop`
 _LONGEST_LINE = 2**16
 
@@ -37,7 +38,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
-            env={**own_environment(), stop.VARIABLE: "1", stop.FOLDER_VARIABLE: str(folder)},
+            env={**own_environment(), stop.VARIABLE: "1", **dict.fromkeys(_FOLDERS, str(folder))},
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None

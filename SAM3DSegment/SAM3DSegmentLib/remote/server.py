@@ -270,7 +270,7 @@ def hello() -> dict[str, Any]:
         "program": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "device": _gpus() or f"CPU, {os.cpu_count()} cores",
+        "device": _gpus() or f"{platform.machine()}, {os.cpu_count()} cores",
         "free_memory": psutil.virtual_memory().available,
         "free_disk": shutil.disk_usage(tempfile.gettempdir()).free,
     }
