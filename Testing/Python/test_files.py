@@ -1,10 +1,14 @@
 """Files that appear whole or not at all, also where several computers write into one folder."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from SAM3DSegmentLib.base import owners
 from SAM3DSegmentLib.base.files import ABANDONED_S, partial_path, write_text, written_whole
 
 
@@ -21,7 +25,21 @@ def test_two_computers_that_write_one_file_do_not_take_each_others_partial_name(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_removed_by_its_age(tmp_path):
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / "mask.nii.gz"
+    killed = (
+        "import os, signal; from pathlib import Path; from SAM3DSegmentLib.base.files import written_whole\n"
+        f"with written_whole(Path({str(path)!r})) as partial:\n"
+        "    partial.touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    write_text(path, "whole")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_process_of_another_computer_left_is_removed_by_its_age(tmp_path, monkeypatch):
+    monkeypatch.setattr(owners, "this_computer", lambda: "elsewhere")
     path = tmp_path / "mask.nii.gz"
     foreign = tmp_path / ".0011223344556677.partial.other.nii.gz"
     old, older_version, young = partial_path(path), tmp_path / ".4711.partial.mask.nii.gz", partial_path(path)
@@ -29,6 +47,7 @@ def test_what_a_killed_process_left_is_removed_by_its_age(tmp_path):
         left.write_text("half")
     for left in (foreign, old, older_version):
         os.utime(left, (time.time() - 2 * ABANDONED_S,) * 2)
+    monkeypatch.undo()
     write_text(path, "whole")
     assert sorted(tmp_path.iterdir()) == sorted([foreign, path, young])
 

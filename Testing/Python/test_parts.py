@@ -21,6 +21,8 @@ from conftest import HIPPOCAMPUS, MODULE, ROOT
 from SAM3DSegmentLib.base import claims
 from SAM3DSegmentLib.base.claims import claim_path, claimed, in_turn, owner_of, remove_dead_claims
 from SAM3DSegmentLib.base.errors import InputError
+from SAM3DSegmentLib.base.files import partial_path
+from SAM3DSegmentLib.base.owners import this_computer
 from SAM3DSegmentLib.commands.parts import Part, parse_part
 
 IMAGES = HIPPOCAMPUS / "imagesTr"
@@ -92,7 +94,7 @@ def test_a_claim_is_had_by_one_and_leaves_nothing(tmp_path):
 def dead_claim(out, **changes):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    fields = {"computer": claims._this_computer(), "process_id": ended.pid, "token": "t", **changes}
+    fields = {"computer": this_computer(), "process_id": ended.pid, "token": "t", **changes}
     claim_path(out).write_text(json.dumps(fields))
 
 
@@ -104,8 +106,14 @@ def test_a_claim_of_a_process_that_has_ended_is_taken_over(tmp_path):
         assert owner_of(out).process_id == os.getpid()
     assert not list(tmp_path.iterdir())
     dead_claim(out)
+    left = "import sys; from pathlib import Path; from SAM3DSegmentLib.base.files import partial_path;"
+    left += "partial_path(Path(sys.argv[1])).touch()"
+    subprocess.run([sys.executable, "-c", left, claim_path(out)], check=True)
+    being_written = partial_path(claim_path(out))
+    being_written.touch()
+    assert len(list(tmp_path.iterdir())) == 3
     remove_dead_claims(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [being_written]
 
 
 @pytest.mark.parametrize("content", [{"computer": "elsewhere"}, None])

@@ -14,46 +14,20 @@ import json
 import os
 import random
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
-from .files import ABANDONED_S, last_line, partial_path, temporary
+from .files import is_abandoned, last_line, partial_path, temporary
+from .owners import Owner, this_computer
 
 SUFFIX = ".claim"
 REFRESH_S = 30.0  # a claim is as old as the time since it was refreshed
 EXPIRY_S = 300.0  # from this age on, the process of another computer is taken to be dead
 _PAUSES_S = 0.01, 0.2  # shortest and longest between two attempts
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whose a claim is. computer: its name, and on Linux the name space in which process_id counts."""
-
-    computer: str
-    process_id: int
-
-    def is_here(self) -> bool:
-        return self.computer == _this_computer()
-
-    def is_gone(self) -> bool:
-        """Of a process of this computer."""
-        import psutil
-
-        try:
-            return psutil.Process(self.process_id).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.Error:  # another user's
-            return False
-
-    def __str__(self) -> str:
-        return f"process {self.process_id} on {self.computer.partition(' ')[0]}"
 
 
 def claim_path(path: Path) -> Path:
@@ -92,19 +66,19 @@ def owner_of(path: Path) -> Owner | None:
 
 def remove_dead_claims(folder: Path) -> None:
     """Those of processes that were killed when they had done their work and before they gave it back."""
-    with contextlib.suppress(OSError, InputError):
-        for path in list(folder.glob(f".*{SUFFIX}")):
+    for path in list(folder.glob(f".*{SUFFIX}")):
+        with contextlib.suppress(OSError, InputError):
             if ".partial." not in path.name:
                 with _held(path, ""):
                     pass
-            elif time.time() - path.stat().st_mtime > ABANDONED_S:
+            elif is_abandoned(path):
                 path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _held(claim: Path, name: str) -> Iterator[bool]:
     """name: of the file that is claimed, for people who read the claim."""
-    owner = {"computer": _this_computer(), "process_id": os.getpid(), "of": name, "token": secrets.token_hex(8)}
+    owner = {"computer": this_computer(), "process_id": os.getpid(), "of": name, "token": secrets.token_hex(8)}
     content = json.dumps(owner)
     with temporary(claim, lambda: _content(claim) == content):
         try:
@@ -190,10 +164,3 @@ def _owner(content: str | None) -> Owner | None:
         return Owner(str(fields["computer"]), int(fields["process_id"]))
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _this_computer() -> str:
-    space = ""
-    with contextlib.suppress(OSError):
-        space = f" {os.readlink('/proc/self/ns/pid')}"
-    return f"{socket.gethostname()}{space}"

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, Sam3dError
+from .owners import is_mark_of_the_dead, our_mark
 
 ABANDONED_S = 3600  # a partial file that was not written to for so long is of a process that was killed
 _MOST_NAME_BYTES = 255
+_DIGITS = 24  # of the mark of a process, and of chance
 _partial_files: dict[Path, Callable[[], bool]] = {}  # that are being written, and whether they are ours
 
 
@@ -45,8 +47,8 @@ def check_new_file(path: Path, overwrite: bool = False, inputs: Iterable[Path] =
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path with the same ending beside `path`, renamed to it on success; otherwise nothing is left.
 
-    Raises InputError with the reason if it cannot be written. What a process that was killed more than an hour ago left
-    for `path` is removed first.
+    Raises InputError with the reason if it cannot be written. What a process that was killed left for `path` is removed
+    first.
     """
     _remove_abandoned(path)
     partial = partial_path(path)
@@ -73,13 +75,23 @@ def temporary(path: Path, is_ours: Callable[[], bool] = lambda: True) -> Iterato
 
 def partial_path(path: Path) -> Path:
     """A hidden name beside `path`, with its ending, that no other process takes, be it on another computer."""
-    return path.with_name(f".{secrets.token_hex(8)}{_partial_ending(path)}")
+    return path.with_name(f".{our_mark()}{secrets.token_hex(4)}{_partial_ending(path)}")
+
+
+def is_abandoned(partial: Path) -> bool:
+    """Whether the process that wrote this partial file was killed.
+
+    A process of another computer or container cannot be asked whether it lives: its files are judged by their age.
+    """
+    if is_mark_of_the_dead(partial.name[1 : 1 + _DIGITS]):
+        return True
+    return time.time() - partial.stat(follow_symlinks=False).st_mtime > ABANDONED_S
 
 
 def _partial_ending(path: Path) -> str:
     """By which the partial files of `path` are known; of a name that is too long, its end."""
     ending = f".partial.{path.name}"
-    while len(os.fsencode(ending)) > _MOST_NAME_BYTES - 17:  # a point and 16 digits
+    while len(os.fsencode(ending)) > _MOST_NAME_BYTES - 1 - _DIGITS:  # and the point before them
         ending = f".partial.{ending.removeprefix('.partial.')[1:]}"
     return ending
 
@@ -158,11 +170,10 @@ def one_line(error: Exception, name: str) -> str:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """By their age: whether a process of another computer or container still lives cannot be asked."""
     ending = _partial_ending(path)
     with contextlib.suppress(OSError):
         for other in path.parent.iterdir():
             if other.name.endswith(ending) and other.name.startswith("."):
                 with contextlib.suppress(OSError):
-                    if time.time() - other.stat().st_mtime > ABANDONED_S:
+                    if is_abandoned(other):
                         other.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import require
-from ..base.files import ABANDONED_S, partial_path
+from ..base.files import is_abandoned, partial_path
 from ..base.folders import cache_folder
 from ..base.hashes import MEMORY_NAME
 
@@ -192,7 +191,7 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove what a killed process left half-written."""
     for item in _files(folder, _PARTIAL):
         with contextlib.suppress(OSError):
-            if time.time() - item.stat(follow_symlinks=False).st_mtime > ABANDONED_S:
+            if is_abandoned(Path(item.path)):
                 os.unlink(item.path)
 
 
