@@ -5,10 +5,10 @@ Values are checked when an object is made, so a bad one fails before any work is
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from .base.errors import require
+from .channel import MOST_CHANNELS, Channel, IntensityRule, require_channels
 
 PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every SAM encoder
 # With one cell in each direction, the decoder's norms would see a single value in a volume of one slice.
@@ -18,6 +18,8 @@ UNKNOWN = 255  # in place of a class index: nobody has said what this voxel is
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
 NORMALISATIONS = ("sam", "unit", "grey")  # see `intensity.normalise`
+EACH, RGB = CHANNEL_LAYOUTS = ("each", "rgb")  # see `intensity.split_passes`
+COLOURS = 3  # that an encoder of SAM's class reads
 
 
 def require_image_size(pixels: int) -> None:
@@ -61,6 +63,7 @@ class EncoderConfig:
 
     sha256 is the hash of the checkpoint file, or of the tensors when the encoder is carried in the model file
     (`vit` then gives its shape). normalisation: what is done to grey slices before; cards without it mean "sam".
+    channel_layout: how several channels reach it, each in a pass of its own, or as the colours of one.
     """
 
     name: str
@@ -68,9 +71,14 @@ class EncoderConfig:
     sha256: str = ""
     vit: VitConfig | None = None
     normalisation: str = "sam"
+    channel_layout: str = EACH
 
     def __post_init__(self) -> None:
         require_image_size(self.image_size)
+        require(
+            self.channel_layout in CHANNEL_LAYOUTS,
+            f"channel_layout {self.channel_layout!r} is unknown; use one of {', '.join(CHANNEL_LAYOUTS)}.",
+        )
         require(
             self.normalisation in NORMALISATIONS,
             f"normalisation {self.normalisation!r} is unknown; use one of {', '.join(NORMALISATIONS)}.",
@@ -80,6 +88,16 @@ class EncoderConfig:
     def in_model_file(self) -> bool:
         """True when the encoder's weights travel in the model file, so that no checkpoint is needed."""
         return self.vit is not None
+
+    def passes(self, channels: int) -> int:
+        """How often a slice of so many channels goes through the encoder. Raises InputError for too many of them."""
+        if self.channel_layout == EACH:
+            return channels
+        require(
+            channels <= COLOURS,
+            f"channel_layout {RGB!r} takes up to {COLOURS} channels, not {channels}; use {EACH!r}.",
+        )
+        return 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class DecoderConfig:
     "convolutional": a 3x3x3 convolution to half the channels, an instance norm, LeakyReLU and a 1x1x1 convolution.
 
     `detail` is our own addition, off by default: channels of a part that reads the grey slices beside the embeddings,
-    on the slices' own grid, then on each of half that size.
+    on the slices' own grid, then on each of half that size. `grey_channels`: channels of these slices.
     """
 
     num_classes: int
@@ -105,6 +123,7 @@ class DecoderConfig:
     levels: int = 4
     head: str = "linear"
     detail: tuple[int, ...] = ()
+    grey_channels: int = 1
 
     def __post_init__(self) -> None:
         require(
@@ -136,6 +155,10 @@ class DecoderConfig:
             len(self.detail) <= 5 and all(1 <= width <= 1024 for width in self.detail),
             f"detail {self.detail} must be at most 5 numbers in 1..1024, such as (16, 32, 64, 128), or none.",
         )
+        require(
+            1 <= self.grey_channels <= MOST_CHANNELS,
+            f"grey_channels {self.grey_channels} is outside 1..{MOST_CHANNELS}; a volume has so many channels.",
+        )
 
 
 @dataclass(frozen=True)
@@ -156,37 +179,6 @@ class SlicingRule:
         )
         require(
             self.anisotropy > 1, f"anisotropy {self.anisotropy} must be greater than 1; 1.5 suits most acquisitions."
-        )
-
-
-@dataclass(frozen=True)
-class IntensityRule:
-    """How voxel values become the 0..255 grey values that SAM expects.
-
-    kind "window": [low, high] in the volume's own units (HU for CT); "percentiles": [low, high] are percentiles of the
-    finite voxels; "zscore": [low, high] are numbers of standard deviations from the mean.
-    """
-
-    kind: str = "percentiles"
-    low: float = 0.5
-    high: float = 99.5
-
-    def __post_init__(self) -> None:
-        require(
-            self.kind in ("window", "percentiles", "zscore"),
-            f"intensity kind {self.kind!r} is unknown; use 'window', 'percentiles' or 'zscore'.",
-        )
-        require(
-            math.isfinite(self.low) and math.isfinite(self.high),
-            f"intensity range [{self.low}, {self.high}] is not finite; give two numbers.",
-        )
-        require(
-            self.low < self.high,
-            f"intensity range [{self.low}, {self.high}] is empty; the first number must be smaller.",
-        )
-        require(
-            self.kind != "percentiles" or (self.low >= 0 and self.high <= 100),
-            f"percentiles [{self.low}, {self.high}] are outside 0..100.",
         )
 
 
@@ -263,6 +255,7 @@ class ModelCard:
     decoder: DecoderConfig
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
+    channels: tuple[Channel, ...] = ()  # of a volume; (): one, of this modality and intensity
     window: WindowRule = WindowRule()
     mirror: bool = False  # decode every slice left-right mirrored too and average; for labels without a side
     island_share: float = 0.0  # of a label's largest piece: smaller ones are removed (postprocessing.py); 0 keeps all
@@ -279,8 +272,36 @@ class ModelCard:
             f"{len(self.labels)} labels do not fit {self.decoder.num_classes} classes; "
             "there must be one class more, for the background.",
         )
+        require_channels(self.channels)
+        if self.channels:
+            width = EMBEDDING_CHANNELS * self.encoder.passes(len(self.channels))
+            require(
+                (self.decoder.channels[0], self.decoder.grey_channels) == (width, len(self.channels)),
+                f"a decoder of {self.decoder.channels[0]} channels that reads {self.decoder.grey_channels} grey ones "
+                f"does not fit the channels {', '.join(channel.name for channel in self.channels)}; {width} and "
+                f"{len(self.channels)} do.",
+            )
         require(0 <= self.island_share <= 1, f"island_share {self.island_share} is outside 0..1; 0.1 is a good start.")
         values = [label.value for label in self.labels]
         require(len(set(values)) == len(values), f"label values {values} are not all different; renumber them.")
         names = [label.name for label in self.labels]
         require(len(set(names)) == len(names), f"label names {names} are not all different; rename them.")
+
+    @property
+    def inputs(self) -> tuple[Channel, ...]:
+        """The channels that a volume must have, at least one; a single one may be without a name."""
+        return self.channels or (Channel("", self.intensity, self.modality),)
+
+    @property
+    def intensities(self) -> tuple[IntensityRule, ...]:
+        """Of each of the inputs."""
+        return tuple(channel.intensity or self.intensity for channel in self.inputs)
+
+    def check_channels(self, count: int) -> None:
+        """Raises InputError unless a volume of so many channels can be read."""
+        wanted = ", ".join(channel.name for channel in self.channels) or "one"
+        require(
+            count == len(self.inputs),
+            f"a volume of {count} channel{'' if count == 1 else 's'} was given, but the model {self.name!r} reads "
+            f"{wanted}; give {'this one' if len(self.inputs) == 1 else 'these, in this order'}.",
+        )

@@ -96,10 +96,19 @@ class Sam3dDecoder(nn.Module):
         levels: int = 4,
         head: str = "linear",
         detail: Sequence[int] = (),
+        grey_channels: int = 1,
     ) -> None:
         super().__init__()
         self.config = DecoderConfig(
-            num_classes, tuple(channels), projection_kernel, upsampling, heads, levels, head, tuple(detail)
+            num_classes,
+            tuple(channels),
+            projection_kernel,
+            upsampling,
+            heads,
+            levels,
+            head,
+            tuple(detail),
+            grey_channels,
         )
         self._first_head = max(0, levels - heads)
         widths = self.config.channels[: levels + 1]
@@ -108,7 +117,7 @@ class Sam3dDecoder(nn.Module):
             for before, after in zip(widths, widths[1:])
         )
         self.heads = nn.ModuleList(_head(head, width, num_classes) for width in widths[1 + self._first_head :])
-        self.detail = GreyDetail(detail, num_classes) if detail else None
+        self.detail = GreyDetail(detail, num_classes, grey_channels) if detail else None
 
     @classmethod
     def from_config(cls, config: DecoderConfig) -> Sam3dDecoder:

@@ -22,16 +22,17 @@ LEAST_DEPTH = 3  # slices of the coarsest grid, so that its convolutions see som
 
 
 class GreyDetail(nn.Module):
-    """Grey slices (N, 1, D, h, w) in 0..255 -> what is added to the logits (N, num_classes, D, h, w), of any size.
+    """Grey slices of M channels (N, M, D, h, w) in 0..255 -> what is added to the logits (N, num_classes, D, h, w).
 
-    `channels` are those of the features on the slices' own grid, on one of half its depth, height and width, and so on.
+    Of any size. `channels` are those of the features on the slices' own grid, on one of half its depth, height and
+    width, and so on.
     """
 
-    def __init__(self, channels: Sequence[int], num_classes: int) -> None:
+    def __init__(self, channels: Sequence[int], num_classes: int, grey_channels: int = 1) -> None:
         super().__init__()
         pairs = list(zip(channels, channels[1:]))
         self.least_depth = (LEAST_DEPTH - 1) * 2 ** len(pairs) + 1  # slices; fewer take as long
-        self.first = _two_convolutions(1, channels[0])
+        self.first = _two_convolutions(grey_channels, channels[0])
         self.down = nn.ModuleList(_two_convolutions(fine, coarse, stride=2) for fine, coarse in pairs)
         self.up = nn.ModuleList(_Upward(coarse, fine) for fine, coarse in reversed(pairs))
         self.head = nn.Conv3d(channels[0], num_classes, 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .base.devices import available_memory_bytes, resolve_device, resolve_precision
 from .base.errors import InputError, WeightsError
-from .card import PATCH_SIZE, EncoderConfig
+from .card import EACH, PATCH_SIZE, EncoderConfig
 from .sam.checkpoints import identity, read_checkpoint
 from .sam.encoders import ENCODERS, published
 from .sam.packed_vit import PackedVit
@@ -69,12 +69,14 @@ def load_encoder(
     precision: str = "auto",
     expected_sha256: str = "",
     normalisation: str = "",
+    channel_layout: str = EACH,
 ) -> FrozenEncoder:
     """The published encoder `name` from `checkpoint`: its published file, or another of the same keys and shapes.
 
     Only the encoder is read, and all of it must fit. normalisation: another than the encoder's own, because a decoder
-    was trained with that. Raises InputError for an unknown name or size, WeightsError for a missing, damaged or
-    unfitting file, one of another encoder, or one whose hash is not `expected_sha256` where that is given.
+    was trained with that; channel_layout: how several channels reach it. Raises InputError for an unknown name or size,
+    WeightsError for a missing, damaged or unfitting file, one of another encoder, or one whose hash is not
+    `expected_sha256` where that is given.
     """
     if name not in ENCODERS:
         raise InputError(f"encoder {name!r} is unknown; use one of {', '.join(ENCODERS)}.")
@@ -86,7 +88,8 @@ def load_encoder(
             f"checkpoint {str(path)!r} has SHA-256 {sha256[:16]}..., but the model was trained with "
             f"{expected_sha256[:16]}...; use the checkpoint that it was trained with."
         )
-    config = EncoderConfig(name, image_size, sha256, normalisation=normalisation or row.normalisation)
+    normalisation = normalisation or row.normalisation
+    config = EncoderConfig(name, image_size, sha256, None, normalisation, channel_layout)
     target = resolve_device(str(device))
     tensors = read_checkpoint(path, row)
     vit = build_vit(row.vit, image_size)

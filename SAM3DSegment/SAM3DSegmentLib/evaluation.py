@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,18 +75,21 @@ class Names:
 
     of_value: for plain label maps, the names that a value has in dataset.json, else in any segmentation; spelling: the
     first of the names that differ only in case and spaces. ignore: the value in plain label maps of voxels of which
-    nothing is known.
+    nothing is known. regions: structures that are evaluated together, by the name of all, each by its name or value.
     """
 
     of_value: dict[int, set[str]] = field(default_factory=dict)
     spelling: dict[str, str] = field(default_factory=dict)
     ignore: int | None = None
+    regions: Mapping[str, Sequence[Structure]] = field(default_factory=dict)
 
     @classmethod
-    def of_files(cls, paths: Iterable[Path], described: Mapping[int, str]) -> Names:
+    def of_files(
+        cls, paths: Iterable[Path], described: Mapping[int, str], regions: Mapping[str, Sequence[Structure]]
+    ) -> Names:
         """described: of dataset.json, which counts where any file is a segmentation. Files with errors are skipped."""
         ignored = (value for value, name in described.items() if name_key(name) == IGNORE)
-        names = cls(ignore=next(ignored, None))
+        names = cls(ignore=next(ignored, None), regions=regions)
         for path in paths:
             try:
                 segments = segments_of(path)
@@ -127,6 +127,22 @@ class Names:
             found[names[0] if len(names) == 1 else value] = [(0, value)]
         return found
 
+    def joined(self, parts: dict[Structure, list[tuple[int, int]]]) -> dict[Structure, list[tuple[int, int]]]:
+        """The same with the regions, each where any of its structures is."""
+        found = dict(parts)
+        for region, members in self.regions.items():
+            wanted = {self._called(member) for member in members}
+            places = [place for structure, there in parts.items() if structure in wanted for place in there]
+            if places:
+                found[region] = places
+        return found
+
+    def _called(self, member: Structure) -> Structure:
+        if isinstance(member, str):
+            return self.spelt(member)
+        names = self.of_value.get(member, set())
+        return next(iter(names)) if len(names) == 1 else member
+
 
 def evaluate_folders(
     predictions: Path,
@@ -134,13 +150,14 @@ def evaluate_folders(
     tolerance_mm: float = 1.0,
     watch: Watch = UNWATCHED,
     described: Mapping[int, str] | None = None,
+    regions: Mapping[str, Sequence[Structure]] | None = None,
 ) -> Evaluation:
     """Rows of each label of each case that both folders hold, by name; then, per label, the mean over cases.
 
     A label that is in any case has a row in each. tolerance_mm is that of the surface Dice; described: names of the
-    values of plain label maps, to compare them with segmentations. A case that cannot be compared is noted as failed.
-    Raises InputError if the tolerance is not a finite number of mm, a folder is missing, no names agree, no case holds
-    a label, or no label is in both folders; Cancelled between two cases.
+    values of plain label maps, to compare them with segmentations; regions: see `Names`. A case that cannot be compared
+    is noted as failed. Raises InputError if the tolerance is not a finite number of mm, a folder is missing, no names
+    agree, no case holds a label, or no label is in both folders; Cancelled between two cases.
     """
     check_numpy()
     if not 0 <= tolerance_mm < math.inf:
@@ -150,7 +167,7 @@ def evaluate_folders(
     result = Evaluation(missing=sorted(set(references) - set(predicted)))
     metrics: dict[str, dict[Structure, LabelMetrics]] = {}
     files = [path for case in cases for path in (references[case], predicted[case])]
-    names = Names.of_files(files, described or {})
+    names = Names.of_files(files, described or {}, regions or {})
     for case in cases:
         watch.check()
         try:
@@ -227,8 +244,8 @@ def _compare_case(
     ours = read_label_map(prediction).along(theirs.ijk_to_ras)
     theirs = theirs.along(ours.ijk_to_ras)
     grid = _common_grid(ours, theirs)
-    reference_parts = names.parts(theirs, beside_plain=ours.segments is None)
-    parts = names.parts(ours, beside_plain=theirs.segments is None)
+    reference_parts = names.joined(names.parts(theirs, beside_plain=ours.segments is None))
+    parts = names.joined(names.parts(ours, beside_plain=theirs.segments is None))
     known = np.pad(known_voxels(theirs, names.ignore), grid[1], constant_values=True)
     return {
         structure: compare_label(
@@ -271,43 +288,6 @@ def _row(case: str, label: Structure, metrics: list[LabelMetrics]) -> Row:
     values = {metric: [getattr(one, metric) for one in metrics] for metric in METRICS}
     means = LabelMetrics(**{metric: mean_defined(values[metric]) for metric in METRICS})
     return Row(case, label, means, {metric: int(np.isfinite(values[metric]).sum()) for metric in METRICS})
-
-
-def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
-    """For JSON, where an undefined metric is null."""
-    return [
-        {
-            "case": row.case,
-            "label": row.label,
-            **{m: value if np.isfinite(value := getattr(row.metrics, m)) else None for m in METRICS},
-            **{f"{m}_cases": row.cases[m] for m in METRICS[:3]},
-        }
-        for row in rows
-    ]
-
-
-def as_csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, ["case", "label", *METRICS, *(f"{m}_cases" for m in METRICS[:3])], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(as_dicts(rows))
-    return text.getvalue()
-
-
-def as_table(rows: list[Row]) -> str:
-    """For people, in columns; n is the number of cases that a mean is of."""
-    width = max([5, *(len(str(row.label)) for row in rows)])
-    header = f"{'case':<24} {'label':>{width}} {'Dice':>7} {'n':>4} {'HD95 mm':>8} {'n':>4} {'surface':>8}"
-    lines = [f"{header} {'mL':>9} {'ref. mL':>9}"]
-    for row in rows:
-        m, n = row.metrics, row.cases
-        lines.append(
-            f"{row.case:<24} {row.label:>{width}} {m.dice:>7.4f} {n['dice']:>4} {m.hd95_mm:>8.2f} "
-            f"{n['hd95_mm']:>4} {m.surface_dice:>8.4f} {m.volume_ml:>9.3f} {m.reference_ml:>9.3f}"
-        )
-    return "\n".join(lines)
 
 
 def compare_label(mask: np.ndarray, reference: np.ndarray, ijk_to_ras: np.ndarray, tolerance_mm: float) -> LabelMetrics:

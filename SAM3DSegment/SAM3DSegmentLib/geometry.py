@@ -109,16 +109,34 @@ def has_right_angles(ijk_to_ras: np.ndarray) -> bool:
 def is_same_grid(
     shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray, other_shape_kji: tuple[int, ...], other_ijk_to_ras: np.ndarray
 ) -> bool:
-    """Whether two grids are of one shape and their corners lie within GRID_TOLERANCE of each other.
+    """Whether two grids are of one shape and their corners lie within GRID_TOLERANCE of each other."""
+    if tuple(shape_kji) != tuple(other_shape_kji):
+        return False
+    apart = _corners_apart_mm(shape_kji, ijk_to_ras, other_ijk_to_ras)
+    return bool(apart <= GRID_TOLERANCE * spacing_and_directions(ijk_to_ras)[0].min())
+
+
+def describe_grid_difference(
+    shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray, other_shape_kji: tuple[int, ...], other_ijk_to_ras: np.ndarray
+) -> str:
+    """How another grid differs from one, for people; "" if they are the same."""
+    if is_same_grid(shape_kji, ijk_to_ras, other_shape_kji, other_ijk_to_ras):
+        return ""
+    if tuple(shape_kji) != tuple(other_shape_kji):
+        here, there = (" x ".join(map(str, shape[::-1])) for shape in (shape_kji, other_shape_kji))
+        return f"it has {there} voxels instead of {here}"
+    apart = _corners_apart_mm(shape_kji, ijk_to_ras, other_ijk_to_ras)
+    return f"its voxels lie up to {apart:.3g} mm from where they should be"
+
+
+def _corners_apart_mm(shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray, other_ijk_to_ras: np.ndarray) -> float:
+    """How far the corners of two grids of one shape lie apart at most.
 
     Corners, because a small difference of spacing or angle adds up along an axis.
     """
-    if tuple(shape_kji) != tuple(other_shape_kji):
-        return False
     last = np.array(shape_kji[::-1]) - 1
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, end) for end in last))])
-    apart = np.linalg.norm((corners @ (ijk_to_ras - other_ijk_to_ras).T)[:, :3], axis=1).max()
-    return bool(apart <= GRID_TOLERANCE * spacing_and_directions(ijk_to_ras)[0].min())
+    return float(np.linalg.norm((corners @ (ijk_to_ras - other_ijk_to_ras).T)[:, :3], axis=1).max())
 
 
 def turn_like(

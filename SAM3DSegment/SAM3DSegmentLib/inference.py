@@ -18,7 +18,7 @@ from .card import ModelCard
 from .model_file import Sam3dModel, load_model
 from .network import Network, SliceEncoder
 from .postprocessing import find_islands, load_for_islands
-from .preparation import Preparation, Prepared, check_volume
+from .preparation import Preparation, Prepared, Voxels, as_channels
 from .quality import AUTO, BEST, QUALITIES, QualityChoice, check_quality, choose_quality
 from .sam.cache import EmbeddingCache
 from .sam.cached_encoder import CachedEncoder
@@ -34,7 +34,7 @@ OnChoice = Callable[[QualityChoice], None]
 
 
 def segment_volume(
-    array_kji: np.ndarray,
+    array_kji: Voxels,
     ijk_to_ras: np.ndarray,
     model: Sam3dModel | str | Path,
     device: str = "auto",
@@ -46,16 +46,19 @@ def segment_volume(
 ) -> np.ndarray:
     """Segment one volume: (K, J, I) of any real type and its 4x4 matrix in mm -> labels (K, J, I) uint8.
 
-    The labels lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality:
-    a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, parts done,
-    parts in all) and should_cancel() are called as the work goes on; equal parts take about equal times. A volume that
-    does not look like the model's training data is told in a warning.
+    A model of several channels takes (C, K, J, I), in the order of its card, or an array (K, J, I) for each. The labels
+    lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality: a name of
+    `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, parts done, parts in
+    all) and should_cancel() are called as the work goes on; equal parts take about equal times. A volume that does not
+    look like the model's training data is told in a warning.
     Raises an error of `base.errors`; `Cancelled` when should_cancel() became true.
     """
     if not isinstance(model, Sam3dModel):
         model = load_model(model)
-    check_volume(array_kji)
-    find_and_warn(model.card, VolumeFacts.of_array(array_kji, ijk_to_ras), "the volume")
+    channels = as_channels(array_kji)
+    model.card.check_channels(len(channels))
+    facts = [VolumeFacts.of_array(channel, ijk_to_ras) for channel in channels]
+    find_and_warn(model.card, facts, "the volume")
     segmenter = Segmenter.load(model, device, precision, sam_checkpoint, quality)
     return segmenter.segment(array_kji, ijk_to_ras, watch_of(on_progress, should_cancel))
 
@@ -118,12 +121,12 @@ class Segmenter:
 
         return cls(model.card, load(device, precision), lambda: load("cpu", "auto"), quality, on_choice)
 
-    def segment(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray:
+    def segment(self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray:
         """As `segment_volume`."""
         return self._segment(array_kji, ijk_to_ras, watch, with_confidence=False)[0]
 
     def segment_with_confidence(
-        self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED
+        self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels as `segment_volume` gives them, and how probable the model finds each, (K, J, I) uint8 in percent.
 
@@ -135,7 +138,7 @@ class Segmenter:
 
     def _segment(
         self,
-        array_kji: np.ndarray,
+        array_kji: Voxels,
         ijk_to_ras: np.ndarray,
         watch: Watch,
         with_confidence: bool,
@@ -150,17 +153,18 @@ class Segmenter:
                 raise
             if self.network.encoder.device.type == "cpu" or self._load_on_cpu is None:
                 raise OutOfMemoryError(
-                    f"not enough memory for {'x'.join(map(str, array_kji.shape))} voxels, even in small parts; "
+                    f"not enough memory for {'x'.join(map(str, np.shape(array_kji)))} voxels, even in small parts; "
                     "close other programs, or cut out the region around the structure."
                 ) from error
         logger.warning("%s does not have enough memory; continuing on the CPU.", self.network.encoder.device)
         give_back_unused_memory()
         return self._segment(*arguments, self._load_on_cpu())
 
-    def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
+    def prepare(self, array_kji: Voxels, ijk_to_ras: np.ndarray) -> Prepared:
         """The volume on the model's terms."""
         card = self.card
-        return Preparation(card.slicing, card.intensity, card.encoder.image_size).prepare(array_kji, ijk_to_ras)
+        card.check_channels(len(as_channels(array_kji)))
+        return Preparation(card.slicing, card.intensities, card.encoder.image_size).prepare(array_kji, ijk_to_ras)
 
     def choose(self, prepared: Prepared) -> QualityChoice:
         """What "auto" chooses for this volume, by the time that a few of its slices take."""
@@ -180,12 +184,12 @@ class Segmenter:
 
     @torch.no_grad()
     def _compute(
-        self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch, with_confidence: bool
+        self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch, with_confidence: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         prepared = self.prepare(array_kji, ijk_to_ras)
         work = self._work(prepared)
         # Written slice by slice through views, so that neither is copied at the end.
-        labels_kji = np.zeros(array_kji.shape, np.uint8)
+        labels_kji = np.zeros(as_channels(array_kji)[0].shape, np.uint8)
         confidence_kji = np.zeros_like(labels_kji) if with_confidence else None
         labels = prepared.slicing.to_dhw(labels_kji)
         if self.card.island_share:

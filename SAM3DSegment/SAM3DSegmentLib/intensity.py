@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .base.errors import InputError
-from .card import NORMALISATIONS, IntensityRule
+from .card import COLOURS, EACH, NORMALISATIONS
+from .channel import IntensityRule
 
 logger = logging.getLogger(__name__)
 
@@ -172,10 +173,21 @@ def _unsorted(bits: int) -> float:
     return float(np.uint32(bits & 0x7FFFFFFF if bits >> 31 else ~bits & 0xFFFFFFFF).view(np.float32))
 
 
-def normalise(grey: Tensor, normalisation: str) -> Tensor:
-    """(B, 1, S, S) float32 in 0..255 -> (B, 3, S, S), as the encoder's card says.
+def split_passes(grey: Tensor, channel_layout: str) -> list[Tensor]:
+    """Slices of M channels (B, M, S, S) -> what goes through the encoder at once, in each of its passes.
 
-    - "sam": each channel less SAM's mean and divided by its deviation. Unlike segment_anything/modeling/sam.py
+    - "each": every channel alone, (B, 1, S, S);
+    - "rgb": up to three channels as the colours of one pass, (B, 3, S, S); the last one fills those that are missing.
+    """
+    if channel_layout == EACH or grey.shape[1] == 1:
+        return list(grey.split(1, dim=1))
+    return [torch.cat([grey, grey[:, -1:].expand(-1, COLOURS - grey.shape[1], -1, -1)], dim=1)]
+
+
+def normalise(grey: Tensor, normalisation: str) -> Tensor:
+    """Slices (B, 1, S, S) or in colours (B, 3, S, S) float32 in 0..255 -> (B, 3, S, S), as the encoder's card says.
+
+    - "sam": each colour less SAM's mean and divided by its deviation. Unlike segment_anything/modeling/sam.py
       `preprocess`, padding comes before this step, so that it is black like the air around a body, and not grey.
     - "unit": 0..1 by the slice's own range, three times the same (bowang-lab/MedSAM, MedSAM_Inference.py). Padding
       counts as black here too, which keeps it in 0..1; a slice of one value becomes 0.

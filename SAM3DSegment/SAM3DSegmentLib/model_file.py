@@ -51,18 +51,29 @@ class Sam3dModel:
         precision: str = "auto",
         checkpoint: str | Path | None = None,
         image_size: int | None = None,
+        channel_layout: str = "",
     ) -> FrozenEncoder:
         """The encoder that the decoder was trained with: the carried one, else from its `checkpoint`.
 
-        `image_size` is another one than the decoder's, for a decoder that is to be trained.
+        `image_size` and `channel_layout` are others than the decoder's, for a decoder that is to be trained.
         """
-        config = self.card.encoder
-        if image_size is not None:
-            config = dataclasses.replace(config, image_size=image_size)
+        own = self.card.encoder
+        config = dataclasses.replace(
+            own,
+            image_size=own.image_size if image_size is None else image_size,
+            channel_layout=channel_layout or own.channel_layout,
+        )
         if config.in_model_file:
             return encoder_from_tensors(config, self.encoder_tensors, device, precision)
         return load_encoder(
-            config.name, checkpoint, config.image_size, device, precision, config.sha256, config.normalisation
+            config.name,
+            checkpoint,
+            config.image_size,
+            device,
+            precision,
+            config.sha256,
+            config.normalisation,
+            config.channel_layout,
         )
 
 

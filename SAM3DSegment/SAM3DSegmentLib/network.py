@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .card import PATCH_SIZE, EncoderConfig
 from .decoder import Sam3dDecoder
 from .detail import cost_of_convolutions
-from .intensity import normalise
+from .intensity import normalise, split_passes
 
 
 class SliceEncoder(Protocol):
@@ -58,10 +58,15 @@ class Network:
 
     @torch.no_grad()
     def encode(self, grey: Tensor, mirror: int | None = None) -> Tensor:
-        """(B, S, S) float32 in 0..255 -> embeddings (B, views, 256, s, s), float16 to halve their memory.
+        """Slices of M channels (B, M, S, S) float32 in 0..255 -> embeddings (B, views, E, s, s) float16.
 
-        There is one view, or a second one with an in-plane axis flipped. Of all black slices one is encoded, once.
+        There is one view, or a second one with an in-plane axis flipped. E is 256 for each of the encoder's passes.
         """
+        passes = split_passes(grey, self.encoder.config.channel_layout)
+        return torch.cat([self._encode_pass(part, mirror) for part in passes], dim=2)
+
+    def _encode_pass(self, grey: Tensor, mirror: int | None) -> Tensor:
+        """(B, 1 or 3, S, S) -> (B, views, 256, s, s). Of all black slices one is encoded, once."""
         black = ~grey.flatten(1).any(1)
         if not black.any():
             return self._encode(grey, mirror)
@@ -73,13 +78,13 @@ class Network:
         return embeddings
 
     def _encode(self, grey: Tensor, mirror: int | None) -> Tensor:
-        squares = normalise(grey.to(self.encoder.device)[:, None], self.encoder.config.normalisation)
+        squares = normalise(grey.to(self.encoder.device), self.encoder.config.normalisation)
         views = [squares, squares.flip(mirror - 3)] if mirror else [squares]
         return torch.stack([self.encoder(view).half() for view in views], dim=1)
 
     @torch.no_grad()
     def decode(self, embeddings: Tensor, mirror: int | None = None) -> Tensor:
-        """Embeddings of a window (D, views, 256, s, s) -> logits (D, C, g, g) float32 on the decoder's finest grid.
+        """Embeddings of a window (D, views, E, s, s) -> logits (D, C, g, g) float32 on the decoder's finest grid.
 
         Views are decoded one by one, which takes half the memory and no more time.
         """
@@ -103,8 +108,8 @@ class Network:
 
     @torch.no_grad()
     def detail(self, grey: Tensor, mirror: int | None = None) -> Tensor:
-        """Grey slices of a window (D, *grid) in 0..255 -> what is added to their logits, (D, C, *grid) float32."""
-        view = grey.to(self.encoder.device)[None, None]
+        """Grey slices of a window (D, M, *grid) in 0..255 -> what is added to their logits, (D, C, *grid) float32."""
+        view = grey.to(self.encoder.device).transpose(0, 1)[None]
         logits = self._mean_detail(view)
         if mirror is not None:
             logits = (logits + self._mean_detail(view.flip(mirror - 3)).flip(mirror - 3)) / 2
@@ -134,13 +139,13 @@ class Network:
         return sum(part.cost(depth, grid) for part in parts if part is not None)
 
     def _mean_detail(self, view: Tensor) -> Tensor:
-        """(1, 1, D, *grid) -> (1, C, D, *grid) float32."""
+        """(1, M, D, *grid) -> (1, C, D, *grid) float32."""
         parts = [decoder.detail for decoder in self._decoders if decoder.detail is not None]
         first, *others = (part(view.to(self.encoder.dtype)).float() for part in parts)
         return sum(others, first) / len(parts)
 
     def _mean_logits(self, view: Tensor) -> Tensor:
-        """(1, 256, D, s, s) -> (1, C, D, g, g) float32."""
+        """(1, E, D, s, s) -> (1, C, D, g, g) float32."""
         first, *others = (decoder(view, only_finest=True)[-1].float() for decoder in self._decoders)
         return sum(others, first) / len(self._decoders)
 

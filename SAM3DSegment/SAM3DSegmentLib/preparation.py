@@ -5,6 +5,7 @@ Inference, training and validation all prepare here, so that a model is used on 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .base.errors import InputError
-from .card import PATCH_SIZE, IntensityRule, SlicingRule
+from .card import PATCH_SIZE, SlicingRule
+from .channel import IntensityRule
 from .geometry import Slicing, slicing_of
 from .intensity import GreyScale, measure_grey_scale
+
+Voxels = np.ndarray | Sequence[np.ndarray]  # (K, J, I), or of several channels (M, K, J, I), or one (K, J, I) for each
 
 
 @dataclass(frozen=True)
@@ -116,26 +120,33 @@ class SquareFit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One volume, prepared: `volume_dhw` is a view of its voxels; slices are computed on request."""
+    """One volume, prepared: `channels_dhw` are views of its channels' voxels; slices are computed on request."""
 
-    volume_dhw: np.ndarray
+    channels_dhw: tuple[np.ndarray, ...]
     slicing: Slicing
-    grey_scale: GreyScale
+    grey_scales: tuple[GreyScale, ...]  # of each channel
     fit: SquareFit
 
     @property
     def depth(self) -> int:
-        return len(self.volume_dhw)
+        return len(self.channels_dhw[0])
+
+    @property
+    def channels(self) -> int:
+        return len(self.channels_dhw)
 
     def grey(self, start: int, stop: int, step: int = 1) -> Tensor:
-        """Slices [start, stop), or each `step`th of them, (n, *fit.grid) float32 in 0..255."""
-        # A copy in one layout: what follows is then the same to the bit for every storage order.
-        values = np.ascontiguousarray(self.volume_dhw[start:stop:step])
-        return self.fit.shrink(torch.from_numpy(self.grey_scale.apply(values))[:, None])[:, 0]
+        """Slices [start, stop), or each `step`th of them, of M channels: (n, M, *fit.grid) float32 in 0..255."""
+        grey = []
+        for volume, scale in zip(self.channels_dhw, self.grey_scales):
+            # A copy in one layout: what follows is then the same to the bit for every storage order.
+            values = np.ascontiguousarray(volume[start:stop:step])
+            grey.append(self.fit.shrink(torch.from_numpy(scale.apply(values))[:, None]))
+        return torch.cat(grey, dim=1)
 
     def squares(self, start: int, stop: int, step: int = 1) -> Tensor:
-        """The same slices on the square: (n, S, S), black around."""
-        return self.fit.place(self.grey(start, stop, step)[:, None])[:, 0]
+        """The same slices on the square: (n, M, S, S), black around."""
+        return self.fit.place(self.grey(start, stop, step))
 
     def classes(self, classes_kji: np.ndarray, start: int, stop: int) -> Tensor:
         """Class indices (K, J, I) of the volume's grid -> those of slices [start, stop), (n, *fit.grid)."""
@@ -148,17 +159,32 @@ class Preparation:
     """The rules of a model's card by which its volumes are prepared."""
 
     slicing: SlicingRule
-    intensity: IntensityRule
+    intensities: tuple[IntensityRule, ...]  # of each channel
     image_size: int
 
-    def prepare(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> Prepared:
-        """Voxels (K, J, I) of any real type and their 4x4 matrix in mm. Raises InputError, GeometryError."""
-        check_volume(array_kji)
+    def prepare(self, voxels: Voxels, ijk_to_ras: np.ndarray) -> Prepared:
+        """Voxels, as many channels as there are rules, and their 4x4 matrix in mm. Raises InputError, GeometryError."""
         slicing = slicing_of(ijk_to_ras, self.slicing)
-        volume = slicing.to_dhw(array_kji)
-        grey_scale = measure_grey_scale(volume, self.intensity)
-        fit = SquareFit.of_slices(volume.shape[1], volume.shape[2], slicing.spacing_mm[1:], self.image_size)
-        return Prepared(volume, slicing, grey_scale, fit)
+        volumes = tuple(map(slicing.to_dhw, as_channels(voxels)))
+        grey_scales = tuple(measure_grey_scale(*pair) for pair in zip(volumes, self.intensities, strict=True))
+        _, height, width = volumes[0].shape
+        fit = SquareFit.of_slices(height, width, slicing.spacing_mm[1:], self.image_size)
+        return Prepared(volumes, slicing, grey_scales, fit)
+
+
+def as_channels(voxels: Voxels) -> tuple[np.ndarray, ...]:
+    """The channels (K, J, I), at least one, each of its own real type. Raises InputError for what is no volume."""
+    is_one = isinstance(voxels, np.ndarray) and voxels.ndim != 4
+    channels: tuple[np.ndarray, ...] = (voxels,) if is_one else tuple(voxels)  # type: ignore[assignment]
+    for channel in channels:
+        check_volume(channel)
+        if channel.shape != channels[0].shape:
+            raise InputError(
+                f"channels of shapes {channels[0].shape} and {channel.shape} do not lie on one grid; resample them."
+            )
+    if not channels:
+        raise InputError("a volume without channels cannot be segmented; give at least one.")
+    return channels
 
 
 def check_volume(array: np.ndarray) -> None:

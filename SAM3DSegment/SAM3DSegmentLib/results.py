@@ -17,20 +17,22 @@ from .base.watch import UNWATCHED, Watch
 from .geometry import voxel_ml
 from .inference import Segmenter
 from .model_store import Described
+from .preparation import Voxels, as_channels
 
 
 def segment_array(
     segmenter: Segmenter,
     model: Described,
-    array_kji: np.ndarray,
+    array_kji: Voxels,
     ijk_to_ras: np.ndarray,
     watch: Watch = UNWATCHED,
     misfits: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Labels of one volume and the confidence in percent, both (K, J, I) uint8, and how they were made.
 
-    misfits: what `suitability` finds of the volume, for the record.
+    misfits: what `suitability` finds of the volume, for the record. The grey values are those of the first channel.
     """
+    first = as_channels(array_kji)[0]
     began = time.monotonic()
     labels, confidence = segmenter.segment_with_confidence(array_kji, ijk_to_ras, watch)
     seconds = time.monotonic() - began
@@ -48,8 +50,7 @@ def segment_array(
         "versions": {"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "misfits": list(misfits),
         "segments": [
-            {"name": label.name, "value": label.value}
-            | measure_segment(labels == label.value, array_kji, ml, confidence)
+            {"name": label.name, "value": label.value} | measure_segment(labels == label.value, first, ml, confidence)
             for label in model.card.labels
         ],
     }

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from .base.errors import InputError, require
 from .card import (
+    CHANNEL_LAYOUTS,
+    EACH,
     EMBEDDING_CHANNELS,
     LARGEST_DEPTH,
     DecoderConfig,
-    IntensityRule,
     Label,
     SlicingRule,
     WindowRule,
     require_image_size,
 )
+from .channel import Channel, IntensityRule, require_channels
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
@@ -70,11 +72,13 @@ class TrainingConfig:
     labels: tuple[Label, ...] = ()  # empty: those that the data have
     encoder: str = "auto"  # the checkpoint's that is given; SAM's ViT-B if its weights are here, else "compact_vit"
     image_size: int = 0  # 0: by the encoder and the cases
-    channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)
+    channels: tuple[int, ...] = (EMBEDDING_CHANNELS, 128, 64, 32, 16)  # of the decoder, for a volume of one channel
     levels: int = 0  # of the decoder; 0: up to the first whose grid is at or above that of the slices
     detail: tuple[int, ...] = ()  # channels of a part that reads the grey slices beside the embeddings; (): none
     slicing: SlicingRule = SlicingRule()
     intensity: IntensityRule = IntensityRule()
+    input_channels: tuple[Channel, ...] = ()  # of the volumes: those to train on, by name; (): all that the data have
+    channel_layout: str = EACH  # each in a pass of its own through the encoder; "rgb": up to three as colours of one
     window: WindowRule | None = WindowRule()  # None: as deep as the training samples, half of it shared
     mirror: bool | None = False  # as in the model's card; None: where augmentation may flip, too
     island_share: float = 0.0
@@ -140,6 +144,11 @@ class TrainingConfig:
         # Raises if they do not fit.
         DecoderConfig(
             len(self.labels) + 1 if self.labels else 2, self.channels, levels=self.levels or 4, detail=self.detail
+        )
+        require_channels(self.input_channels)
+        require(
+            self.channel_layout in CHANNEL_LAYOUTS,
+            f"channel_layout {self.channel_layout!r} is unknown; use one of {', '.join(CHANNEL_LAYOUTS)}.",
         )
         for what in ("value", "name"):
             given = [getattr(label, what) for label in self.labels]

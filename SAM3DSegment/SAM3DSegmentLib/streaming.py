@@ -47,8 +47,10 @@ def cost_of(prepared: Prepared, network: Network, work: Work) -> Cost:
         decoding += of_windows(work.detail_windows, lambda depth: network.detail_cost(depth, grid))
     # Pixels are prepared and finished in float32, whatever the network multiplies in, which is twice as fast in half.
     pixels = prepared.fit.height * prepared.fit.width / (2 if network.encoder.dtype == torch.float32 else 1)
-    of_encoded = work.encoded_views * network.encoder.multiplications
-    return Cost(of_encoded, pixels * BEFORE * work.depth / work.encoded, decoding, pixels * AFTER)
+    passes = network.encoder.config.passes(prepared.channels)
+    of_encoded = work.encoded_views * passes * network.encoder.multiplications
+    of_prepared = prepared.channels * pixels * BEFORE * work.depth / work.encoded
+    return Cost(of_encoded, of_prepared, decoding, pixels * AFTER)
 
 
 def _stream(prepared: Prepared, network: Network, work: Work, watch: Watch, tally: Tally) -> Iterator[Tensor]:
@@ -83,7 +85,7 @@ def classify(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _encode_slices(prepared: Prepared, network: Network, work: Work, watch: Watch, tally: Tally) -> Iterator[Tensor]:
-    """Embeddings (views, 256, s, s) of every slice, or of each `work.step`th."""
+    """Embeddings (views, E, s, s) of every slice, or of each `work.step`th."""
     encode = RetryInHalves(lambda grey: network.encode(grey, work.mirror), "continuing with {count} slices at a time.")
     ready = 0
     while ready < work.depth:
@@ -175,6 +177,6 @@ def measure_speed(prepared: Prepared, network: Network) -> SecondsPerSlice:
     detail_s = 0.0
     if network.has_detail:
         depth = max(LEAST_WINDOW, network.least_detail_depth)
-        grey = prepared.grey(middle, middle + 1).expand(depth, -1, -1)
+        grey = prepared.grey(middle, middle + 1).expand(depth, -1, -1, -1)
         detail_s = seconds(lambda _: network.detail(grey))[0] / depth
     return SecondsPerSlice(encode_s / count, decode_s / LEAST_WINDOW, detail_s, finish_s)

@@ -44,8 +44,8 @@ class VolumeFacts:
         return cls(ijk_to_ras, array_kji.shape, least, greatest, modality, is_label_map=labels)
 
 
-def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] = str) -> list[str]:
-    """Sentences for the user, most with a remedy; none if the volume suits the model.
+def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] = str, channel: int = 0) -> list[str]:
+    """Sentences for the user, most with a remedy; none if the volume suits the model as its `channel`th channel.
 
     tr translates a sentence before its values are filled in. Raises GeometryError for axes that cannot be sliced.
     """
@@ -54,7 +54,8 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
         return [tr("It is empty: each of its voxels is {value:g}.").format(value=volume.least_value)]
     if volume.is_label_map:
         return [tr("This is a label map; choose the image that it belongs to.")]
-    found = _modality_misfits(card, volume, tr)
+    modality = card.inputs[channel].modality or card.modality
+    found = _modality_misfits(modality, volume, tr)
     if card.spacing_mm and _is_far(slicing.spacing_mm, card.spacing_mm):
         found.append(
             tr("Its spacing, {here} mm, is far from the training data's {there} mm; expect a worse result.").format(
@@ -72,9 +73,18 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
     return found
 
 
-def find_and_warn(card: ModelCard, volume: VolumeFacts, name: str) -> list[str]:
-    """As `find_misfits`, and all of them in one warning about the volume of this name."""
-    misfits = find_misfits(card, volume)
+def find_channel_misfits(card: ModelCard, channels: Sequence[VolumeFacts]) -> list[str]:
+    """As `find_misfits` for each channel of the model; what holds for several is said once."""
+    found: list[str] = []
+    for number, (channel, facts) in enumerate(zip(card.inputs, channels)):
+        new = [text for text in find_misfits(card, facts, channel=number) if text not in found]
+        found += [f"{channel.name}: {text}" if number else text for text in new]
+    return found
+
+
+def find_and_warn(card: ModelCard, channels: Sequence[VolumeFacts], name: str) -> list[str]:
+    """As `find_channel_misfits`, and all of them in one warning about the volume of this name."""
+    misfits = find_channel_misfits(card, channels)
     if misfits:
         logger.warning("%s may not suit the model %r: %s", name, card.name, " ".join(misfits))
     return misfits
@@ -108,21 +118,21 @@ def _range(array_kji: np.ndarray) -> tuple[float, float]:
     return least, greatest
 
 
-def _modality_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str]) -> list[str]:
+def _modality_misfits(modality: str, volume: VolumeFacts, tr: Callable[[str], str]) -> list[str]:
     """By what DICOM states; without that, by the least value."""
-    wanted, stated, least = card.modality.upper(), volume.modality, volume.least_value
+    wanted, stated, least = modality.upper(), volume.modality, volume.least_value
     if stated:
         if not wanted or wanted.startswith(stated):
             return []
         return [
             tr("Its modality is {here}, but the model is for {there}; choose another model.").format(
-                here=stated, there=card.modality
+                here=stated, there=modality
             )
         ]
     if wanted.startswith("MR") and least < AIR_HU:
         return [
             tr("Its values go down to {low:g}, as in a CT, but the model is for {there}; choose another model.").format(
-                low=least, there=card.modality
+                low=least, there=modality
             )
         ]
     if wanted == "CT" and least >= 0:

@@ -159,8 +159,13 @@ def dicom(folder, array=None, series="1.2.826.0.1.3680043.2.1125.1", names="slic
     return folder
 
 
-def multiframe(folder, positions, slopes=None, array=None, with_positions=True, count=None):
-    """An enhanced MR file: frames at `positions` (mm along the axis of slices), in the order of the file."""
+def multiframe(
+    folder, positions, slopes=None, array=None, with_positions=True, count=None, change=lambda number, frame: None
+):
+    """An enhanced MR file: frames at `positions` (mm along the axis of slices), in the order of the file.
+
+    change(number, frame) alters the functional groups of a frame.
+    """
     folder.mkdir(exist_ok=True)
     array = voxels(shape=(len(positions), *SHAPE[1:])) if array is None else array
     data = _dicom(folder, "1.2.840.10008.5.1.4.1.1.4.1", generate_uid(), "1.2.826.0.1.3680043.2.1125.4")
@@ -181,6 +186,7 @@ def multiframe(folder, positions, slopes=None, array=None, with_positions=True, 
             values = Dataset()
             values.RescaleSlope, values.RescaleIntercept, values.RescaleType = slopes[number], 0, "US"
             frame.PixelValueTransformationSequence = [values]
+        change(number, frame)
     data.save_as(folder / "frames.dcm", enforce_file_format=True)
     return folder
 

@@ -15,14 +15,14 @@ MODULES = {
     if path.name != "__init__.py"
 }
 MOST_LINES = 350  # of a file
-MOST_AT_THE_ROOT = 24  # modules of the package itself
+MOST_AT_THE_ROOT = 25
 MOST_LINES_OF_A_FUNCTION = 60
 
 # From the ground up: a wing may import itself and what stands above it here, and nothing else of ours. A wing is a
 # folder, or some modules at the package's root.
 WINGS = {
     "base": "base/",
-    "words": "card settings geometry intensity preparation suitability",
+    "words": "channel card settings geometry intensity preparation suitability",
     "formats": "formats/",
     "method": "decoder detail losses network work quality streaming postprocessing metrics",
     "sam": "sam/",

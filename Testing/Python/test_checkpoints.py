@@ -169,7 +169,7 @@ def test_a_stand_in_gives_the_features_of_its_familys_own_method(name, state, sa
     torch.testing.assert_close(
         encoder(normalise(grey[:, None], encoder.config.normalisation)), expected, atol=1e-4, rtol=1e-4
     )
-    found = Network(encoder, [Sam3dDecoder(2, (256, 4, 4, 4, 4))]).encode(grey)[:, 0]
+    found = Network(encoder, [Sam3dDecoder(2, (256, 4, 4, 4, 4))]).encode(grey[:, None])[:, 0]
     torch.testing.assert_close(found, expected.half(), atol=2e-3, rtol=2e-3)
 
 
@@ -357,7 +357,7 @@ def test_a_model_computes_with_the_normalisation_of_its_card(tmp_path, small):
     """Trained on MedSAM's file: its own; trained when all files were SAM's, as older cards were: SAM's."""
     path = tmp_path / "medsam_vit_b.pth"
     torch.save(small, path)
-    loaded = find_encoder("medsam_vit_b").load_for_training(32, torch.device("cpu"), path)
+    loaded = find_encoder("medsam_vit_b").load_for_training(EncoderConfig("", 32), torch.device("cpu"), path)
     config = loaded.uncached().config
     assert config == EncoderConfig("medsam_vit_b", 32, file_sha256(path), normalisation="unit")
     for name, normalisation in (("medsam_vit_b", "unit"), ("sam_vit_b", "sam"), ("medsam_vit_b", "sam")):

@@ -11,7 +11,8 @@ import torch
 from conftest import CT, MRI, MRI_LABEL, ijk_to_ras_of, write_dicom
 from SAM3DSegmentLib.base.errors import Cancelled, GeometryError, InputError, WeightsError
 from SAM3DSegmentLib.base.watch import UNWATCHED
-from SAM3DSegmentLib.card import IntensityRule, ModelCard, SlicingRule, WindowRule
+from SAM3DSegmentLib.card import ModelCard, SlicingRule, WindowRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.encoder import load_encoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, segment_volume, watch_of
@@ -173,7 +174,7 @@ def test_where_windows_overlap_each_counts_most_in_its_middle(segmenter, monkeyp
 
     monkeypatch.setattr(segmenter.network, "decode", decode)
     monkeypatch.setattr(Network, "has_detail", False)
-    preparation = Preparation(SlicingRule("axial"), IntensityRule(), segmenter.card.encoder.image_size)
+    preparation = Preparation(SlicingRule("axial"), (IntensityRule(),), segmenter.card.encoder.image_size)
     prepared = preparation.prepare(np.arange(12 * 8 * 8).reshape(12, 8, 8), np.eye(4))
     logits = list(stream_logits(prepared, segmenter.network, Work(12, WindowRule(8, 4)), UNWATCHED))
     assert [float(one[0, 4, 4]) for one in logits] == pytest.approx([0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
@@ -216,7 +217,8 @@ def test_cancel_stops_between_batches(segmenter, mri):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 3, 4, 5)), r"\(2, 3, 4, 5\)"),
+        (np.zeros((2, 3, 4, 5)), "2 channels"),
+        (np.zeros((2, 2, 3, 4, 5)), r"\(2, 2, 3, 4, 5\)"),
         (np.zeros((0, 3, 4)), r"\(0, 3, 4\)"),
         (np.zeros((2, 3, 4), complex), "complex128"),
         (np.zeros((2, 3, 4), bool), "bool"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.card import EncoderConfig, IntensityRule
+from SAM3DSegmentLib.card import EncoderConfig
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.intensity import measure_grey_scale, normalise, percentiles
 
 

@@ -42,7 +42,7 @@ def make_network(detail=()):
 
 
 def slices_with_air():
-    grey = torch.rand(6, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 255
+    grey = torch.rand(6, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 255
     grey[[0, 2, 3]] = 0
     return grey
 
@@ -51,7 +51,7 @@ def slices_with_air():
 def test_slices_of_air_have_the_embedding_of_one_that_is_encoded_alone(mirror):
     grey = slices_with_air()
     network, other = make_network(), make_network()
-    air = other.encode(torch.ones(1, SIZE, SIZE) * 1e-30, mirror)  # as good as black, and encoded as it is
+    air = other.encode(torch.ones(1, 1, SIZE, SIZE) * 1e-30, mirror)  # as good as black, and encoded as it is
     found = network.encode(grey, mirror)
     for index, part in enumerate(grey):
         if not part.any():
@@ -82,21 +82,21 @@ def test_a_volume_in_air_is_as_it_is_when_all_of_it_is_encoded(one_decoder, monk
 def test_a_detail_part_sees_the_mirrored_slices_in_the_mirrored_view(mirror):
     """So that the mirror image of a volume has the mirror image of what is added to its logits."""
     network = make_network(detail=(4, 6))
-    grey = torch.rand(5, 9, 11, generator=torch.Generator().manual_seed(1)) * 255
+    grey = torch.rand(5, 1, 9, 11, generator=torch.Generator().manual_seed(1)) * 255
     logits = network.detail(grey, mirror)
     assert logits.shape == (5, 3, 9, 11)
     axis = 0 if mirror == 0 else mirror + 1  # of (D, C, h, w)
-    torch.testing.assert_close(network.detail(grey.flip(mirror), mirror).flip(axis), logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(network.detail(grey.flip(axis), mirror).flip(axis), logits, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(network.detail(grey), logits, atol=1e-2)
 
 
 @pytest.mark.parametrize("mirror", [0, 2])
 def test_of_a_view_and_its_mirror_image_the_mean_is_taken(mirror):
     network = make_network()
-    grey = torch.rand(5, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 255
+    grey = torch.rand(5, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 255
     plain = network.decode(network.encode(grey))
-    flipped = grey.flip(mirror)  # mirror is an axis of (D, H, W), as those of grey are
-    mirrored = network.decode(network.encode(flipped)).flip([0, None, 3][mirror])
+    axis = [0, None, 3][mirror]  # mirror is an axis of (D, H, W), and there are channels or classes after D
+    mirrored = network.decode(network.encode(grey.flip(axis))).flip(axis)
     torch.testing.assert_close(
         network.decode(network.encode(grey, mirror), mirror), (plain + mirrored) / 2, atol=1e-3, rtol=1e-3
     )

@@ -30,8 +30,9 @@ from SAM3DSegmentLib.losses import DeepSupervisionLoss, DiceCrossEntropyLoss, Di
 from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.settings import AugmentationConfig
 from SAM3DSegmentLib.training.augmentation import random_view
+from SAM3DSegmentLib.training.case_files import CaseFiles
 from SAM3DSegmentLib.training.classes import COMPLETE, LabelRules, read_case
-from SAM3DSegmentLib.training.dataset import CaseFiles, find_dataset
+from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.loop import make_fabric
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import prepare_case
@@ -256,7 +257,7 @@ def prepare(tmp_path, labels, rules=ONLY_PAINTED):
     tmp_path.mkdir(exist_ok=True)
     files = CaseFiles("a", MRI, write_like(tmp_path / "label.nii.gz", labels, MRI))
     plan = make_plan(HIPPOCAMPUS, COMPACT)
-    preparation = Preparation(plan.config.slicing, plan.config.intensity, 32)
+    preparation = Preparation(plan.config.slicing, plan.card.intensities, 32)
     return prepare_case(files, LABELS, preparation, rules, tmp_path)
 
 
@@ -346,7 +347,7 @@ def test_what_is_found_on_unpainted_slices_is_not_held_against_a_model(painted_s
 
 def test_the_picture_shows_a_painted_slice_and_which_are_painted(tmp_path):
     volume = read_volume(MRI)
-    prepared = Preparation(COMPACT.slicing, COMPACT.intensity, 64).prepare(volume.array_kji, volume.ijk_to_ras)
+    prepared = Preparation(COMPACT.slicing, (COMPACT.intensity,), 64).prepare(volume.array_kji, volume.ijk_to_ras)
     painted, numbers = every(reference(), CORONAL, 4)
     known = find_painted(painted).keep(painted)
     png, index = draw_case(prepared, known, np.zeros_like(painted), LABELS)

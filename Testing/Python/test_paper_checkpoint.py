@@ -9,7 +9,10 @@ from torch.nn import functional as F
 
 from SAM3DSegmentLib.base.errors import ModelFileError
 from SAM3DSegmentLib.commands.paper_checkpoint import read_paper_checkpoint
+from SAM3DSegmentLib.encoder import load_encoder
+from SAM3DSegmentLib.intensity import normalise
 from SAM3DSegmentLib.model_file import load_model
+from SAM3DSegmentLib.network import Network
 
 WIDTHS = (256, 128, 64, 32, 16)
 CLASSES = 4
@@ -67,10 +70,11 @@ def state():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_logits_are_those_of_the_papers_formulas(tmp_path, state, dtype):
+@pytest.mark.parametrize(("dtype", "modalities"), [(torch.float32, 1), (torch.float64, 1), (torch.float32, 4)])
+def test_logits_are_those_of_the_papers_formulas(tmp_path, dtype, modalities):
+    state = paper_state(modalities)
     decoder = read_paper_checkpoint(write_checkpoint(tmp_path / "model_best.model", state)).decoder.to(dtype)
-    embeddings = torch.randn(1, 256, 5, 3, 3, dtype=dtype)
+    embeddings = torch.randn(1, 256 * modalities, 5, 3, 3, dtype=dtype)
     expected = paper_logits({key: value.to(dtype) for key, value in state.items()}, embeddings)
     for ours, theirs in zip(decoder(embeddings), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
@@ -88,6 +92,23 @@ def test_the_command_writes_a_model_that_says_what_is_missing(run_cli, tmp_path,
     torch.testing.assert_close(model.decoder.layers[0].conv1.weight, state["decoder5.conv1.0.weight"])
 
 
+@torch.no_grad()
+def test_four_modalities_are_four_channels_encoded_one_by_one(tmp_path, run_cli, untrained_sam):
+    """Logits of the whole way from grey slices, with the encoder asked for one modality after the other."""
+    state = paper_state(4)
+    checkpoint = write_checkpoint(tmp_path / "model_best.model", state)
+    assert run_cli("models", "import", "--from", "sam3d", checkpoint, "-o", tmp_path / "m.sam3d").returncode == 0
+    model = load_model(tmp_path / "m.sam3d")
+    assert [channel.name for channel in model.card.inputs] == ["0000", "0001", "0002", "0003"]
+    encoder = load_encoder("sam_vit_b", untrained_sam, 32, "cpu", "fp32")
+    grey = torch.rand(3, 4, 32, 32) * 255
+    alone = [encoder(normalise(grey[:, number : number + 1], "sam")).half().float() for number in range(4)]
+    theirs = paper_logits(state, torch.stack(alone, 1).flatten(1, 2).transpose(0, 1)[None])[-1]
+    network = Network(encoder, model.decoders)
+    ours = network.decode(network.encode(grey))
+    torch.testing.assert_close(ours, theirs[0].transpose(0, 1), atol=1e-4, rtol=1e-4)
+
+
 def test_a_checkpoint_without_deep_supervision_has_one_head(tmp_path, state):
     few = {key: value for key, value in state.items() if not key.startswith(("out2", "out3"))}
     model = read_paper_checkpoint(write_checkpoint(tmp_path / "m.model", few))
@@ -99,7 +120,7 @@ def test_a_checkpoint_without_deep_supervision_has_one_head(tmp_path, state):
     [
         ({"state_dict": {"conv.weight": torch.zeros(1)}}, "not a checkpoint of UARK-AICV/SAM3D"),
         ([1, 2], "not a checkpoint of UARK-AICV/SAM3D"),
-        ({"state_dict": paper_state(modalities=4)}, "4 modalities"),
+        ({"state_dict": {**paper_state(), "decoder5.conv1.0.weight": torch.zeros(8, 300, 3, 3, 3)}}, "300 channels"),
         ({"state_dict": {**paper_state(), "out1.segmentation_head.bias": torch.zeros(9)}}, "do not fit"),
         (
             {"state_dict": {k: v for k, v in paper_state().items() if k != "decoder2.conv2.0.weight"}},

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from SAM3DSegmentLib.card import IntensityRule, SlicingRule
+from SAM3DSegmentLib.card import SlicingRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.preparation import Preparation, SquareFit
 
 
@@ -96,10 +97,10 @@ def test_a_slice_is_the_same_alone_and_among_others(shape, spacing):
     """Shrinking, enlarging, anisotropic and odd sizes: batches must not matter, or training and use would differ."""
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     matrix = np.diag([*spacing[::-1], 1.0])
-    prepared = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume, matrix)
+    prepared = Preparation(SlicingRule(), (IntensityRule(),), 48).prepare(volume, matrix)
     whole, squares = prepared.grey(0, prepared.depth), prepared.squares(0, prepared.depth)
-    assert whole.shape == (shape[0], *prepared.fit.grid)
-    assert squares.shape == (shape[0], 48, 48)
+    assert whole.shape == (shape[0], 1, *prepared.fit.grid)
+    assert squares.shape == (shape[0], 1, 48, 48)
     for index in range(prepared.depth):
         assert torch.equal(prepared.grey(index, index + 1)[0], whole[index])
         assert torch.equal(prepared.squares(index, index + 1)[0], squares[index])
@@ -109,7 +110,7 @@ def test_shrinking_averages():
     """Without antialiasing every fourth pixel would be taken, and noise stay as loud as it was."""
     noise = np.random.default_rng(0).normal(size=(2, 256, 256)).astype(np.float32)
     rule = IntensityRule("window", -5, 5)
-    grey = Preparation(SlicingRule(), rule, 64).prepare(noise, np.eye(4)).grey(0, 2)
+    grey = Preparation(SlicingRule(), (rule,), 64).prepare(noise, np.eye(4)).grey(0, 2)
     assert float(grey.std()) < 0.4 * 255 / 10
 
 

@@ -72,7 +72,7 @@ def test_the_cost_that_is_expected_is_that_of_what_is_computed(config, depth):
         network.decode(torch.zeros(depth, 1, 256, 2, 2))
         decoding = sum(counted)
         if network.has_detail:
-            network.detail(torch.zeros(depth, 11, 9))
+            network.detail(torch.zeros(depth, 1, 11, 9))
     assert decoding == pytest.approx(network.decoding_cost(depth))
     assert sum(counted) - decoding == pytest.approx(network.detail_cost(depth, (11, 9)), rel=0.1)  # odd sizes
     assert len(counted) > 10  # the bar does not stand while a window is decoded

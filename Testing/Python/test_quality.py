@@ -12,7 +12,8 @@ from conftest import MRI
 from SAM3DSegmentLib import quality
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED
-from SAM3DSegmentLib.card import IntensityRule, SlicingRule, WindowRule
+from SAM3DSegmentLib.card import EncoderConfig, SlicingRule, WindowRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import Segmenter, measure_speed, stream_logits
@@ -38,7 +39,7 @@ def at(level, segmenter, **more):
 
 def prepare(card, shape, spacing_mm=(1.0, 1.0, 1.0)):
     volume = np.random.default_rng(0).integers(0, 100, shape).astype(np.int16)
-    return Preparation(SlicingRule(), IntensityRule(), card.encoder.image_size).prepare(
+    return Preparation(SlicingRule(), (IntensityRule(),), card.encoder.image_size).prepare(
         volume, np.diag([*reversed(spacing_mm), 1.0])
     )
 
@@ -121,6 +122,7 @@ class Ramp:
     class encoder:  # noqa: N801
         batch_size, computed, multiplications = 3, 0, 1.0
         device, dtype = torch.device("cpu"), torch.float32
+        config = EncoderConfig("ramp", 32)
 
     has_detail = False
 
@@ -131,7 +133,7 @@ class Ramp:
         return contextlib.nullcontext()
 
     def encode(self, grey, mirror=None):
-        return grey[:, :1, :1].reshape(-1, 1, 1, 1, 1)
+        return grey[..., :1, :1].reshape(-1, 1, 1, 1, 1)
 
     def decode(self, embeddings, mirror=None):
         return embeddings[:, 0]
@@ -142,7 +144,7 @@ class Ramp:
 def test_between_two_slices_their_mean_is_taken_and_at_the_end_the_last(decode_every_slice, step):
     depth = 11
     volume = np.broadcast_to(np.arange(depth, dtype=np.float32)[:, None, None], (depth, 16, 16))
-    prepared = Preparation(SlicingRule(), IntensityRule("window", 0, 255), 16).prepare(volume, np.diag([1, 1, 9, 1]))
+    prepared = Preparation(SlicingRule(), (IntensityRule("window", 0, 255),), 16).prepare(volume, np.diag([1, 1, 9, 1]))
     work = Work(depth, WindowRule(4, 2), None, step, decode_every_slice)
     found = [float(logits[0, 8, 8]) for logits in stream_logits(prepared, Ramp(), work, UNWATCHED)]
     last = (depth - 1) // step * step

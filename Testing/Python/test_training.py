@@ -24,7 +24,8 @@ from SAM3DSegmentLib.base.errors import Cancelled, InputError, TrainingError, We
 from SAM3DSegmentLib.base.jsonable import from_json, to_json
 from SAM3DSegmentLib.base.progress import SILENT, Silent
 from SAM3DSegmentLib.base.watch import UNWATCHED, Watch
-from SAM3DSegmentLib.card import LEAST_IMAGE_SIZE, IntensityRule, Label, SlicingRule
+from SAM3DSegmentLib.card import LEAST_IMAGE_SIZE, Label, SlicingRule
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
@@ -146,7 +147,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(tmp_path):
 
 def test_the_picture_shows_the_slice_that_differs_most():
     volume = read_volume(HIPPOCAMPUS / "imagesTr" / "hippocampus_051.nii.gz")
-    prepared = Preparation(SlicingRule("coronal"), IntensityRule(), 64).prepare(volume.array_kji, volume.ijk_to_ras)
+    prepared = Preparation(SlicingRule("coronal"), (IntensityRule(),), 64).prepare(volume.array_kji, volume.ijk_to_ras)
     reference = read_volume(HIPPOCAMPUS / "labelsTr" / "hippocampus_051.nii.gz").array_kji
     dhw = prepared.slicing.to_dhw(reference).copy()
     dhw[11] = 0
@@ -643,7 +644,7 @@ def test_folds_become_one_ensemble_with_its_out_of_fold_dice(tmp_path, frozen):
     assert [event["fold"] for event in told.events if event["event"] == "validation"] == [1, 2]
 
     image = read_volume(HIPPOCAMPUS / "imagesTr" / f"{test[0]}.nii.gz")
-    prepared = Preparation(loaded.card.slicing, loaded.card.intensity, 32).prepare(image.array_kji, image.ijk_to_ras)
+    prepared = Preparation(loaded.card.slicing, loaded.card.intensities, 32).prepare(image.array_kji, image.ijk_to_ras)
     encoder = loaded.load_encoder("cpu", "fp32")
     alone = [Network(encoder, [decoder]) for decoder in loaded.decoders]
     embeddings = alone[0].encode(prepared.squares(0, 4))

@@ -107,19 +107,12 @@ def test_raw_data_of_nnunet_and_its_descriptions_are_read(tmp_path, description)
     assert find_dataset(tmp_path).modality == "CT"
 
 
-def test_an_image_of_several_channels_is_refused(tmp_path):
-    for channel in ("0000", "0001"):
-        write_pair(tmp_path / "imagesTr" / f"case_{channel}.nii.gz", tmp_path / "labelsTr" / "case.nii.gz")
-    with pytest.raises(InputError, match="a model reads one channel"):
-        find_dataset(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "not valid JSON"),
         ("[1]", "is not a JSON object"),
-        ('{"labels": {"whole": [1, 2], "core": 2}}', "labels that cannot be read"),
+        ('{"labels": {"whole": [1, "b"], "core": 2}}', "labels that cannot be read"),
         ('{"labels": 3}', "labels that cannot be read"),
         ('{"labels": {"ignore": 0, "A": 1}}', "names 0 'ignore', but the background is 0; renumber the labels"),
         ('{"labels": {"A": 0, "B": 1, "background": 2}}', "names 0 'A', but the background is 0; renumber the labels"),
@@ -324,6 +317,47 @@ def test_folds_hold_every_case_out_once():
         assert len(split.training) + len(split.validation) == 10
 
 
+@pytest.mark.parametrize("folds", [1, 3])
+def test_cases_of_one_patient_are_never_on_both_sides(folds):
+    cases = [f"case{n:02d}" for n in range(30)]
+    for seed in range(20):
+        drawn = np.random.default_rng(seed).integers(0, 9, 30)
+        patients = {name: f"P{number}" for name, number in zip(cases, drawn) if number}  # the others are their own
+        config = dataclasses.replace(CONFIG, folds=folds, test_cases=3, seed=seed)
+        splits = split_cases(cases, config, 12, patients)
+        for split in splits:
+            sides = [{patients.get(name, name) for name in side} for side in dataclasses.astuple(split)]
+            assert all(sides), split
+            assert sum(map(len, sides)) == len(set.union(*sides)), split
+            assert len(split.test) >= 3
+        held_out = [name for split in splits for name in split.validation]
+        assert len(set(held_out)) == len(held_out)
+    alone = {name: name for name in cases}
+    assert split_cases(cases, config, None, alone) == split_cases(cases, config)
+    one = dict.fromkeys(cases, "P1")
+    refused = "30 cases of 1 patients cannot" if folds > 1 else "none of 30 of 1 patients"
+    with pytest.raises(InputError, match=refused):
+        split_cases(cases, dataclasses.replace(config, test_cases=0), None, one)
+
+
+def test_dataset_json_names_patients_and_the_check_counts_them(decathlon):
+    write_pair(decathlon / "imagesTr" / "d.nrrd", decathlon / "labelsTr" / "d.nrrd")
+    description = decathlon / "dataset.json"
+    description.write_text(json.dumps({"patients": {"a": "P7", "c": "P7", "b": 8, "z": "P9"}}))
+    dataset = find_dataset(decathlon)
+    assert dataset.patients == {"a": "P7", "c": "P7", "b": "8"}
+    assert dataset.notices == ("dataset.json names the patients of cases that are not here: z.",)
+    for seed in range(6):
+        (split,) = make_plan(decathlon, dataclasses.replace(CONFIG, seed=seed)).splits
+        assert ({"a", "c"} <= set(split.training)) != ({"a", "c"} <= set(split.validation))
+    lines, _ = check(decathlon, CONFIG, Options())
+    assert "patients: 3, of 4 cases; those of one are never on both sides of the split." in lines
+    for wrong in (["P7"], {"a": ["P7"]}, {"a": ""}):
+        description.write_text(json.dumps({"patients": wrong}))
+        with pytest.raises(InputError, match=r"patient.*as in {\"patients\": {\"case_1\": \"P7\""):
+            find_dataset(decathlon)
+
+
 def test_a_fingerprint_names_what_has_changed(decathlon):
     before = fingerprint(find_dataset(decathlon))
     assert describe_difference(before, fingerprint(find_dataset(decathlon))) == ""
@@ -415,8 +449,8 @@ def test_one_look_reads_each_label_map_and_each_image_header_once(decathlon, mon
     read = []
     for name in ("read_label_map", "read_header"):
         original = getattr(look, name)
-        monkeypatch.setattr(look, name, lambda path, original=original: read.append(path.name) or original(path))
-    monkeypatch.setattr(classes, "read_label_map", lambda path: pytest.fail(f"{path} is read again"))
+        monkeypatch.setattr(look, name, lambda path, *more, of=original: read.append(path.name) or of(path, *more))
+    monkeypatch.setattr(classes, "read_label_map", lambda path, *more: pytest.fail(f"{path} is read again"))
     plan = make_plan(decathlon, CONFIG, hashed=True)
     assert find_suspicious(plan) == []
     assert len(plan.fingerprint) == 3

@@ -51,7 +51,7 @@ def decoder():
 def sample(embeddings=None, only_detail=False):
     """As it comes from a case: on the host."""
     classes = torch.zeros(DEPTH, *FIT.grid, dtype=torch.uint8)
-    return Sample(FIT, classes, torch.zeros(DEPTH, *FIT.grid), embeddings, only_detail)
+    return Sample(FIT, classes, torch.zeros(1, DEPTH, *FIT.grid), embeddings, only_detail)
 
 
 def test_a_tensor_left_on_the_host_is_an_error():
@@ -66,10 +66,10 @@ def test_inference(vit_config):
     with fake():
         network.encoder = on_gpu(vit)
         network._decoders = [part.to(CUDA, torch.float16) for part in network._decoders]
-        embeddings = network._encode(torch.zeros(DEPTH, SIZE, SIZE), 2)  # `encode` asks which slices are black
+        embeddings = network._encode(torch.zeros(DEPTH, 1, SIZE, SIZE), 2)  # `encode` asks which slices are black
         assert (embeddings.device, embeddings.shape) == (CUDA, (DEPTH, 2, 256, SIZE // 16, SIZE // 16))
         logits = network.decode(embeddings, 2)
-        detail = network.detail(torch.zeros(DEPTH, *FIT.grid), 2)
+        detail = network.detail(torch.zeros(DEPTH, 1, *FIT.grid), 2)
         whole = FIT.enlarge(FIT.to_grid(logits) + detail)
         assert (whole.device, whole.shape) == (CUDA, (DEPTH, 3, FIT.height, FIT.width))
 
@@ -89,7 +89,7 @@ def learn(learner, samples):
 
 @pytest.mark.parametrize("only_detail", [False, True])
 def test_a_step_of_an_encoder_that_learns(only_detail):
-    learner = EndToEndLearner(build_vit(COMPACT_VIT, SIZE), decoder(), SIZE, CUDA, trains_detail_alone=True)
+    learner = EndToEndLearner(build_vit(COMPACT_VIT, SIZE), decoder(), CONFIG, CUDA, trains_detail_alone=True)
     with fake():
         learn(learner, [sample(only_detail=only_detail)] * 2)
 

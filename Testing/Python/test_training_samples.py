@@ -13,12 +13,12 @@ from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import (
     NORMALISATIONS,
     EncoderConfig,
-    IntensityRule,
     Label,
     SlicingRule,
     VitConfig,
     WindowRule,
 )
+from SAM3DSegmentLib.channel import IntensityRule
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
@@ -33,14 +33,15 @@ from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import AugmentationConfig, TrainingConfig
 from SAM3DSegmentLib.training import augmentation
 from SAM3DSegmentLib.training.augmentation import random_view
+from SAM3DSegmentLib.training.case_files import CaseFiles
 from SAM3DSegmentLib.training.classes import COMPLETE
-from SAM3DSegmentLib.training.dataset import CaseFiles
 from SAM3DSegmentLib.training.embeddings import StoredViews, ViewEncoder
 from SAM3DSegmentLib.training.learner import DecoderLearner, EndToEndLearner
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNumbers, make_loader
 from SAM3DSegmentLib.work import Work
 
+COMPACT_48 = EncoderConfig("compact_vit", 48, vit=COMPACT_VIT)
 LABELS = (Label(1, "Ball", (255, 0, 0)), Label(2, "Box", (0, 255, 0)))
 STILL = AugmentationConfig(
     probability=1, rotation_degrees=0, scaling=0, shear=0, translation=0, gamma=0, contrast=0, noise=0
@@ -70,7 +71,9 @@ def write_case(folder, name, size_ijk=(40, 36, 12), spacing=(1.0, 1.0, 1.0), see
 
 def prepare(folder, files, size=48):
     (folder / "prepared").mkdir(exist_ok=True)
-    return prepare_case(files, LABELS, Preparation(SlicingRule(), IntensityRule(), size), COMPLETE, folder / "prepared")
+    return prepare_case(
+        files, LABELS, Preparation(SlicingRule(), (IntensityRule(),), size), COMPLETE, folder / "prepared"
+    )
 
 
 @pytest.fixture
@@ -126,10 +129,10 @@ def test_training_and_inference_see_the_same_slices_to_the_bit(
     case_encoder.encoder = trained_on
     case_encoder.embed(grey, prepared.fit)
     training_input = torch.cat(trained_on.seen)
-    assert torch.equal(training_input, normalise(prepared.fit.place(grey[:, None]), normalisation))
+    assert torch.equal(training_input, normalise(prepared.fit.place(grey.transpose(0, 1)), normalisation))
 
     volume = read_volume(files.image)
-    for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
+    for_inference = Preparation(SlicingRule(), (IntensityRule(),), 48).prepare(volume.array_kji, volume.ijk_to_ras)
     recorder = Recorder(tiny_encoder)
     network = Network(recorder, [Sam3dDecoder(3, (256, 8, 8, 8, 8))])
     list(stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), UNWATCHED))
@@ -148,13 +151,13 @@ def test_training_and_inference_add_a_detail_alike(tmp_path, tiny_encoder, size_
     torch.manual_seed(0)
     decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2, detail=(4, 6)).eval()
     network = Network(tiny_encoder, [decoder])
-    embeddings = network.encode(prepared.fit.place(grey[:, None])[:, 0])[:, 0].transpose(0, 1)
+    embeddings = network.encode(prepared.fit.place(grey.transpose(0, 1)))[:, 0].transpose(0, 1)
     learner = DecoderLearner(decoder, SimpleNamespace(encoder=tiny_encoder), {})
     levels, labels = learner.predict(learner.module, [Sample(prepared.fit, classes, grey, embeddings)])
     assert torch.equal(labels[-1][0], classes.long())
 
     volume = read_volume(files.image)
-    for_inference = Preparation(SlicingRule(), IntensityRule(), 48).prepare(volume.array_kji, volume.ijk_to_ras)
+    for_inference = Preparation(SlicingRule(), (IntensityRule(),), 48).prepare(volume.array_kji, volume.ijk_to_ras)
     logits = stream_logits(for_inference, network, Work(for_inference.depth, WindowRule()), UNWATCHED)
     expected = prepared.fit.enlarge(levels[-1][0].transpose(0, 1))
     torch.testing.assert_close(torch.stack(list(logits)), expected.detach(), atol=1e-3, rtol=1e-3)
@@ -176,11 +179,11 @@ def test_a_detail_part_learns_alone_from_every_second_sample_of_a_batch(tmp_path
     assert not any(single[number].only_detail for number in range(6))
 
     decoder = Sam3dDecoder(3, (256, 8, 8, 8, 8), levels=2, detail=(4, 6))
-    compact = EndToEndLearner(torch.nn.Identity(), decoder, 48, torch.device("cpu"))
+    compact = EndToEndLearner(torch.nn.Identity(), decoder, COMPACT_48, torch.device("cpu"))
     for learner in (DecoderLearner(decoder, encoder, {}), compact):
         (logits,), (labels,) = learner.predict(learner.module, [samples[1]])
         assert torch.equal(labels[0], samples[1].classes.long())
-        torch.testing.assert_close(logits, decoder.detail(samples[1].grey[None, None]))
+        torch.testing.assert_close(logits, decoder.detail(samples[1].grey[None]))
         learner.module.zero_grad()
         logits.square().sum().backward()
         learnt = {name for name, weight in learner.module.named_parameters() if weight.grad is not None}
@@ -203,9 +206,9 @@ def test_the_model_says_the_mean_of_what_a_detail_part_learnt_to_say_alone_and_w
         if is_lent:
             embeddings = SimpleNamespace(encoder=tiny_encoder, embed=lambda grey, fit: known)
             return DecoderLearner(decoder, embeddings, {}, trains_detail_alone)
-        return EndToEndLearner(vit, decoder, 48, torch.device("cpu"), trains_detail_alone)
+        return EndToEndLearner(vit, decoder, COMPACT_48, torch.device("cpu"), trains_detail_alone)
 
-    known = torch.rand(256, len(grey), 3, 3)
+    known = torch.rand(256, case.depth, 3, 3)
     trainee = learner(True)
     with torch.no_grad():
         together = trainee.predict(trainee.module, [sample])[0][-1]
@@ -216,10 +219,10 @@ def test_the_model_says_the_mean_of_what_a_detail_part_learnt_to_say_alone_and_w
         made, encoder = trained.decoder, trained.encoder
         embeddings = known
         if not is_lent:
-            embeddings = Network(encoder, [made]).encode(case.fit.place(grey[:, None])[:, 0])[:, 0].transpose(0, 1)
+            embeddings = Network(encoder, [made]).encode(case.fit.place(grey.transpose(0, 1)))[:, 0].transpose(0, 1)
         with torch.no_grad():
             *_, finest = made.eval()(embeddings[None].float())
-            said = case.fit.to_grid(finest) + made.detail(grey[None, None])
+            said = case.fit.to_grid(finest) + made.detail(grey[None])
         torch.testing.assert_close(said, expected, atol=5e-3, rtol=5e-3)  # weights in half precision
 
 
@@ -274,7 +277,7 @@ def test_random_views_differ_and_repeat_with_the_seed(case):
         return random_view(case, 2, 10, AugmentationConfig(probability=1), torch.Generator().manual_seed(seed))
 
     grey, classes = view(1)
-    assert grey.shape == classes.shape == (8, *case.fit.grid) == (8, 36, 40)
+    assert grey.shape == (1, *classes.shape) == (1, 8, *case.fit.grid) == (1, 8, 36, 40)
     assert (grey.dtype, classes.dtype) == (torch.float32, torch.uint8)
     assert torch.equal(view(1)[0], grey)
     assert not torch.equal(view(2)[0], grey)
@@ -282,11 +285,11 @@ def test_random_views_differ_and_repeat_with_the_seed(case):
 
 def test_image_and_labels_move_together(case):
     """The structure's own voxels, moved as an image, land where its labels land."""
-    as_image = dataclasses.replace(case, grey=(case.classes > 0).astype(np.float32) * 255)
+    as_image = dataclasses.replace(case, grey=(case.classes > 0)[None].astype(np.float32) * 255)
     change = AugmentationConfig(probability=1, gamma=0, contrast=0, noise=0, flip_left_right=True)
     for seed in range(5):
         grey, classes = random_view(as_image, 0, case.depth, change, torch.Generator().manual_seed(seed))
-        assert ((grey > 127) == (classes > 0)).float().mean() > 0.98
+        assert ((grey[0] > 127) == (classes > 0)).float().mean() > 0.98
 
 
 def test_noise_is_that_of_the_volume_not_of_the_square(tmp_path):
@@ -298,7 +301,7 @@ def test_noise_is_that_of_the_volume_not_of_the_square(tmp_path):
         prepared = prepare(tmp_path, files)
         flat = dataclasses.replace(prepared, grey=np.full_like(prepared.grey, 127))
         views = [random_view(flat, 0, 4, noisy, torch.Generator().manual_seed(seed))[0] for seed in range(12)]
-        deviations.append(max(float(view[:, 8:-8, 8:-8].std()) for view in views))
+        deviations.append(max(float(view[..., 8:-8, 8:-8].std()) for view in views))
     assert deviations[0] < 0.7 * deviations[1]
 
 
@@ -308,7 +311,7 @@ def test_what_is_moved_in_from_outside_is_black_background(tmp_path):
     change = dataclasses.replace(STILL, translation=0.4, contrast=0.5, gamma=1)
     outside = 0
     for seed in range(6):
-        grey, classes = random_view(full, 0, 4, change, torch.Generator().manual_seed(seed))
+        (grey,), classes = random_view(full, 0, 4, change, torch.Generator().manual_seed(seed))
         assert not grey[classes == 0].max() > grey.max() / 2 + 1  # half a pixel is in at the border
         outside += int((grey == 0).sum())
         assert (classes[grey == 0] == 0).all()
@@ -382,7 +385,7 @@ def test_embeddings_are_computed_once_and_found_again(tmp_path, case, tiny_encod
     encoder.encode_more()
     assert views.is_stored(0, 1)
     early = views.sample(0, 2, 6, 0, torch.Generator().manual_seed(0))
-    squares = case.fit.place(plain_view(case, 2, 6)[0][:, None])
+    squares = case.fit.place(plain_view(case, 2, 6)[0].transpose(0, 1))
     expected = tiny_encoder(normalise(squares, "sam")).transpose(0, 1)
     assert torch.equal(early.embeddings.float(), expected)
     later = [views.sample(0, 2, 6, 1000, torch.Generator().manual_seed(seed)) for seed in range(8)]
@@ -420,9 +423,9 @@ def test_a_change_in_the_plane_is_that_of_the_whole_volume():
     volume = torch.nn.functional.avg_pool2d(torch.rand(6, 48, 48, generator=torch.Generator().manual_seed(0)), 5, 1, 2)
     matrix = augmentation._rotation(0.2, 0.0, 0.0) @ augmentation._scaling(1.0, 1.1, 0.9)
     whole = augmentation._read_at(volume[None], matrix, (6, 48, 48), "bilinear")[0]
-    torch.testing.assert_close(augmentation._move(volume, matrix, 6, "bilinear"), whole)
+    torch.testing.assert_close(augmentation._move(volume[None], matrix, 6, "bilinear")[0], whole)
     tilted = augmentation._rotation(0.0, 0.2, 0.0) @ matrix
-    assert not torch.allclose(augmentation._move(volume, tilted, 6, "bilinear"), whole)
+    assert not torch.allclose(augmentation._move(volume[None], tilted, 6, "bilinear")[0], whole)
 
 
 def test_changes_are_those_of_monai_to_the_bit():

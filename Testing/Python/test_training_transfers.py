@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import MODULE
 from SAM3DSegmentLib.base.devices import send
+from SAM3DSegmentLib.card import EncoderConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.preparation import SquareFit
 from SAM3DSegmentLib.sam.encoders import COMPACT_VIT
@@ -20,6 +21,7 @@ from SAM3DSegmentLib.training.samples import FreshViews, Sample, Samples, StepNu
 from test_training_samples import prepare, write_case
 
 SIZE = 32
+CONFIG = EncoderConfig("compact_vit", SIZE, vit=COMPACT_VIT)
 CHANNELS = (256, 4, 4, 4, 4)
 
 
@@ -85,9 +87,9 @@ def test_embeddings_are_sent_so(tmp_path):
 
 
 def test_a_compact_encoder_is_sent_its_slices_so():
-    learner = EndToEndLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("meta"))
+    learner = EndToEndLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), CONFIG, torch.device("meta"))
     fit = SquareFit.of_slices(SIZE, SIZE, (1.0, 1.0), SIZE)
-    samples = [Sample(fit, torch.zeros(2, SIZE, SIZE), torch.zeros(2, SIZE, SIZE)) for _ in range(2)]
+    samples = [Sample(fit, torch.zeros(2, SIZE, SIZE), torch.zeros(1, 2, SIZE, SIZE)) for _ in range(2)]
     with Watch() as watch:
         levels, labels = learner.predict(lambda squares, grey: [squares], samples)
     assert levels[0].shape == (2, 1, 2, SIZE, SIZE)
@@ -97,7 +99,7 @@ def test_a_compact_encoder_is_sent_its_slices_so():
 
 @pytest.mark.skipif(torch.__version__.startswith("2.2."), reason="this torch asks for each, which costs time only")
 def test_the_average_asks_for_its_count_once_and_not_for_each_parameter():
-    learner = EndToEndLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), SIZE, torch.device("cpu"))
+    learner = EndToEndLearner(torch.nn.Identity(), Sam3dDecoder(2, CHANNELS), CONFIG, torch.device("cpu"))
     loop = Loop(make_fabric(torch.device("cpu")), learner, TrainingConfig(), Budget(1, 0))
     loop.average.update_parameters(learner.module)
     with Watch() as watch:
@@ -112,7 +114,7 @@ def test_on_a_gpu_samples_come_from_pinned_memory_and_nothing_waits(tmp_path):
     case = prepare(tmp_path, write_case(tmp_path, "a"), SIZE)
     config = TrainingConfig(image_size=SIZE, training_depth=4)
     samples = Samples([case], FreshViews([case], AugmentationConfig()), config, 2)
-    learner = EndToEndLearner(build_vit(COMPACT_VIT, SIZE), Sam3dDecoder(2, CHANNELS), SIZE, device)
+    learner = EndToEndLearner(build_vit(COMPACT_VIT, SIZE), Sam3dDecoder(2, CHANNELS), CONFIG, device)
     first, second = itertools.islice(make_loader(samples, StepNumbers(0, 2, 0, 1), 2, True), 2)
     assert all(sample.grey.is_pinned() and sample.classes.is_pinned() for sample in first + second)
     module = learner.module.to(device)

@@ -29,7 +29,7 @@ def bench_quality(
     loaded = load_model(model)
     dataset = find_dataset(data)
     cases, rules = {case.name: case for case in dataset.cases}, LabelRules.of(config, dataset)
-    names = split_cases(cases, config)[0].test
+    names = split_cases(cases, config, patients=dataset.patients)[0].test
     first = Segmenter.load(loaded, device, precision)
     levels = {name: Segmenter(loaded.card, first.network, quality=name) for name in QUALITIES}
     labels = loaded.card.labels
@@ -43,7 +43,7 @@ def bench_quality(
             known = classes != UNKNOWN
             for name, segmenter in levels.items():
                 began = now()
-                found = segmenter.segment(image.array_kji, image.ijk_to_ras)
+                found = segmenter.segment(image.channels, image.ijk_to_ras)
                 seconds[name] += (now() - began) / len(names)
                 dice[name][number] = label_dice(found[known], values[classes[known]], values[1:].tolist())
         where = conditions(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.errors import require
+from ..base.files import write_json
 from ..card import Label
 from ..formats.label_maps import write_labels
 from ..formats.painted import EMPTY as EMPTY_SLICE
@@ -15,6 +17,7 @@ from ..formats.volumes import SEGMENTATION_SUFFIX, write_volume
 from ..geometry import slicing_of
 from ..settings import TrainingConfig
 from ..training.classes import read_case
+from ..training.description import DESCRIPTION
 from ..training.plan import make_plan
 
 
@@ -25,9 +28,12 @@ def paint_in_part(data: Path, config: TrainingConfig, cases: int | None, every: 
     themselves that they are painted in part. Other cases stay complete.
     """
     plan = make_plan(data, config, cases)
+    require(not plan.dataset.channels, f"{str(data)!r} has cases of several channels; give such of one.")
     images, label_maps = folder / "imagesTr", folder / "labelsTr"
     images.mkdir(parents=True)
     label_maps.mkdir()
+    if plan.dataset.patients:  # else the cases would be split otherwise
+        write_json(folder / DESCRIPTION, {"patients": plan.dataset.patients})
     free = max(label.value for label in plan.labels) + 1
     values = np.zeros(256, np.uint8)
     values[1 : len(plan.labels) + 1] = [label.value for label in plan.labels]
@@ -39,7 +45,7 @@ def paint_in_part(data: Path, config: TrainingConfig, cases: int | None, every: 
         if is_painted:
             slicing = slicing_of(image.ijk_to_ras, config.slicing)
             classes = keep_every(classes, slicing.kji_axes[0], every)
-        if files.image.is_dir():
+        if files.image.is_dir() or files.frame is not None:
             write_volume(images / f"{name}.nrrd", image.array_kji, image.ijk_to_ras)
         else:
             shutil.copyfile(files.image, images / files.image.name)

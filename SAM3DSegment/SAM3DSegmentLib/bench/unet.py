@@ -21,9 +21,10 @@ from torch.nn import functional as F
 from ..base.devices import resolve_device
 from ..base.errors import Cancelled, InputError
 from ..base.watch import UNWATCHED, Watch
+from ..card import ModelCard
 from ..geometry import slicing_of
 from ..metrics import Scores
-from ..preparation import Preparation
+from ..preparation import Preparation, Voxels, as_channels
 from ..settings import TrainingConfig
 from ..training.checkpoint import Checkpoint
 from ..training.loop import Budget, Loop, make_fabric
@@ -50,7 +51,7 @@ def measure_unet(data: Path, config: TrainingConfig, cases: int | None, device: 
     (split,) = plan.splits
     fabric = make_fabric(resolve_device(device))
     torch.manual_seed(config.seed)
-    learner = UnetLearner(len(plan.labels) + 1, fabric.device)
+    learner = UnetLearner(len(plan.labels) + 1, len(plan.card.inputs), fabric.device)
     loop = Loop(fabric, learner, config, Budget(0, config.minutes * 60))
 
     def score(names: tuple[str, ...], weights: dict[str, Tensor]) -> Scores:
@@ -61,7 +62,7 @@ def measure_unet(data: Path, config: TrainingConfig, cases: int | None, device: 
         prepared = []
         for case in plan.facts:
             if case.files.name in split.training:
-                native = _native(config, case.shape_kji, case.ijk_to_ras)
+                native = _native(plan.card, case.shape_kji, case.ijk_to_ras)
                 made = prepare_case(case.files, plan.labels, native, plan.rules, Path(folder))
                 prepared.append(opened.enter_context(contextlib.closing(made)))
         samples = Samples(prepared, _Patches(prepared, config.augmentation), config, config.batch_size)
@@ -82,14 +83,14 @@ def measure_unet(data: Path, config: TrainingConfig, cases: int | None, device: 
 
 
 class PaddedUnet(nn.Module):
-    """MONAI's U-Net as nnU-Net has it, on grey volumes (N, 1, D, H, W) of any size -> a list of one level of logits."""
+    """MONAI's U-Net as nnU-Net has it, on grey volumes (N, M, D, H, W) of any size -> a list of one level of logits."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
         halvings = len(UNET_CHANNELS) - 1
         self.unet = DynUNet(
             3,
-            1,
+            channels,
             num_classes,
             kernel_size=[3] * len(UNET_CHANNELS),
             strides=[1] + [2] * halvings,
@@ -107,18 +108,19 @@ class PaddedUnet(nn.Module):
 class UnetLearner:
     """The U-Net in the place of an encoder and a decoder, for the same loop."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.module: nn.Module = PaddedUnet(num_classes)
+    def __init__(self, num_classes: int, channels: int, device: torch.device) -> None:
+        self.module: nn.Module = PaddedUnet(num_classes, channels)
+        self._channels = channels
         self._num_classes = num_classes
         self._device = device
 
     def predict(self, module: nn.Module, samples: list[Sample]) -> tuple[list[Tensor], list[Tensor]]:
         grey = stack_on(self._device, [sample.grey for sample in samples if sample.grey is not None])
         classes = stack_on(self._device, [sample.classes for sample in samples])
-        return module(_as_input(grey[:, None])), [classes.long()]
+        return module(_as_input(grey)), [classes.long()]
 
     def with_weights(self, weights: dict[str, Tensor]) -> PaddedUnet:
-        unet = PaddedUnet(self._num_classes)
+        unet = PaddedUnet(self._num_classes, self._channels)
         unet.load_state_dict(weights)
         return unet.to(self._device).eval()
 
@@ -132,9 +134,9 @@ class UnetSegmenter:
         self._device = device
 
     @torch.no_grad()
-    def segment(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray:
-        prepared = _native(self._plan.config, array_kji.shape, ijk_to_ras).prepare(array_kji, ijk_to_ras)
-        grey = _as_input(prepared.grey(0, prepared.depth).to(self._device)[None, None])
+    def segment(self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray:
+        prepared = _native(self._plan.card, as_channels(array_kji)[0].shape, ijk_to_ras).prepare(array_kji, ijk_to_ras)
+        grey = _as_input(prepared.grey(0, prepared.depth).to(self._device).transpose(0, 1)[None])
         patch = tuple(min(part, size) for part, size in zip(PATCH, grey.shape[2:]))
         logits = sliding_window_inference(grey, patch, 1, lambda part: self._unet(part)[0], overlap=0.5)
         assert isinstance(logits, Tensor)
@@ -153,13 +155,13 @@ class _Patches(FreshViews):
         for size, most in zip(view.classes.shape[1:], PATCH[1:]):
             first = int(torch.randint(max(0, size - most) + 1, (1,), generator=generator))
             cut.append(slice(first, first + most))
-        return Sample(view.fit, view.classes[:, cut[0], cut[1]], view.grey[:, cut[0], cut[1]])
+        return Sample(view.fit, view.classes[:, cut[0], cut[1]], view.grey[..., cut[0], cut[1]])
 
 
-def _native(config: TrainingConfig, shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray) -> Preparation:
+def _native(card: ModelCard, shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray) -> Preparation:
     """The preparation whose square has as many pixels as the volume's own slice, which then is its grid."""
-    slicing = slicing_of(ijk_to_ras, config.slicing)
-    return Preparation(config.slicing, config.intensity, max(shape_kji[axis] for axis in slicing.kji_axes[1:]))
+    slicing = slicing_of(ijk_to_ras, card.slicing)
+    return Preparation(card.slicing, card.intensities, max(shape_kji[axis] for axis in slicing.kji_axes[1:]))
 
 
 def _as_input(grey: Tensor) -> Tensor:

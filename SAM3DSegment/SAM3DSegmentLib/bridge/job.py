@@ -16,13 +16,14 @@ import slicer
 from ..base.stop import FOLDER_PREFIX
 from .preferences import remoteOption
 from .problems import explain
-from .request import Request
+from .request import Choices, Request
 from .scene.edits import ReplaceError
 from .worker import BackgroundCall, CommandProcess, OnProgress, ignore, progressReader, removeFolder
 
 logger = logging.getLogger(__name__)
 
 VOLUME, LABELS, CONFIDENCE, REPORT = "volume.nrrd", "labels.nrrd", "confidence.nrrd", "report.json"
+CHANNEL = "channel{}.nrrd"
 Result = tuple[np.ndarray, np.ndarray | None, dict[str, Any]]  # labels, confidence, record of how they were made
 
 
@@ -150,6 +151,13 @@ class SegmentationJob(SceneJob):
         super().__init__(_Segmenting(request), callbacks)
 
 
+def computingArguments(choices: Choices, modelPath: Path) -> list[str]:
+    """Of the command `segment`: how to compute, and where."""
+    arguments = ["--model", str(modelPath), "--quality", choices.quality, "--device", choices.device]
+    arguments += ["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else []
+    return arguments + remoteOption(choices.remote or "")
+
+
 @dataclass(frozen=True)
 class _Segmenting:
     """The Work of the command `segment`."""
@@ -157,20 +165,21 @@ class _Segmenting:
     request: Request
 
     def arguments(self) -> list[str]:
-        choices = self.request.choices
         arguments = ["segment", VOLUME, "-o", LABELS, "--report", REPORT, "--progress", "json"]
-        arguments += ["--model", str(self.request.modelPath), "--quality", choices.quality, "--device", choices.device]
-        if choices.confidenceMap:
+        arguments += computingArguments(self.request.choices, self.request.modelPath)
+        if self.request.choices.confidenceMap:
             arguments += ["--confidence", CONFIDENCE]
-        if choices.samCheckpoint:
-            arguments += ["--sam-checkpoint", choices.samCheckpoint]
-        return arguments + remoteOption(choices.remote or "")
+        for number, channel in enumerate(self.request.channels):
+            arguments += ["--channel", f"{channel.name}={CHANNEL.format(number)}"]
+        return arguments
 
     # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
     def writeFiles(self, folder: Path) -> None:
         from ..formats.volumes import write_volume
 
         write_volume(folder / VOLUME, self.request.arrayKji, self.request.ijkToWorld)
+        for number, channel in enumerate(self.request.channels):
+            write_volume(folder / CHANNEL.format(number), channel.arrayKji, channel.ijkToWorld)
 
     def readFiles(self, folder: Path) -> Result:
         from ..formats.volumes import read_volume

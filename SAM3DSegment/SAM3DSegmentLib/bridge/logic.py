@@ -8,7 +8,9 @@ from typing import Any
 
 import slicer
 
-from .job import Callbacks, SegmentationJob
+from ..base.errors import InputError
+from .frames_job import startAllFrames
+from .job import Callbacks, SceneJob, SegmentationJob
 from .request import Choices, Request
 from .scene import undo as undoing
 from .scene.suitability import dicomModality
@@ -29,6 +31,8 @@ def segment(
     that were edited, or belong to another volume, are replaced only with `overwrite=True`. See also `undo`.
     """
     [chosen] = _fromKeywords(choices, Choices)
+    if chosen.allFrames:
+        raise InputError("all frames are segmented by startSegment only; call that.")
     request = Request.make(volumeNode, segmentationNode, chosen)
     # These import torch, so not before it is needed.
     from ..inference import Segmenter, watch_of
@@ -38,10 +42,11 @@ def segment(
 
     checked, loaded = request.choices, load_model(request.modelPath)
     segmenter = Segmenter.load(loaded, checked.device, sam_checkpoint=checked.samCheckpoint, quality=checked.quality)
-    array, matrix, watch = request.arrayKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
-    facts = VolumeFacts.of_array(array, matrix, dicomModality(volumeNode))
+    arrays, matrix, watch = request.arraysKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
+    modalities = (dicomModality(volumeNode), *[""] * len(request.channels))
+    facts = [VolumeFacts.of_array(array, matrix, modality) for array, modality in zip(arrays, modalities)]
     misfits = find_and_warn(loaded.card, facts, repr(volumeNode.GetName()))
-    labels, confidence, record = segment_array(segmenter, loaded, array, matrix, watch, misfits)
+    labels, confidence, record = segment_array(segmenter, loaded, arrays, matrix, watch, misfits)
     return request.deliver(labels, confidence if checked.confidenceMap else None, record)
 
 
@@ -49,13 +54,15 @@ def startSegment(
     volumeNode: slicer.vtkMRMLScalarVolumeNode,
     segmentationNode: slicer.vtkMRMLSegmentationNode | None = None,
     **keywords: Any,
-) -> SegmentationJob:
+) -> SceneJob:
     """Segment in a child process and return at once; keep the job to cancel it. Raises an error of `errors.py`.
 
     keywords: the fields of `Choices` and of `Callbacks`. The scene is untouched until the end, and stays so unless
     onFinished() is called.
     """
     choices, callbacks = _fromKeywords(keywords, Choices, Callbacks)
+    if choices.allFrames:
+        return startAllFrames(volumeNode, choices, callbacks)
     return SegmentationJob(Request.make(volumeNode, segmentationNode, choices), callbacks)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..model_store import DEFAULT_MODEL, find_model, read_card
 from ..quality import BEST, check_quality
 from . import preferences
 from .scene import segmentations, volumes
+from .scene.channels import ChannelArray, readChannels
 from .scene.edits import ReplaceError, markDelivered, whyNotReplace
 from .scene.undo import undoable
 
@@ -34,6 +36,9 @@ class Choices:
     samCheckpoint: the file of SAM's weights; None for the one chosen in the panel, else that of the weights folder.
     confidenceMap: whether the scene also gets a volume of the probability of each voxel's label, in percent.
     overwrite: whether segments may be replaced that were drawn or edited by hand, or belong to another volume.
+    allFrames: of a volume that is a frame of a sequence, segment all of them, into a new sequence of segmentations in
+    the same sequence browser; only with `startSegment`.
+    channels: for a model of several, by their names, the volumes of those after the first.
     """
 
     model: str = DEFAULT_MODEL
@@ -44,6 +49,8 @@ class Choices:
     remote: str | None = None
     confidenceMap: bool = False
     overwrite: bool = False
+    allFrames: bool = False
+    channels: Mapping[str, slicer.vtkMRMLScalarVolumeNode | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Request:
     """A segmentation to be computed. Nodes are kept by ID: they may be removed from the scene meanwhile.
 
     imageTime: when the volume's voxels were modified last. arrayKji and ijkToWorld: the volume, or the part of it that
-    `crop` takes. choices: checked, and without a node.
+    `crop` takes; channels: those after it, likewise. choices: checked, and without a node.
     """
 
     volumeId: str
@@ -61,6 +68,7 @@ class Request:
     modelPath: Path
     arrayKji: np.ndarray
     ijkToWorld: np.ndarray
+    channels: tuple[ChannelArray, ...]
     crop: Crop | None
     choices: Choices
 
@@ -81,6 +89,7 @@ class Request:
             crop = Crop.around(volumes.roiCorners(choices.roiNode), matrix, array.shape)
             array, matrix = crop.take(array), crop.move(matrix)
         card = read_card(path)
+        channels = readChannels(card, volumeNode, choices.channels, crop)
         if segmentationNode is not None and not choices.overwrite:
             _refuseToReplace(segmentationNode, volumeNode, card)
         return cls(
@@ -91,15 +100,22 @@ class Request:
             modelPath=path,
             arrayKji=array,
             ijkToWorld=matrix,
+            channels=channels,
             crop=crop,
             choices=replace(
                 choices,
                 quality=check_quality(choices.quality),
                 roiNode=None,
                 remote=preferences.remote() if choices.remote is None else choices.remote,
+                channels={},
                 samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(card.encoder.name),
             ),
         )
+
+    @property
+    def arraysKji(self) -> tuple[np.ndarray, ...]:
+        """Of all channels, in the order of the card."""
+        return (self.arrayKji, *(channel.arrayKji for channel in self.channels))
 
     def deliver(
         self, labelsKji: np.ndarray, confidenceKji: np.ndarray | None, record: dict[str, Any]
@@ -117,22 +133,15 @@ class Request:
             raise InputError(
                 f"the image or the place of {volumeNode.GetName()!r} was changed meanwhile; segment again."
             )
+        if changed := [channel.name for channel in self.channels if channel.isChanged(self.crop)]:
+            raise InputError(
+                f"the volume of the channel {changed[0]!r} was changed or removed meanwhile; segment again."
+            )
         if segmentationNode is not None and not self.choices.overwrite:
             _refuseToReplace(segmentationNode, volumeNode, self.card)
         if self.crop is not None:
             labelsKji = self.crop.put_back(labelsKji)
-        provenance = {
-            "Model": record["model"],
-            "ModelSha256": record["model_sha256"],
-            "Versions": json.dumps(record["versions"]),
-            "Quality": record["quality"],
-            "Device": record["device"],
-            "Precision": record["precision"],
-            "Seconds": record["seconds"],
-            "Date": record["date"],
-            "Misfits": " ".join(record["misfits"]),
-            "Volume": volumeNode.GetName(),
-        }
+        provenance = provenanceOf(record, volumeNode)
         confidences = {segment["name"]: segment["mean_confidence"] for segment in record["segments"]}
         with undoable(segmentationNode):
             segmentationNode = segmentations.writeSegments(
@@ -148,6 +157,22 @@ class Request:
     def intoNewSegmentation(self) -> Request:
         """The same, but for where the result goes."""
         return replace(self, segmentationId=None)
+
+
+def provenanceOf(record: dict[str, Any], volumeNode: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any]:
+    """What a segmentation notes of how it was made."""
+    return {
+        "Model": record["model"],
+        "ModelSha256": record["model_sha256"],
+        "Versions": json.dumps(record["versions"]),
+        "Quality": record["quality"],
+        "Device": record["device"],
+        "Precision": record["precision"],
+        "Seconds": record["seconds"],
+        "Date": record["date"],
+        "Misfits": " ".join(record["misfits"]),
+        "Volume": volumeNode.GetName(),
+    }
 
 
 def _refuseToReplace(

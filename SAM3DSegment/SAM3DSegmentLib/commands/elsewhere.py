@@ -102,9 +102,19 @@ class SegmentingElsewhere:
 
     def segment(self, target: Target, outputs: Outputs, note: Note) -> None:
         parcel = Parcel()
-        of_one = {"input": [target.source.path], "output": target.path, "report": _REPORT, "model": self._model.path}
-        changes = dict.fromkeys(_OF_A_FOLDER) | of_one | {"progress": "json"}
-        words = command_line(self._options, changes, carry_in(parcel))
+        carry = carry_in(parcel)
+        source = target.source
+        others = [channel for channel in source.channels if channel.path != source.path]
+        changes = dict.fromkeys(_OF_A_FOLDER) | {
+            "input": [source.path],
+            "output": target.path,
+            "report": _REPORT,
+            "model": self._model.path,
+            "channel": [f"{channel.name}={carry('channel', channel.path)}" for channel in others],
+            "frames": _frames_of(target),
+            "progress": "json",
+        }
+        words = command_line(self._options, changes, carry)
         try:
             self._segment(words, parcel, target, outputs, note)
         except FailedThereError:
@@ -116,12 +126,19 @@ class SegmentingElsewhere:
     def _segment(self, words: list[str], parcel: Parcel, target: Target, outputs: Outputs, note: Note) -> None:
         with self.open().results(words, parcel, shown_on(self._watch), target.path) as folder:
             report = read_report(folder / parcel.results[_REPORT])
-            if report is None or len(report.records) != 1:
+            if report is None or len(report.records) != len(target.sources):
                 raise InputError(f"{self._options.remote!r} sent no report; update SAM3DSegment there.")
             if outputs.confidence is not None:
                 os.replace(folder / parcel.results[outputs.confidence], outputs.confidence)
-            note({key: value for key, value in report.records[0].items() if key not in ("input", "output")})
+            note(report.records)
             os.replace(folder / parcel.results[target.path], target.path)
+
+
+def _frames_of(target: Target) -> str | None:
+    """As the option takes them; they follow each other."""
+    if target.frames:
+        return f"{target.frames[0]}:{target.frames[-1] + 1}"
+    return None if target.source.frame is None else str(target.source.frame)
 
 
 def complete_elsewhere(options: argparse.Namespace) -> int:

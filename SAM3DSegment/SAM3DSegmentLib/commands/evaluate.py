@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError
-from .shared import DONE, FAILED, add_command, say
+from .shared import DONE, FAILED, add_command, read_json, say
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--tolerance-mm", type=float, default=1.0, metavar="MM", help="of the surface Dice; default: %(default)s"
     )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help='settings as JSON, such as {"regions": {"WT": [1, 2, 3]}}',
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of --json and --csv")
@@ -28,8 +34,9 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Without a watch: distances of one case can take minutes, and an interrupt should end them at once."""
     from ..base.files import check_new_file, write_json, write_text
-    from ..evaluation import as_csv, as_dicts, as_table, evaluate_folders
-    from ..training.dataset import names_of_values
+    from ..evaluation import evaluate_folders
+    from ..training.description import as_regions, names_of_values, regions_of
+    from .figures import as_csv, as_dicts, as_table
 
     outputs = [path for path in (options.json, options.csv) if path]
     read = [file for folder in (options.predictions, options.labels) if folder.is_dir() for file in folder.iterdir()]
@@ -38,8 +45,15 @@ def run(options: argparse.Namespace) -> int:
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise InputError(f"--json and --csv are both {str(options.json)!r}; give each its own name.")
     # Decathlon's and nnU-Net's dataset.json lies above the labels; nnU-Net writes one beside its predictions.
-    described = names_of_values((options.labels, options.labels.absolute().parent, options.predictions))
-    result = evaluate_folders(options.predictions, options.labels, options.tolerance_mm, described=described)
+    folders = (options.labels, options.labels.absolute().parent, options.predictions)
+    regions = as_regions(_regions(options.config), options.config) if options.config else regions_of(folders)
+    result = evaluate_folders(
+        options.predictions,
+        options.labels,
+        options.tolerance_mm,
+        described=names_of_values(folders),
+        regions=regions,
+    )
     if options.json:
         content = {"tolerance_mm": options.tolerance_mm, "rows": as_dicts(result.rows)}
         write_json(options.json, {**content, "missing": result.missing, "failed": result.failed})
@@ -50,3 +64,11 @@ def run(options: argparse.Namespace) -> int:
         some = ", ".join(result.missing[:5])
         logger.error("%d references have no prediction and are left out of the means: %s.", len(result.missing), some)
     return FAILED if result.missing or result.failed else DONE
+
+
+def _regions(path: Path) -> Any:
+    """What the settings say of regions. Raises InputError for any other settings."""
+    settings = read_json(path)
+    if not isinstance(settings, dict) or set(settings) != {"regions"}:
+        raise InputError(f'{str(path)!r} is not settings for evaluate; give {{"regions": {{"WT": [1, 2, 3]}}}}.')
+    return settings["regions"]

@@ -136,7 +136,8 @@ def _seconds_per_slice(model: str) -> float:
     loaded = load_model(model)
     segmenter = Segmenter.load(loaded)
     side = loaded.card.window.depth
-    volume = np.random.default_rng(0).normal(size=(side, side, side)).astype(np.float32)
+    shape = (len(loaded.card.inputs), side, side, side)
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     segmenter.segment(volume, np.eye(4))
     began = time.monotonic()
     segmenter.segment(volume, np.eye(4))

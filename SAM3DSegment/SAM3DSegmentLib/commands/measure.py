@@ -31,12 +31,13 @@ class _Pair:
     image: Path
     mask: Path
     series_uid: str | None = None  # of a folder of DICOM files
+    frame: int | None = None
 
 
 def run(options: argparse.Namespace) -> int:
     from ..base.files import one_line
     from ..formats.volumes import read_volume
-    from ..training.dataset import names_of_values
+    from ..training.description import names_of_values
     from .measuring import measure_mask
     from .table import Table, as_columns, rows_of_record
 
@@ -49,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
     with watched(options.progress) as watch:
         for pair in watch.each("measure", pairs, "cases that were measured are in the table."):
             try:
-                image = read_volume(pair.image, pair.series_uid)
-                new = rows_of_record(pair.case, measure_mask(pair.mask, image, described))
+                image = read_volume(pair.image, pair.series_uid, frame=pair.frame)
+                new = rows_of_record(pair.case, measure_mask(pair.mask, image, described, pair.frame))
             except Exception as error:
                 failed += 1
                 logger.error("%s", one_line(error, str(pair.mask)))
@@ -71,7 +72,7 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
         dataset = find_dataset(options.folder, least=1)
         for notice in dataset.notices:
             logger.warning("%s", notice)
-        return [_Pair(case.name, case.image, case.label_map, case.series_uid) for case in dataset.cases]
+        return [_Pair(case.name, case.image, case.label_map, case.series_uid, case.frame) for case in dataset.cases]
     if options.folder or not (options.predictions and options.images):
         raise InputError(
             "measure needs a folder DIR of images with their masks, or --predictions DIR and --images DIR; give one of "

@@ -17,13 +17,13 @@ from ..geometry import grid_offset, voxel_ml
 from ..results import date_now, measure_segment
 
 
-def measure_mask(mask: Path, image: Volume, names: Mapping[int, str]) -> dict[str, Any]:
+def measure_mask(mask: Path, image: Volume, names: Mapping[int, str], frame: int | None = None) -> dict[str, Any]:
     """`segments` and `date` as in the record of `results`, without the confidence; empty ones of a segmentation too.
 
-    names: of the values of a plain label map; one that has no name is called by its number. Raises InputError if the
-    mask is not on the grid of the image, of which a segmentation may be cropped.
+    names: of the values of a plain label map; one that has no name is called by its number. frame: which one of a mask
+    over time. Raises InputError if the mask is not on the grid of the image, of which a segmentation may be cropped.
     """
-    label_map = read_label_map(mask).along(image.ijk_to_ras)
+    label_map = read_label_map(mask, frame).along(image.ijk_to_ras)
     place = _place(label_map, image)
     ml = voxel_ml(image.ijk_to_ras)
     segments = []

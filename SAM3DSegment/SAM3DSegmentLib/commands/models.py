@@ -37,7 +37,8 @@ def _list(options: argparse.Namespace) -> int:
         except ModelFileError as error:
             logger.warning("%s", error)
             continue
-        say(f"{path.stem:<24} {card.modality:<8} {', '.join(label.name for label in card.labels)}")
+        reads = card.modality or ", ".join(channel.name for channel in card.channels)
+        say(f"{path.stem:<24} {reads:<8} {', '.join(label.name for label in card.labels)}")
     return DONE
 
 

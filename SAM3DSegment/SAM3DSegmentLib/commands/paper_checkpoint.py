@@ -3,6 +3,8 @@
 Such a file holds the decoder alone, which runs on SAM ViT-B's embeddings of slices of 176 pixels. Its blocks are
 `ResDualConv3d` with a 1x1x1 projection and norms without weights; biases of convolutions are dropped, because the norm
 after each removes them. Its heads are two convolutions each, on the upsampled features of the three finest levels.
+Several modalities are encoded one by one, and their embeddings joined in the order of the data; the file does not name
+them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from pathlib import Path
 from torch import Tensor
 
 from ..base.errors import ModelFileError
-from ..card import EMBEDDING_CHANNELS, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
+from ..card import (
+    EMBEDDING_CHANNELS,
+    DecoderConfig,
+    EncoderConfig,
+    Label,
+    ModelCard,
+    WindowRule,
+)
+from ..channel import MOST_CHANNELS, Channel
 from ..decoder import Sam3dDecoder
 from ..model_file import Sam3dModel
 from ..sam.encoders import published
@@ -34,7 +44,7 @@ _HEAD_KEYS = {"conv_pred.0": "0", "segmentation_head": "3"}
 
 
 def read_paper_checkpoint(path: Path) -> Sam3dModel:
-    """Raises ModelFileError for a file that is not such a checkpoint, or that takes several modalities."""
+    """Raises ModelFileError for a file that is not such a checkpoint."""
     theirs = _read_state(path)
     missing = [key for key in _required_keys() if key not in theirs]
     if missing:
@@ -42,9 +52,11 @@ def read_paper_checkpoint(path: Path) -> Sam3dModel:
     classes = len(theirs["out1.segmentation_head.weight"])
     widths = tuple(theirs[f"{block}.conv1.0.weight"].shape[0] for block in _BLOCKS)
     inputs = theirs["decoder5.conv1.0.weight"].shape[1]
-    if inputs != EMBEDDING_CHANNELS:
+    modalities, rest = divmod(inputs, EMBEDDING_CHANNELS)
+    if rest or not 1 <= modalities <= MOST_CHANNELS:
         raise ModelFileError(
-            f"{str(path)!r} takes {inputs / EMBEDDING_CHANNELS:g} modalities at once; use a model of one modality."
+            f"{str(path)!r} takes {inputs} channels of embeddings, which is not 1 to {MOST_CHANNELS} times "
+            f"{EMBEDDING_CHANNELS}; download it again."
         )
     heads = [name for name in _HEADS if all(key in theirs for key in _head_keys(name))]
     config = DecoderConfig(
@@ -54,6 +66,7 @@ def read_paper_checkpoint(path: Path) -> Sam3dModel:
         upsampling="nearest",
         heads=len(heads),
         head="convolutional",
+        grey_channels=modalities,
     )
     decoder = Sam3dDecoder.from_config(config)
     state = decoder.state_dict()  # whose norms are the identity, like theirs
@@ -89,8 +102,14 @@ def _card(path: Path, config: DecoderConfig) -> ModelCard:
         labels=tuple(Label(n, f"structure {n}", _color(n)) for n in range(1, config.num_classes)),
         encoder=EncoderConfig(ENCODER, IMAGE_SIZE, published(ENCODER).sha256),
         decoder=config,
+        channels=_channels(config.grey_channels),
         window=WindowRule(DEPTH, DEPTH // 2),
     )
+
+
+def _channels(count: int) -> tuple[Channel, ...]:
+    """By nnU-Net's numbers, if there are several."""
+    return tuple(Channel(f"{number:04d}") for number in range(count)) if count > 1 else ()
 
 
 def _color(number: int) -> tuple[int, int, int]:

@@ -53,13 +53,32 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
     )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="for a model of several channels: those besides INPUT, each by the name that `models show` gives",
+    )
+    parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
     parser.add_argument(
         "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write how the results were made, as JSON")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write how the results were made, as JSON; with --frames and .html volumes over time",
+    )
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
+    )
+    parser.add_argument(
+        "--frames",
+        metavar="all|N|N:M",
+        help="of a 4-D volume: all, frame N, or those from N to M - 1, counted from 0; several go into one 4-D OUT "
+        "(.nii, .nii.gz, .seq.nrrd), else into a folder",
     )
     parser.add_argument("--recursive", action="store_true", help="also folders in the folder; OUT gets the same tree")
     parser.add_argument(
@@ -73,6 +92,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from .batch import Request
+    from .channels import parse_channels
+    from .frames import parse_frames
     from .parts import Part, Which, parse_part
     from .sources import Outputs
 
@@ -91,6 +112,9 @@ def run(options: argparse.Namespace) -> int:
         tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
         options.strict,
         Which(part, options.recursive, options.pattern),
+        channels=parse_channels(options.channel),
+        resample=options.resample,
+        frames=parse_frames(options.frames) if options.frames is not None else None,
     )
     with watched(options.progress) as watch:
         summary = (_segment_here if options.remote is None else _segment_elsewhere)(options, request, watch)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ..base.errors import InputError
@@ -18,21 +18,20 @@ from ..formats.content import (
     is_dicom_segmentation,
     visible_files,
 )
-from ..formats.header import ImageHeader
+from ..formats.frames_writing import FRAMES_SUFFIXES, holds_frames
 from ..formats.images import read_header
 from ..formats.label_maps import check_dicom_output, check_label_output, was_written_here
 from ..formats.volumes import (
     IMAGE_OUTPUT_SUFFIXES,
     OUTPUT_SUFFIXES,
     SEGMENTATION_SUFFIX,
-    Volume,
     VolumeFile,
     list_volume_files,
-    read_volume,
-    volume_name,
 )
+from .frames import FrameChoice, in_one_file
+from .inputs import Source
 from .parts import Which
-from .report import read_report
+from .report import PAGE_SUFFIX, read_report
 from .table import Table
 from .tree import MASK_SUFFIX, grouped, is_bids, mask_path, walk
 
@@ -41,31 +40,7 @@ logger = logging.getLogger(__name__)
 EVERY = Which()
 
 
-@dataclass(frozen=True)
-class Source:
-    """A volume to be segmented: a file, with its header if that can be used, or a DICOM folder.
-
-    relative: its path in the folder that was given. seen: the file's size and time of change when the header was read.
-    """
-
-    path: Path
-    relative: PurePosixPath
-    header: ImageHeader | None = None
-    seen: tuple[int, int] = (0, 0)
-
-    @classmethod
-    def of_file(cls, file: VolumeFile, folder: Path) -> Source:
-        return cls(file.path, PurePosixPath(file.path.relative_to(folder).as_posix()), file.header, _state(file.path))
-
-    @property
-    def case(self) -> str:
-        """`relative` without the file's ending."""
-        return str(self.relative.with_name(volume_name(self.path)))
-
-    def read(self, series_uid: str | None) -> Volume:
-        """As `read_volume`. In a long run over a folder the file may have been replaced since its header was read."""
-        is_as_seen = self.header is not None and _state(self.path) == self.seen
-        return read_volume(self.path, series_uid, self.header if is_as_seen else None)
+Join = Callable[[list[Source]], list[Source]]
 
 
 @dataclass(frozen=True)
@@ -88,13 +63,20 @@ class Target:
     """A volume with the file of its mask.
 
     keeps: whether a mask that is there is kept, as among many volumes. beside_images: whether volumes are read from its
-    folder too, so that a segmentation there may be the user's own.
+    folder too, so that a segmentation there may be the user's own. frames: of a mask that is 4-D, those of the source
+    that it shows.
     """
 
     source: Source
     path: Path
     keeps: bool = False
     beside_images: bool = False
+    frames: tuple[int, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The volumes that the mask shows: one, or the frames."""
+        return tuple(replace(self.source, frame=number) for number in self.frames) or (self.source,)
 
     @property
     def is_done(self) -> bool:
@@ -137,24 +119,44 @@ def find_targets(
     also_read: Iterable[Path] = (),
     which: Which = EVERY,
     model: str = "",
+    join: Join = list,
+    frames: FrameChoice | None = None,
 ) -> Targets:
     """Look at each input once, and check all that is to be written.
 
     One volume (a file or a DICOM folder) goes to the file `outputs.masks`; a folder of volumes, or several inputs, go
     to the folder `outputs.masks` as NAME.seg.nrrd, with another `outputs.ending`, or as `tree.mask_path` says with the
     model's name; of those, the ones that `which` says. also_read: other files that are read, such as the model; no
-    output may replace them. Raises InputError where two inputs would have one output, or an input is not an image.
+    output may replace them. join: makes the volumes of an input of its files, which may be channels. frames: of one 4-D
+    volume these; several go to one 4-D file, or to a folder as NAME_frame000.seg.nrrd. Raises InputError where two
+    inputs would have one output, or an input is not an image.
     """
+    if frames is None and outputs.report is not None and outputs.report.name.lower().endswith(PAGE_SUFFIX):
+        raise InputError(f"--report {str(outputs.report)!r} is a page of volumes over time, for --frames; use .json.")
+    if frames is not None and (len(inputs) > 1 or which != EVERY):
+        raise InputError(f"--frames {frames} is for one volume; leave it out for several, or for a part of a folder.")
     if which.recursive and series_uid is None:
-        return _targets_of_tree(inputs, outputs, also_read, which, model)
+        return _targets_of_tree(inputs, outputs, also_read, which, model, join)
     part = which.part
-    found = [_sources_of(path) for path in inputs]
+    found = [join(_sources_of(path)) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
+    numbers: tuple[int, ...] = ()
+    if frames is not None:
+        if is_folder:
+            raise InputError(f"--frames {frames} is for one volume, but {str(inputs[0])!r} holds {len(sources)}.")
+        chosen = frames.of(sources[0].path, sources[0].count_frames(series_uid))
+        is_folder = len(chosen) > 1 and not in_one_file(outputs.masks, frames, len(chosen))
+        if len(chosen) > 1 and not is_folder:
+            numbers = tuple(chosen)
+        else:
+            sources = [replace(sources[0], frame=number) for number in chosen]
     if part.count > 1 and not is_folder:
         raise InputError(f"--part {part} is for a folder of volumes, and {str(inputs[0])!r} is one; leave it out.")
-    targets = _into_folder(sources, outputs, inputs) if is_folder else [Target(sources[0], outputs.masks)]
-    if series_uid is not None and (is_folder or which.recursive or not inputs[0].is_dir()):
+    targets = (
+        _into_folder(sources, outputs, inputs) if is_folder else [Target(sources[0], outputs.masks, frames=numbers)]
+    )
+    if series_uid is not None and (len(found[0]) > 1 or len(inputs) > 1 or which.recursive or not inputs[0].is_dir()):
         raise InputError(f"--series {series_uid!r} is for one DICOM folder; leave it out for anything else.")
     if outputs.ending and not is_folder:
         raise InputError(
@@ -162,12 +164,13 @@ def find_targets(
         )
     check_dicom_output(targets[0].path, any(source.path.is_dir() for source in sources))
     read = [*also_read, *(file for path, of_input in zip(inputs, found) for file in _files_of(path, of_input[0]))]
-    _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read)
+    read += (file for source in sources for file in source.files if file.is_file())
+    _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read, bool(numbers))
     return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
 
 
 def _targets_of_tree(
-    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str
+    inputs: Sequence[Path], outputs: Outputs, also_read: Iterable[Path], which: Which, model: str, join: Join
 ) -> Targets:
     root, folder = inputs[0], outputs.masks
     if len(inputs) > 1 or not root.is_dir():
@@ -175,6 +178,7 @@ def _targets_of_tree(
     tree = walk(root, which.pattern, folder)
     sources = [Source.of_file(file, root) for file in tree.volumes]
     sources += [Source(path, PurePosixPath(path.relative_to(root).as_posix())) for path in tree.dicom_folders]
+    sources = join(sources)
     for line in grouped(tree.left_out):
         logger.info("left out of %s: %s.", root, line)
     if not sources:
@@ -196,7 +200,9 @@ def _targets_of_tree(
     targets = [Target(source, folder / name, True, beside) for source, name in zip(sources, names)]
     check_dicom_output(targets[0].path, bool(tree.dicom_folders))
     _check_names(targets, "rename one, or take only one with --pattern.")
-    _check_outputs(outputs, [target.path for target in targets], True, [*also_read, *(s.path for s in sources)])
+    _check_outputs(
+        outputs, [target.path for target in targets], True, [*also_read, *(file for s in sources for file in s.files)]
+    )
     mine = (target for target in targets if which.part.has(target.source.relative))
     return Targets(tuple(mine), True, tree.left_out)
 
@@ -242,7 +248,7 @@ def _into_folder(sources: list[Source], outputs: Outputs, inputs: Sequence[Path]
     folder, ending = outputs.masks, outputs.ending or SEGMENTATION_SUFFIX
     _check_is_folder(folder, len(sources))
     is_input = any(path.is_dir() and folder.is_dir() and path.samefile(folder) for path in inputs)
-    targets = [Target(s, folder / (s.case + ending), True, is_input) for s in sources]
+    targets = [Target(s, folder / (s.name + ending), True, is_input) for s in sources]
     _check_names(targets, "rename one.")
     return targets
 
@@ -272,20 +278,13 @@ def _files_of(path: Path, source: Source) -> list[Path]:
     return [path, (source.header or read_header(path)).data]
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """Size and time of change; (0, 0) for a file that has gone, which is told when it is read."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
 def _names(paths: list[Path]) -> str:
     return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
-def _check_outputs(outputs: Outputs, targets: list[Path], is_folder: bool, read: list[Path]) -> None:
+def _check_outputs(
+    outputs: Outputs, targets: list[Path], is_folder: bool, read: list[Path], is_4d: bool = False
+) -> None:
     """Raises InputError unless all outputs can be written, under different names, and none replaces what is `read`."""
     if is_folder:
         if outputs.masks.exists() and not outputs.masks.is_dir():
@@ -299,6 +298,10 @@ def _check_outputs(outputs: Outputs, targets: list[Path], is_folder: bool, read:
         if not name.endswith(IMAGE_OUTPUT_SUFFIXES) or name.endswith(SEGMENTATION_SUFFIX):
             raise InputError(
                 f"--confidence {str(outputs.confidence)!r} has no image ending; use {', '.join(IMAGE_OUTPUT_SUFFIXES)}."
+            )
+        if is_4d and not holds_frames(outputs.confidence):
+            raise InputError(
+                f"--confidence {str(outputs.confidence)!r} holds one volume; use {', '.join(FRAMES_SUFFIXES)}."
             )
         check_new_file(outputs.confidence, outputs.overwrite, read)
     if outputs.report is not None:

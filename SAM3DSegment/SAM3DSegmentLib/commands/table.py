@@ -12,15 +12,16 @@ from typing import Any
 from ..base.claims import in_turn
 from ..base.files import check_new_file, write_text
 
-# mean, sd: of grey values; confidence: mean, in percent; date: ISO 8601, UTC.
+# frame: of a 4-D volume, from 0; mean, sd: of grey values; confidence: mean, in percent; date: ISO 8601, UTC.
 COLUMNS = (
-    *("case", "label", "value", "volume_ml", "voxels", "mean", "sd", "confidence", "cut_off", "misfits"),
+    *("case", "frame", "label", "value", "volume_ml", "voxels", "mean", "sd", "confidence", "cut_off", "misfits"),
     *("model", "model_sha256", "seconds", "date"),
 )
+_FORMER_COLUMNS = tuple(column for column in COLUMNS if column != "frame")  # of tables from before there were frames
 _FORMULA = tuple("=+-@\t\r'")  # begins a formula in a spreadsheet, or, last, is what such a text is marked with
 
 Row = dict[str, str]
-Key = tuple[str, str]  # case and label
+Key = tuple[str, str, str]  # case, frame and label
 
 
 def rows_of_record(case: str, record: Mapping[str, Any]) -> list[Row]:
@@ -33,6 +34,7 @@ def rows_of_record(case: str, record: Mapping[str, Any]) -> list[Row]:
             **shared,
             **segment,
             "case": case,
+            "frame": record.get("frame"),
             "label": segment["name"],
             "confidence": segment["mean_confidence"],
             "cut_off": "yes" if segment["cut_off"] else "no",
@@ -43,7 +45,7 @@ def rows_of_record(case: str, record: Mapping[str, Any]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file in UTF-8 with a dot for decimals. Rows are merged by case and label, and sorted by them."""
+    """A CSV file in UTF-8 with a dot for decimals. Rows are merged by case, frame and label, and sorted by them."""
 
     path: Path
 
@@ -51,25 +53,25 @@ class Table:
         """Raises InputError if it cannot be written, or a file is there that is no such table, unless `overwrite`."""
         check_new_file(self.path, overwrite or self._read() is not None, inputs)
 
-    def without_rows(self, cases: Iterable[str]) -> set[str]:
-        """Those of the cases that it has no row of."""
-        known = {case for case, _ in self._read() or {}}
-        return {case for case in cases if _as_text(case) not in known}
+    def without_rows(self, cases: Iterable[tuple[str, int | None]]) -> set[tuple[str, int | None]]:
+        """Those of the cases, each with its frame, that it has no row of."""
+        known = {(case, frame) for case, frame, _ in self._read() or {}}
+        return {case for case in cases if (_as_text(case[0]), _as_text(case[1])) not in known}
 
     def add(self, rows: Iterable[Row], check: Callable[[], None]) -> None:
         """Read, merge and write the file; check: called while another process does. Raises InputError."""
         with in_turn(self.path, check):
             merged = (self._read() or {}) | {_key(row): row for row in rows}
-            write_text(self.path, as_csv(merged[key] for key in sorted(merged)))
+            write_text(self.path, as_csv(merged[key] for key in sorted(merged, key=_order)))
 
     def _read(self) -> dict[Key, Row] | None:
         """None if there is no file, or it is no such table."""
         try:
             with open(self.path, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file, strict=True)
-                if tuple(reader.fieldnames or ()) != COLUMNS:
+                if tuple(reader.fieldnames or ()) not in (COLUMNS, _FORMER_COLUMNS):
                     return None
-                rows = list(reader)
+                rows = [{"frame": "", **row} for row in reader]
         except (OSError, ValueError, csv.Error):
             return None
         if any(None in row or None in row.values() for row in rows):  # too many fields, or too few
@@ -94,7 +96,12 @@ def as_columns(rows: list[Row]) -> str:
 
 
 def _key(row: Row) -> Key:
-    return row["case"], row["label"]
+    return row["case"], row["frame"], row["label"]
+
+
+def _order(key: Key) -> tuple[str, int, str, str]:
+    case, frame, label = key
+    return case, int(frame) if frame.isdecimal() else -1, frame, label
 
 
 def _as_text(value: Any) -> str:

@@ -20,7 +20,8 @@ from ..model_store import find_model
 from ..remote.client import Connection, FailedThereError
 from ..remote.parcel import Parcel
 from ..sam.encoders import COMPACT_ENCODER, ENCODERS
-from ..training.dataset import DESCRIPTION, find_dataset
+from ..training.dataset import find_dataset
+from ..training.description import DESCRIPTION
 from ..training.run_folder import Options, RunFolder
 from .elsewhere import carry_in, command_line, connect, files_of, shown_on
 from .shared import DONE, read_json, say, watched
@@ -179,7 +180,7 @@ def _pack_cases(data: Path, parcel: Parcel) -> str:
     for notice in dataset.notices:
         logger.info("%s", notice)
     described = [path for path in (data / DESCRIPTION,) if path.is_file()]
-    of_cases = [file for case in dataset.cases for path in (case.image, case.label_map) for file in files_of(path)]
+    of_cases = [file for case in dataset.cases for path in case.files for file in files_of(path)]
     return parcel.send_folder(data, dict.fromkeys([*described, *of_cases]), keep=True)
 
 

@@ -10,6 +10,9 @@ import logging
 import re
 import warnings
 from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from pydicom.dataset import Dataset
 from ..base.errors import InputError
 from ..base.files import last_line
 from .content import is_dicom, missing_content, visible_files
+from .dicom_cine import check_is_one_volume, movie
 from .dicom_frames import TAGS, Frame, frames_of
 from .dicom_stack import stack
 from .dicom_tags import kinds_of_object, may_be_image, read_dataset, tag_text
@@ -33,29 +37,65 @@ _NO_DICOM = "is not a DICOM file, or it is damaged; export the series again."
 Series = dict[str, list[tuple[Path, Dataset]]]  # headers of files, by series
 
 
-def read_series(folder: Path, series_uid: str | None = None) -> tuple[np.ndarray, np.ndarray, str, list[Frame]]:
+def read_series(
+    folder: Path, series_uid: str | None = None, number: int | None = None
+) -> tuple[np.ndarray, np.ndarray, str, list[Frame]]:
     """Voxels (K, J, I), rescaled as each slice says, ijk_to_ras and modality ("CT", "MR") of the folder's series.
 
-    With them the frames that the K slices are. Raises InputError if there are several series and `series_uid` chooses
-    none, or if the slices are not a regular stack.
+    With them the frames that the K slices are. number: which volume of a series over time, from 0. Raises InputError if
+    there are several series and `series_uid` chooses none, or if the slices are not a regular stack.
     """
-    header, frames, matrix = _find_stack(folder, series_uid)
-    counts = Counter(frame.path for frame in frames)
+    series = _series_of(folder, series_uid)
+    frames, matrix = stack(series.chosen(number), series.source)
+    size = frames[0].size
     with without_itk_warnings():
-        pixels = {path: _read_pixels(path, (count, *frames[0].size)) for path, count in counts.items()}
+        pixels = {
+            path: _pixels_of(path, (series.counts[path], *size)) for path in dict.fromkeys(f.path for f in frames)
+        }
     # Where slices differ in type, because each has its own slope, the widest type is taken.
     voxels = np.stack([pixels[frame.path][frame.number] for frame in frames])
-    return voxels, matrix, tag_text(header, "Modality"), frames
+    return voxels, matrix, series.modality, frames
 
 
-def read_series_grid(folder: Path, series_uid: str | None = None) -> tuple[tuple[int, int, int], np.ndarray]:
+def read_series_grid(
+    folder: Path, series_uid: str | None = None, number: int | None = None
+) -> tuple[tuple[int, int, int], np.ndarray]:
     """Shape (K, J, I) and ijk_to_ras of the folder's series, by its headers alone. Raises InputError."""
-    _, frames, matrix = _find_stack(folder, series_uid)
+    series = _series_of(folder, series_uid)
+    frames, matrix = stack(series.chosen(number), series.source)
     return (len(frames), *frames[0].size), matrix
 
 
-def _find_stack(folder: Path, series_uid: str | None) -> tuple[Dataset, list[Frame], np.ndarray]:
-    """A header of the series, its frames in order, and ijk_to_ras."""
+def count_volumes(folder: Path, series_uid: str | None = None) -> int:
+    """How many volumes over time the folder's series has. Raises InputError."""
+    return len(_series_of(folder, series_uid).movie)
+
+
+@dataclass(frozen=True)
+class _Series:
+    """movie: the slices of each volume over time, mostly of one; counts: of the slices in each file."""
+
+    source: str
+    modality: str
+    movie: list[list[Frame]]
+    counts: dict[Path, int]
+
+    def chosen(self, number: int | None) -> list[Frame]:
+        if number is None:
+            check_is_one_volume(self.movie, self.source)
+            return self.movie[0]
+        if not 0 <= number < len(self.movie):
+            raise InputError(f"{self.source} has no frame {number}; choose one from 0 to {len(self.movie) - 1}.")
+        return self.movie[number]
+
+
+def _series_of(folder: Path, series_uid: str | None) -> _Series:
+    states = [(path, path.stat()) for path in visible_files(folder) if path.exists()]
+    return _read_headers(folder, series_uid, tuple((path, s.st_size, s.st_mtime_ns) for path, s in states))
+
+
+@lru_cache(maxsize=1)  # the volumes of one series are read one after the other
+def _read_headers(folder: Path, series_uid: str | None, _state: Hashable) -> _Series:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values that are not used here or are checked here
         headers = _choose(_images(folder), folder, series_uid)
@@ -65,8 +105,9 @@ def _find_stack(folder: Path, series_uid: str | None) -> tuple[Dataset, list[Fra
             f"folder {str(folder)!r} holds a series of {len(headers)} files with several frames each; "
             "put one of them into a folder of its own."
         )
-    stacked, matrix = stack(_without_copies(frames, folder), f"folder {str(folder)!r}")
-    return headers[0][1], stacked, matrix
+    source, counts = f"folder {str(folder)!r}", dict(Counter(frame.path for frame in frames))
+    found = movie(_without_copies(frames, folder))
+    return _Series(source, tag_text(headers[0][1], "Modality"), found, counts)
 
 
 def _images(folder: Path) -> Series:
@@ -154,6 +195,17 @@ def _without_copies(frames: list[Frame], folder: Path) -> list[Frame]:
     if len(kept) < len(frames):
         logger.warning("%d files in %r are copies of others; they are left out.", len(frames) - len(kept), str(folder))
     return list(kept.values())
+
+
+def _pixels_of(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """As `_read_pixels`; a file of several slices is kept for the next volume of the same series."""
+    state = path.stat()
+    return _kept_pixels(path, shape, state.st_mtime_ns) if shape[0] > 1 else _read_pixels(path, shape)
+
+
+@lru_cache(maxsize=1)
+def _kept_pixels(path: Path, shape: tuple[int, int, int], _state: int) -> np.ndarray:
+    return _read_pixels(path, shape)
 
 
 def _read_pixels(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

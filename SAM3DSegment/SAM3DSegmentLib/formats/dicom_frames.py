@@ -17,8 +17,10 @@ TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows",
     "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient",
     "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "RescaleSlope", "RescaleIntercept",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "TemporalPositionIdentifier", "TriggerTime", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+# What may tell the order of slices at one position in time, the most certain first.
+_TIMES = ("TemporalPositionIndex", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier", "TriggerTime")
 _RAW = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}  # transfer syntaxes without compression
 
 
@@ -34,6 +36,7 @@ class Frame:
     pixel_spacing: np.ndarray  # between rows, between columns
     thickness: float | None  # in mm, the distance to the next slice according to the header
     uid: str
+    times: tuple[float | None, ...] = ()  # by each of the tags that may tell the order in time
 
 
 def frames_of(path: Path, header: Dataset) -> list[Frame]:
@@ -89,7 +92,10 @@ def _size(path: Path, header: Dataset, count: int) -> tuple[int, int]:
 
 def _parts(group: Dataset) -> list[Dataset]:
     """The data sets within a functional group of a multi-frame file."""
-    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    names = (
+        *("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
+        *("FrameContentSequence", "CardiacSynchronizationSequence"),
+    )
     return [part for name in names for part in tag_items(group, name)[:1]]
 
 
@@ -141,4 +147,8 @@ def _frame(path: Path, number: int, size: tuple[int, int], sources: list[Dataset
         spacing,
         next((thickness for thickness in stated if thickness and SPACINGS[0] <= thickness <= SPACINGS[1]), None),
         tag_text(header, "SOPInstanceUID") or path.name,
+        tuple(
+            next((time for source in sources if (time := tag_number(source, name)) is not None), None)
+            for name in _TIMES
+        ),
     )

@@ -48,6 +48,12 @@ def check_highdicom() -> None:
 def check_series(source: Volume, labels: Sequence[Label], provenance: Provenance) -> None:
     """Raises InputError if no segmentation can refer to the series; called before the work starts."""
     headers, frames = _headers(source), np.zeros(source.array_kji.shape, np.uint8)
+    count = tag_number(headers[0], "NumberOfFrames") or 1
+    if len(headers) == 1 and len(source.slices) != count:
+        raise InputError(
+            f"{str(source.path)!r} has all its frames over time in one file, of which a DICOM segmentation of some "
+            f"cannot be made; give a folder of single slices, {_INSTEAD}"
+        )
     _encode(headers[:1], frames if len(headers) == 1 else frames[:1], source, labels, provenance)
 
 

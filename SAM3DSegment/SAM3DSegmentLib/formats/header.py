@@ -31,6 +31,8 @@ class ImageHeader:
 
     shape: (K, J, I), of `components` values each; dtype: that of the file, in its byte order; data: the file that holds
     the voxels from byte `start` on; if `deflated`, in a gzip or zlib stream, whose first `skip` bytes are not voxels.
+    frames: how many volumes of this shape the file holds, as of a 4-D series; they follow each other, or if
+    `frames_first` the values of all frames stand together at each voxel. times: of the frames, if the file says so.
     value = stored * slope + intercept. to_mm: factor that converts spacing and origin to mm.
     ijk_to_ras: for MetaImage, because SimpleITK crashes on damaged headers; None where SimpleITK gives it.
     qform, sform: the matrices that a NIfTI header states, of which SimpleITK takes one.
@@ -52,10 +54,13 @@ class ImageHeader:
     sform: np.ndarray | None = None
     fields: dict[str, str] = field(default_factory=dict)
     is_segmentation: bool = False
+    frames: int = 1
+    frames_first: bool = False
+    times: tuple[float, ...] = ()
 
     @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * self.components * self.dtype.itemsize
+        return math.prod(self.shape) * self.components * self.frames * self.dtype.itemsize
 
 
 def checked(path: Path, header: ImageHeader) -> ImageHeader:
@@ -75,17 +80,28 @@ def checked(path: Path, header: ImageHeader) -> ImageHeader:
     return header
 
 
-def volume_shape(path: Path, sizes: list[int]) -> tuple[int, int, int]:
-    """Sizes of the axes, fastest first -> (K, J, I); a fourth axis and more may be there if they are of size 1."""
+def volume_shape(path: Path, sizes: list[int]) -> tuple[tuple[int, int, int], int]:
+    """Sizes of the axes, fastest first -> (K, J, I), and how many such volumes there are along a fourth axis.
+
+    More axes may be there if they are of size 1.
+    """
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes = sizes[:-1]
-    if len(sizes) != 3 or min(sizes) < 1:
+    if len(sizes) not in (3, 4) or min(sizes) < 1:
+        raise InputError(f"{str(path)!r} has {len(sizes)} dimensions, size {tuple(sizes)}; give a 3-D volume.")
+    i, j, k, frames = (*sizes, 1)[:4]
+    return (k, j, i), frames
+
+
+def check_frame(path: Path, header: ImageHeader, frame: int | None) -> None:
+    """Raises InputError for a file of several frames of which none was chosen, or one that it does not have."""
+    if frame is not None and not 0 <= frame < header.frames:
+        raise InputError(f"{str(path)!r} has no frame {frame}; choose one from 0 to {header.frames - 1}.")
+    if frame is None and header.frames > 1:
         raise InputError(
-            f"{str(path)!r} has {len(sizes)} dimensions, size {tuple(sizes)}; "
-            "give a 3-D volume (one frame of a 4-D series)."
+            f"{str(path)!r} has 4 dimensions, size {(*header.shape[::-1], header.frames)}; `segment` takes all or some "
+            f"of its {header.frames} frames with --frames all, N or N:M, from 0; else give one frame of a 4-D series."
         )
-    i, j, k = sizes
-    return k, j, i
 
 
 def check_spacing(path: Path, name: str, spacing: list[float]) -> None:

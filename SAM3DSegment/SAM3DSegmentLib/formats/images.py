@@ -19,7 +19,8 @@ from ..base.files import is_utf8, last_line, link_or_copy, linked
 from ..geometry import is_same_grid, matrix_from_lps, spacing_and_directions
 from . import metaimage, nifti, nrrd
 from .content import FORMAT_OF_SUFFIX, METAIMAGE, NIFTI, NRRD, VOLUME_SUFFIXES, check_content, image_suffix, is_dicom
-from .header import ImageHeader
+from .frames import read_frame
+from .header import ImageHeader, check_frame
 from .voxels import read_voxels
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,14 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"the header of {str(path)!r} cannot be understood ({error}); export it again.") from error
 
 
-def read_image(path: Path, header: ImageHeader) -> tuple[np.ndarray, np.ndarray]:
+def read_image(path: Path, header: ImageHeader, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (K, J, I, components) and ijk_to_ras (4, 4) in mm of an image file with this header.
 
-    Raises InputError or GeometryError with one line that says what to do.
+    frame: which one of a 4-D series, from 0. Raises InputError or GeometryError with one line that says what to do.
     """
-    return read_voxels(path, header), checked_matrix(path, read_matrix(path, header))
+    check_frame(path, header, frame)
+    voxels = read_voxels(path, header) if header.frames == 1 else read_frame(path, header, frame or 0)
+    return voxels, checked_matrix(path, read_matrix(path, header))
 
 
 def read_matrix(path: Path, header: ImageHeader) -> np.ndarray:

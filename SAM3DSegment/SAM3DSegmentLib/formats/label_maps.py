@@ -64,8 +64,11 @@ class LabelMap:
         return [s for s in self.segments or () if np.any(self.layers[s.layer] == s.value)]
 
 
-def read_label_map(path: str | Path) -> LabelMap:
-    """Raises InputError unless `path` is a label map of whole numbers in 0..255, or a segmentation."""
+def read_label_map(path: str | Path, frame: int | None = None) -> LabelMap:
+    """Raises InputError unless `path` is a label map of whole numbers in 0..255, or a segmentation.
+
+    frame: which one, from 0, of a label map over time; the only one of any other.
+    """
     path = Path(path)
     if is_dicom_segmentation(path):
         from .dicom_seg import read_dicom_segmentation  # pydicom is loaded where there is DICOM
@@ -73,7 +76,7 @@ def read_label_map(path: str | Path) -> LabelMap:
         layers, matrix, named = read_dicom_segmentation(path)
         return LabelMap(layers, checked_matrix(path, matrix), named, path)
     header = read_header(path)
-    voxels, matrix = read_image(path, header)
+    voxels, matrix = read_image(path, header, frame if header.frames > 1 else None)
     layers = np.moveaxis(voxels, -1, 0)
     if not header.is_segmentation or not header.fields:
         if len(layers) > 1:

@@ -45,7 +45,7 @@ def read_header(path: Path) -> ImageHeader:
     if len(sizes) != int(needed_field(path, fields, "NDims")):
         raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {fields['NDims']} dimensions; export it again.")
     components = int(fields.get("ElementNumberOfChannels", "1"))
-    shape = volume_shape(path, sizes)
+    shape, frames = volume_shape(path, sizes)
     kind = needed_field(path, fields, "ElementType")
     if kind not in _TYPES:
         raise InputError(f"{str(path)!r} has voxels of type {kind!r}; give a scalar volume of numbers.")
@@ -58,7 +58,8 @@ def read_header(path: Path) -> ImageHeader:
     data, start = _data(path, fields, start)
     skipped = int(fields.get("HeaderSize", "0"))
     if skipped == -1:  # the voxels end the file
-        start = (data.stat().st_size if data.is_file() else 0) - math.prod(shape) * components * dtype.itemsize
+        count = math.prod(shape) * frames * components
+        start = (data.stat().st_size if data.is_file() else 0) - count * dtype.itemsize
     elif skipped:
         start = skipped
     return checked(
@@ -72,6 +73,7 @@ def read_header(path: Path) -> ImageHeader:
             deflated=deflated,
             to_mm=factor_to_mm(path, {fields.get("DistanceUnits", "").lower()}),
             ijk_to_ras=matrix,
+            frames=frames,
         ),
     )
 

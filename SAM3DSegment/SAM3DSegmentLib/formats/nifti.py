@@ -45,7 +45,7 @@ def read_header(path: Path) -> ImageHeader:
     dimensions, *sizes = get("dim")
     if not 1 <= dimensions <= 7:
         raise InputError(f"{str(path)!r} has {dimensions} dimensions; give a 3-D volume.")
-    shape = volume_shape(path, sizes[:dimensions])
+    shape, frames = volume_shape(path, sizes[:dimensions])
     check_spacing(path, "pixdim", list(get("pixdim")[1:4]))
     (code,) = get("type")
     if code not in _TYPES:
@@ -72,8 +72,16 @@ def read_header(path: Path) -> ImageHeader:
             sform=sform,
             qform=qform,
             is_segmentation=get("intent")[0] == _LABEL_INTENT,
+            frames=frames,
+            times=_times(frames, get("pixdim")[4], get("units")[0]),
         ),
     )
+
+
+def _times(frames: int, step: float, units: int) -> tuple[float, ...]:
+    """Of the frames, in seconds; none if the header does not say how far they are apart."""
+    step *= {16: 1e-3, 24: 1e-6}.get(units & 56, 1.0)
+    return tuple(number * step for number in range(frames)) if 0 < step < math.inf else ()
 
 
 def _qform(pixdim: tuple[float, ...], numbers: tuple[float, ...]) -> np.ndarray:

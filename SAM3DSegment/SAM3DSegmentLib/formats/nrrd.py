@@ -33,6 +33,7 @@ _TYPES = {
     "f4": ("float",),
     "f8": ("double",),
 }
+_SEQUENCE = (".seq.nrrd", ".seq.nhdr")  # endings by which Slicer knows a file of frames
 _OTHER_NAMES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
 
 
@@ -47,14 +48,18 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"{str(path)!r} has voxels of type {kind!r}; give a scalar volume of numbers.")
     if len(sizes) != dimension:
         raise InputError(f"{str(path)!r} has {len(sizes)} sizes for {dimension} dimensions; export it again.")
-    spatial = _spatial_axes(path, fields, dimension)
+    spatial = axes = _spatial_axes(path, fields, dimension)
+    is_segmentation = any(key.startswith(("Segmentation_", "Segment0_")) for key in pairs)
     components = 1
-    if not spatial[0] and dimension == 4:
+    frames_first = not spatial[0] and dimension == 4
+    if frames_first:
         components, *sizes = sizes
         spatial = spatial[1:]
     if not all(spatial[:3]):
         raise missing_spacing(path, "direction of an axis")
-    shape = volume_shape(path, sizes)
+    shape, frames = volume_shape(path, sizes)
+    if frames_first and not is_segmentation and _has_frames(path, fields):
+        frames, components = components, 1
     encoding = needed_field(path, fields, "encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"{str(path)!r} stores its voxels in the encoding {encoding!r}; save it as raw or gzip.")
@@ -69,9 +74,12 @@ def read_header(path: Path) -> ImageHeader:
         components,
         start,
         deflated=encoding != "raw",
-        to_mm=_to_mm(path, fields),
+        to_mm=_to_mm(path, fields, axes),
         fields=pairs,
-        is_segmentation=any(key.startswith(("Segmentation_", "Segment0_")) for key in pairs),
+        is_segmentation=is_segmentation,
+        frames=frames,
+        frames_first=frames_first,
+        times=_times(pairs, frames, 0 if frames_first else 3),
     )
     return checked(path, header)
 
@@ -116,6 +124,20 @@ def _spatial_axes(path: Path, fields: dict[str, str], dimension: int) -> list[bo
     return [vector != "none" for vector in vectors]
 
 
+def _has_frames(path: Path, fields: dict[str, str]) -> bool:
+    """Whether a first axis without a direction is one of frames; else the values there are of one voxel, as colours."""
+    return path.name.lower().endswith(_SEQUENCE) or fields.get("kinds", "").lower().startswith(("list", "time"))
+
+
+def _times(pairs: dict[str, str], frames: int, axis: int) -> tuple[float, ...]:
+    """Of the frames, if Slicer has noted a number for each."""
+    try:
+        found = tuple(float(text) for text in pairs.get(f"axis {axis} index values", "").split())
+    except ValueError:  # they may be texts
+        return ()
+    return found if len(found) == frames and np.isfinite(found).all() else ()
+
+
 def _is_little_endian(path: Path, fields: dict[str, str]) -> bool:
     endian = needed_field(path, fields, "endian").lower()
     if endian not in ("little", "big"):
@@ -123,10 +145,13 @@ def _is_little_endian(path: Path, fields: dict[str, str]) -> bool:
     return endian == "little"
 
 
-def _to_mm(path: Path, fields: dict[str, str]) -> float:
-    text = fields.get("space units") or fields.get("units") or ""
-    units = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', text)} - {"", "none", "???"}
-    return factor_to_mm(path, units)
+def _to_mm(path: Path, fields: dict[str, str], spatial: list[bool]) -> float:
+    """spatial: of each axis, for "units", which may name seconds for another one."""
+    of_space = fields.get("space units", "")
+    units = re.findall(r'"([^"]*)"', of_space or fields.get("units", ""))
+    if not of_space:
+        units = [unit for unit, is_spatial in zip(units, spatial) if is_spatial]
+    return factor_to_mm(path, {unit.strip().lower() for unit in units[:3]} - {"", "none", "???"})
 
 
 def _data(path: Path, fields: dict[str, str], start: int) -> tuple[Path, int]:

@@ -17,6 +17,7 @@ from .header import ImageHeader
 from .images import checked_matrix, read_header, read_image, write_image
 
 SEGMENTATION_SUFFIX = ".seg.nrrd"
+SEQUENCE_SUFFIX = ".seq.nrrd"  # of Slicer's files of several frames
 SEGMENTATION_SUFFIXES = (SEGMENTATION_SUFFIX, ".seg.nhdr")
 IMAGE_OUTPUT_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 DICOM_SUFFIX = ".dcm"  # a DICOM segmentation
@@ -29,7 +30,8 @@ class Volume:
     """Voxels (K, J, I) of a real type, ijk_to_ras (4, 4) in mm, and where both were read.
 
     modality: as DICOM states it ("CT", "MR"), else empty; slices: of a DICOM series, the file of each slice and the
-    number of its frame in there, from 0.
+    number of its frame in there, from 0. times: of all frames of the file of which this is one, if it says so. more:
+    further channels (K, J, I) of the same case, on the same grid.
     """
 
     array_kji: np.ndarray
@@ -37,6 +39,13 @@ class Volume:
     path: Path
     modality: str = ""
     slices: tuple[tuple[Path, int], ...] = ()
+    times: tuple[float, ...] = ()
+    more: tuple[np.ndarray, ...] = ()
+
+    @property
+    def channels(self) -> tuple[np.ndarray, ...]:
+        """At least one (K, J, I)."""
+        return (self.array_kji, *self.more)
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class VolumeFile:
 def volume_name(path: Path) -> str:
     """File name without its ending: "a/case.nii.gz" -> "case"; a DICOM folder's own name."""
     lower = path.name.lower()
-    for suffix in sorted((*VOLUME_SUFFIXES, *OUTPUT_SUFFIXES), key=len, reverse=True):
+    for suffix in sorted((*VOLUME_SUFFIXES, *OUTPUT_SUFFIXES, SEQUENCE_SUFFIX), key=len, reverse=True):
         if lower.endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
@@ -98,29 +107,31 @@ def volumes_by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_volume(path: str | Path, series_uid: str | None = None, header: ImageHeader | None = None) -> Volume:
+def read_volume(
+    path: str | Path, series_uid: str | None = None, header: ImageHeader | None = None, frame: int | None = None
+) -> Volume:
     """A volume file, or a DICOM series of a folder: the only one, or `series_uid`.
 
-    header: that of the file, if it was read already. Raises InputError or GeometryError with one line that says what
-    to do.
+    header: that of the file, if it was read already. frame: which one of a 4-D series, from 0; the others are not kept
+    in memory. Raises InputError or GeometryError with one line that says what to do.
     """
     path = Path(path)
     if path.is_dir():
         from .dicom import read_series  # pydicom is loaded where there is DICOM
 
-        array, matrix, modality, frames = read_series(path, series_uid)
+        array, matrix, modality, frames = read_series(path, series_uid, frame)
         slices = tuple((frame.path, frame.number) for frame in frames)
         return Volume(array, checked_matrix(path, matrix), path, modality, slices)
     check_exists(path)
     if series_uid is not None:
         raise InputError(f"{str(path)!r} is not a DICOM folder; leave out the series {series_uid!r}.")
     header = header or read_header(path)
-    voxels, matrix = read_image(path, header)
+    voxels, matrix = read_image(path, header, frame)
     if header.components != 1:
         raise InputError(
             f"{str(path)!r} has {header.components} values per voxel (colour or vectors); give a scalar volume."
         )
-    return Volume(voxels[..., 0], matrix, path)
+    return Volume(voxels[..., 0], matrix, path, times=header.times)
 
 
 def write_volume(path: str | Path, array_kji: np.ndarray, ijk_to_ras: np.ndarray) -> None:

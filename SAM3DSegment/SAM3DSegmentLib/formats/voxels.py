@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,30 @@ def read_voxels(path: Path, header: ImageHeader) -> np.ndarray:
     """
     voxels = np.empty((*header.shape, header.components), header.dtype)
     target = voxels.reshape(-1).view(np.uint8).data
+    with reading(path), open(header.data, "rb") as file:
+        file.seek(header.start)
+        if header.deflated:
+            _fill(target, inflated(file), header.skip)
+        elif file.readinto(target) != len(target):
+            raise EOFError
+    return as_stated(path, header, voxels)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while voxels are read into InputError; EOFError means that some are missing."""
     try:
-        with open(header.data, "rb") as file:
-            file.seek(header.start)
-            if header.deflated:
-                _fill(target, inflated(file), header.skip)
-            elif file.readinto(target) != len(target):
-                raise EOFError
+        yield
     except EOFError as error:
         raise InputError(f"{str(path)!r} is cut short; copy or download it again.") from error
     except zlib.error as error:
         raise InputError(f"{str(path)!r} is damaged ({error}); copy or download it again.") from error
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the file.") from error
+
+
+def as_stated(path: Path, header: ImageHeader, voxels: np.ndarray) -> np.ndarray:
+    """Voxels as they are stored -> in this machine's byte order, and scaled. Raises InputError for absurd values."""
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     if (header.slope, header.intercept) != (1.0, 0.0):
         voxels = voxels.astype(np.result_type(voxels.dtype, np.float32)) * header.slope + header.intercept

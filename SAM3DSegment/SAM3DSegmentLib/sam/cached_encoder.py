@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..card import EACH
 from ..network import SliceEncoder
 from .cache import EmbeddingCache, embedding_key
 from .packed_vit import COMPUTATION
@@ -56,10 +57,11 @@ class CachedEncoder:
     def keys(self, slices: Tensor) -> list[str]:
         """Under which each of the slices (B, 3, S, S) float32, normalised, is kept.
 
-        By the first of its channels: a slice is grey, so that under one normalisation the others follow from it.
+        Of a grey slice by the first of its colours, from which the others follow under one normalisation.
         """
         config, computation = self.config, f"{COMPUTATION} {self.dtype}"
         if config.normalisation != "sam":  # which has no name in the keys of caches that are older than the others
             computation += f" {config.normalisation}"
-        contents = slices[:, 0].detach().cpu().contiguous().numpy()
+        colours = slices[:, :1] if config.channel_layout == EACH else slices
+        contents = colours.detach().cpu().contiguous().numpy()
         return [embedding_key(config.sha256, config.image_size, computation, part.tobytes()) for part in contents]

@@ -15,13 +15,16 @@ from torch import Tensor
 from ..base.devices import resolve_device
 from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
+from ..card import ModelCard
 from ..decoder import Sam3dDecoder
 from ..geometry import spacing_and_directions, voxel_ml
 from ..network import Network
 from ..settings import TrainingConfig
 from .classes import CaseFacts
+from .description import DESCRIPTION
+from .patients import by_patient
 from .plan import Plan, make_plan
-from .prepared import BYTES_PER_PIXEL
+from .prepared import CLASS_BYTES, GREY_BYTES
 from .run_folder import Options
 
 FAR = 2.0  # times as large or as small as the median spacing
@@ -68,10 +71,12 @@ def describe_plan(plan: Plan) -> list[str]:
     """What is suspicious, then the split and the disk."""
     lines = [f"suspicious: {text}" for text in find_suspicious(plan)]
     lines.append(describe_encoder(plan))
+    lines += describe_channels(plan.card)
     lines.append(
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
         f"decoder levels {plan.card.decoder.levels}"
     )
+    lines.append(_describe_patients(plan))
     for number, split in enumerate(plan.splits):
         fold = f"fold {number + 1}: " if len(plan.splits) > 1 else ""
         lines.append(
@@ -84,9 +89,28 @@ def describe_plan(plan: Plan) -> list[str]:
     return lines
 
 
+def _describe_patients(plan: Plan) -> str:
+    if not plan.dataset.patients:
+        return f"patients: not stated, so each case counts as one; {DESCRIPTION} can name them."
+    count = len(by_patient(plan.files, plan.dataset.patients))
+    return f"patients: {count}, of {len(plan.files)} cases; those of one are never on both sides of the split."
+
+
 def describe_encoder(plan: Plan) -> str:
     detail = "with" if plan.config.detail else "without"
     return f"encoder: {plan.encoder.describe()}, {detail} a detail part; --encoder chooses another."
+
+
+def describe_channels(card: ModelCard) -> list[str]:
+    """A line on what several channels cost, if there are."""
+    count = len(card.inputs)
+    if count == 1:
+        return []
+    passes, layout = card.encoder.passes(count), card.encoder.channel_layout
+    cost = f"a slice takes {passes} passes of the encoder: {passes} times the time and the cache of one channel."
+    if passes == 1:
+        cost = "a slice takes one pass of the encoder, which sees them as its colours."
+    return [f"channels: {', '.join(channel.name for channel in card.inputs)} ({layout}); {cost}"]
 
 
 def find_suspicious(plan: Plan) -> list[str]:
@@ -152,8 +176,9 @@ def disk_needed(plan: Plan) -> Disk:
     slices = sum(plan.depths.get(name, 0) for name in plan.training_names)
     pixels = slices * math.prod(plan.fit.grid)
     views = plan.encoder.kept_views(plan.config)
-    view_bytes = BYTES_PER_PIXEL if plan.config.detail else 1  # classes, and the grey values that it reads
-    return Disk(pixels * (BYTES_PER_PIXEL + views * view_bytes), views * plan.view_bytes)
+    prepared = CLASS_BYTES + GREY_BYTES * len(plan.card.inputs)
+    of_view = prepared if plan.config.detail else CLASS_BYTES  # and the grey values that it reads
+    return Disk(pixels * (prepared + views * of_view), views * plan.view_bytes)
 
 
 def _predict_time(plan: Plan, options: Options) -> str:
@@ -176,14 +201,15 @@ def _predict_time(plan: Plan, options: Options) -> str:
 def _measure(plan: Plan, options: Options) -> tuple[float, float]:
     """Seconds to encode and to decode a slice."""
     device = resolve_device(options.device)
-    source = plan.encoder.load_for_training(plan.image_size, device, options.sam_checkpoint)
+    source = plan.encoder.load_for_training(plan.card.encoder, device, options.sam_checkpoint)
     network = Network(source.uncached(), [Sam3dDecoder.from_config(plan.card.decoder)])
     window = plan.card.window.depth
-    black = torch.zeros(1, plan.image_size, plan.image_size)
-    embeddings = network.encode(black).expand(window, -1, -1, -1, -1)
-    encode_s, decode_s = _seconds(lambda: network.encode(black)), _seconds(lambda: network.decode(embeddings))
+    # No black slice, of which a network encodes only the first.
+    slices = torch.ones(1, len(plan.card.inputs), plan.image_size, plan.image_size)
+    embeddings = network.encode(slices).expand(window, -1, -1, -1, -1)
+    encode_s, decode_s = _seconds(lambda: network.encode(slices)), _seconds(lambda: network.decode(embeddings))
     if network.has_detail:
-        decode_s += _seconds(lambda: network.detail(torch.zeros(window, *plan.fit.grid)))
+        decode_s += _seconds(lambda: network.detail(torch.zeros(window, len(plan.card.inputs), *plan.fit.grid)))
     return encode_s, decode_s / window
 
 

@@ -12,14 +12,16 @@ import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..card import UNKNOWN, Label, Terminology
+from ..formats.channels import read_channels
 from ..formats.label_maps import LabelMap, read_label_map
 from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
 from ..formats.segments import EMPTY as EMPTY_NAME
 from ..formats.segments import IGNORE, NO_STRUCTURES, Segment, name_key
-from ..formats.volumes import Volume, image_on_grid, read_volume
+from ..formats.volumes import Volume, image_on_grid
 from ..geometry import grid_offset, is_same_grid, plane_across
 from ..settings import TrainingConfig
-from .dataset import DESCRIPTION, CaseFiles, Dataset
+from .case_files import CaseFiles, Dataset
+from .description import DESCRIPTION
 
 _TISSUE = Terminology("SCT", "85756007", "Tissue")
 # Distinct colours for labels that come without one (Okabe & Ito's palette, safe for colour-blind readers).
@@ -37,9 +39,9 @@ _SIDE_NAMES = re.compile(
 class LabelRules:
     """How the label maps of a data set are read.
 
-    resample: whether one on another grid is brought to that of its image. only_painted: of every case only the painted
-    slices are known, not only of those that say so themselves. ignore: the value in plain label maps of voxels of which
-    nothing is known.
+    resample: whether one on another grid is brought to that of its image, and a channel to that of the first.
+    only_painted: of every case only the painted slices are known, not only of those that say so themselves. ignore: the
+    value in plain label maps of voxels of which nothing is known.
     """
 
     resample: bool = False
@@ -137,8 +139,8 @@ def agree_on_labels(
 
 def read_case(case: CaseFiles, labels: tuple[Label, ...], rules: LabelRules = COMPLETE) -> tuple[Volume, np.ndarray]:
     """The image, and class indices (K, J, I) uint8 on its grid. Raises InputError where they do not fit."""
-    image = read_volume(case.image, case.series_uid)
-    return image, classes_on(image, read_label_map(case.label_map), labels, rules)[0]
+    image = read_channels(case.channels, case.series_uid, rules.resample, case.frame)
+    return image, classes_on(image, read_label_map(case.label_map, case.frame), labels, rules)[0]
 
 
 def classes_on(

@@ -43,7 +43,7 @@ def complete_file(
         matched = Matched(loaded, match_model(loaded.card, painted.keys, painted.by_name))
         labels = labels_with_codes(painted, loaded.card)
         facts = VolumeFacts.of_array(volume.array_kji, volume.ijk_to_ras, volume.modality)
-        find_and_warn(loaded.card, facts, repr(str(image)))
+        find_and_warn(loaded.card, [facts], repr(str(image)))
     classes = complete_classes(
         *(volume.array_kji, volume.ijk_to_ras, painted.known_kji, painted.painted),
         *(matched, completion, watch, painted.delivered),

@@ -2,56 +2,27 @@
 
 Understood are the Medical Segmentation Decathlon and nnU-Net's raw data (`imagesTr`, `labelsTr`, `dataset.json`), a
 folder of image and label pairs (`case.nii.gz` or `case_image.nii.gz` with `case_label.nii.gz` or `case.seg.nrrd`), a
-folder for each case, and a tree of DICOM series and their segmentations, in any folders.
+folder for each case, with a file for each channel, and a tree of DICOM series and their segmentations, in any folders.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..base.errors import InputError, require
+from ..formats.channels import NUMBER, ChannelFile
 from ..formats.content import is_dangling, missing_content, visible_files
-from ..formats.segments import BACKGROUND, IGNORE, name_key
-from ..formats.volumes import VolumeFile, list_volume_files
+from ..formats.segments import BACKGROUND, name_key
+from ..formats.volumes import VolumeFile, list_volume_files, volume_name
+from .case_files import CaseFiles, Dataset
+from .description import DESCRIPTION, as_text, channel_names, label_names, pop_ignored, read_description
+from .patients import frame_name, patients_of, read_frames, read_patients
 
 _LABEL_ENDING = re.compile(r"[-_ .](labels?|seg|segmentation|mask)$", re.IGNORECASE)
 _IMAGE_ENDING = re.compile(r"[-_ .](images?|img|volume|vol)$", re.IGNORECASE)
-_CHANNEL_ENDING = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000 is the first channel of case
-DESCRIPTION = "dataset.json"
-
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """A case's name, its image, and its label map or segmentation.
-
-    series_uid: which series of the folder `image`, if that is a folder of DICOM files.
-    """
-
-    name: str
-    image: Path
-    label_map: Path
-    series_uid: str | None = None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Cases on disk, what `dataset.json` says of them, and what was left out (`notices`, one line each).
-
-    ignore: the value, from `dataset.json`, of voxels of which nothing is known.
-    """
-
-    folder: Path
-    cases: tuple[CaseFiles, ...]
-    names: dict[int, str]  # of the labels' values, from dataset.json; empty without it
-    modality: str
-    licence: str
-    notices: tuple[str, ...]
-    ignore: int | None = None
 
 
 Pairs = tuple[tuple[CaseFiles, ...], tuple[str, ...]]  # cases, notices
@@ -62,9 +33,10 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
-    description = _read_description(folder / DESCRIPTION)
+    description = read_description(folder / DESCRIPTION)
+    numbered = channel_names(description)
     if _has_image_and_label_folders(folder):
-        cases, notices = _pair_folders(folder)
+        cases, notices = _pair_folders(folder, numbered)
     elif files := list_volume_files(folder):
         cases, notices = _pair_files(files)
     else:
@@ -77,34 +49,44 @@ def find_dataset(folder: str | Path, least: int = 2) -> Dataset:
             f"{str(folder)!r} has {len(cases)} labelled cases; at least {least} are needed, 5 to 20 are good. "
             + (" ".join(notices[:2]) or "Put images into imagesTr, and label maps of the same names into labelsTr.")
         )
-    names = _label_names(description, folder / DESCRIPTION)
-    ignore = _pop_ignored(names)
+    names = label_names(description, folder / DESCRIPTION)
+    ignore = pop_ignored(names)
     background = names.pop(0, BACKGROUND)
     if name_key(background) != BACKGROUND:
         notices += (f"{DESCRIPTION} names the value 0 {background!r}; it is taken as the background.",)
+    cases = _with_frames(cases, read_frames(description, folder / DESCRIPTION))
+    stated = read_patients(description, folder / DESCRIPTION)
+    patients, strange = patients_of([case.name for case in cases], stated)
+    if strange:
+        notices += (f"{DESCRIPTION} names the patients of cases that are not here: {', '.join(strange[:5])}.",)
+    channels = _channels_of(cases)
     return Dataset(
         folder,
-        cases,
+        cases if channels else tuple(replace(case, parts=()) for case in cases),
         names,
-        _as_text(description.get("modality") or description.get("channel_names")),
-        _as_text(description.get("licence") or description.get("license")),
+        "" if channels else as_text(description.get("modality") or description.get("channel_names")),
+        as_text(description.get("licence") or description.get("license")),
         notices,
         ignore,
+        channels,
+        patients,
     )
 
 
-def names_of_values(folders: Iterable[Path]) -> dict[int, str]:
-    """Of the labels, from the first of the folders with a `dataset.json`; empty without it. Raises InputError."""
-    for folder in folders:
-        if names := _label_names(_read_description(folder / DESCRIPTION), folder):
-            return names
-    return {}
+def _with_frames(cases: tuple[CaseFiles, ...], frames: dict[str, tuple[int, ...]]) -> tuple[CaseFiles, ...]:
+    """The cases; of each that has frames these instead."""
+    found: list[CaseFiles] = []
+    for case in cases:
+        numbers = frames.get(case.name)
+        found += [case] if numbers is None else [replace(case, name=frame_name(case.name, n), frame=n) for n in numbers]
+    return tuple(found)
 
 
-def new_case_files(folder: str | Path, name: str) -> CaseFiles:
+def new_case_files(folder: str | Path, name: str, channels: Sequence[str] = ()) -> CaseFiles:
     """Where a new case has to be written to be found: into the layout that `folder` has, else as a pair of files.
 
-    Raises InputError for a name that would be taken for something else.
+    channels: the names of several; without a layout they get a folder for each case. Raises InputError for names that
+    would be taken for something else, and if the cases that are there have other channels.
     """
     folder = Path(folder)
     if not re.fullmatch(r"\w[\w .-]*", name) or name != name.strip(" .") or _LABEL_ENDING.search(name):
@@ -112,13 +94,35 @@ def new_case_files(folder: str | Path, name: str) -> CaseFiles:
             f"{name!r} cannot name a case; use letters, digits, blanks, - and _, and no ending such as _label."
         )
     if _has_image_and_label_folders(folder):
-        name = _CHANNEL_ENDING.sub("", name)
+        name = NUMBER.sub("", name)
         images, labels = folder / "imagesTr", folder / "labelsTr"
     elif not list_volume_files(folder) and _pair_in_subfolders(folder)[0]:
         images = labels = folder / name
     else:
         images = labels = folder
+    if channels:
+        return _new_case_of_channels(folder, name, channels)
     return CaseFiles(name, images / f"{name}.nrrd", labels / f"{name}.seg.nrrd")
+
+
+def _new_case_of_channels(folder: Path, name: str, channels: Sequence[str]) -> CaseFiles:
+    for channel in channels:
+        require(
+            re.fullmatch(r"\w[\w .-]*", channel) is not None and not _LABEL_ENDING.search(f"_{channel}"),
+            f"{channel!r} cannot name a channel; use letters, digits, blanks, - and _, and no name such as label.",
+        )
+    if _has_image_and_label_folders(folder):
+        images, labels = folder / "imagesTr", folder / "labelsTr"
+        names = [f"{name}_{number:04d}" for number in range(len(channels))]
+    else:
+        require(
+            not list_volume_files(folder),
+            f"{str(folder)!r} has cases of one channel; choose another folder for {', '.join(channels)}.",
+        )
+        images = labels = folder / name
+        names = list(channels)
+    parts = tuple(ChannelFile(channel, images / f"{file}.nrrd") for channel, file in zip(channels, names))
+    return CaseFiles(name, parts[0].path, labels / f"{name}.seg.nrrd", parts=parts)
 
 
 def files_of_case(files: CaseFiles) -> list[Path]:
@@ -139,7 +143,7 @@ def _has_image_and_label_folders(folder: Path) -> bool:
     return (folder / "imagesTr").is_dir() or (folder / "labelsTr").is_dir()
 
 
-def _pair_folders(folder: Path) -> Pairs:
+def _pair_folders(folder: Path, numbered: Mapping[int, str]) -> Pairs:
     """imagesTr/case.nii.gz or case_0000.nii.gz, labelsTr/case.nii.gz."""
     images_folder, labels_folder = folder / "imagesTr", folder / "labelsTr"
     for needed in (images_folder, labels_folder):
@@ -148,21 +152,23 @@ def _pair_folders(folder: Path) -> Pairs:
                 f"folder {str(needed)!r} does not exist; put images into imagesTr and label maps of the same "
                 f"names into labelsTr of {str(folder)!r}."
             )
-    return _pair(list_volume_files(images_folder), list_volume_files(labels_folder), has_channels=True)
+    return _pair(list_volume_files(images_folder), list_volume_files(labels_folder), numbered)
 
 
 def _pair_files(files: list[VolumeFile]) -> Pairs:
     """case.nii.gz with case_label.nii.gz, case-segmentation.seg.nrrd, case.seg.nrrd and the like."""
-    return _pair(*_images_and_label_maps(files), has_channels=False)
+    return _pair(*_images_and_label_maps(files))
 
 
 def _images_and_label_maps(files: list[VolumeFile]) -> tuple[list[VolumeFile], list[VolumeFile]]:
     return [file for file in files if not _is_label_map(file)], [file for file in files if _is_label_map(file)]
 
 
-def _pair(images: list[VolumeFile], label_maps: list[VolumeFile], has_channels: bool) -> Pairs:
-    case_of = _cases_of(images, label_maps, has_channels)
-    return _match(_by_case(images, case_of), _by_case(label_maps, case_of))
+def _pair(images: list[VolumeFile], label_maps: list[VolumeFile], numbered: Mapping[int, str] | None = None) -> Pairs:
+    """numbered: the names of nnU-Net's channels; None where no file's name has a number of one."""
+    case_of = _cases_of(images, label_maps, has_channels=numbered is not None)
+    of_case = {name: _as_channels(name, files, numbered or {}) for name, files in _grouped(images, case_of).items()}
+    return _match(of_case, {name: _only(name, files) for name, files in _grouped(label_maps, case_of).items()})
 
 
 def _cases_of(
@@ -172,7 +178,7 @@ def _cases_of(
 
     has_channels: whether an image's name may end in nnU-Net's number of a channel. known: cases that there are besides.
     """
-    endings = (_CHANNEL_ENDING, _IMAGE_ENDING) if has_channels else (_IMAGE_ENDING,)
+    endings = (NUMBER, _IMAGE_ENDING) if has_channels else (_IMAGE_ENDING,)
     names = {file.path: [file.name, *(ending.sub("", file.name) for ending in endings)] for file in images}
     of_images = {name for candidates in names.values() for name in candidates} | set(known)
     case_of = {file.path: _first_in(of_images, [file.name, _LABEL_ENDING.sub("", file.name)]) for file in label_maps}
@@ -186,18 +192,28 @@ def _first_in(known: Collection[str], names: list[str]) -> str:
 
 
 def _pair_in_subfolders(folder: Path) -> Pairs:
-    """case/any.nrrd with case/any.seg.nrrd or case/any_label.nrrd: one image and one label map in each folder."""
+    """case/any.nrrd with case/any.seg.nrrd or case/any_label.nrrd: a label map in each folder, and an image.
+
+    Several images are channels: case/t1.nrrd and case/t2.nrrd, or case/case_t1.nrrd and case/case_t2.nrrd.
+    """
     cases = []
     notices = [f"{path.name} {missing_content(path)}" for path in visible_files(folder) if is_dangling(path)]
     for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = list_volume_files(inner)
         label_maps = [file.path for file in files if _is_label_map(file)]
         images = [file.path for file in files if file.path not in label_maps]
-        if len(images) == len(label_maps) == 1:
-            cases.append(CaseFiles(inner.name, images[0], label_maps[0]))
+        if images and len(label_maps) == 1:
+            parts = tuple(ChannelFile(_name_in_folder(path, inner.name), path) for path in images)
+            cases.append(CaseFiles(inner.name, images[0], label_maps[0], parts=parts))
         elif files:
             notices.append(f"{inner.name} has {len(images)} images and {len(label_maps)} label maps, not one of each.")
     return tuple(cases), tuple(notices)
+
+
+def _name_in_folder(path: Path, folder: str) -> str:
+    """Of a channel: the file's name without the case's in front of it."""
+    name = volume_name(path)
+    return name.removeprefix(folder).lstrip("-_ .") or name
 
 
 def _pair_series(folder: Path) -> Pairs:
@@ -223,12 +239,17 @@ def _names_in_tree(folder: Path, cases: list[tuple[Path, Path]]) -> list[str]:
     return next((names for names in kinds if len(set(names)) == len(cases)), ["_".join(parts) for parts in label_maps])
 
 
-def _match(images: dict[str, Path], label_maps: dict[str, Path]) -> Pairs:
-    cases = tuple(CaseFiles(name, images[name], label_maps[name]) for name in sorted(images) if name in label_maps)
+def _match(images: dict[str, tuple[ChannelFile, ...]], label_maps: dict[str, Path]) -> Pairs:
+    cases = tuple(
+        CaseFiles(name, images[name][0].path, label_maps[name], parts=images[name])
+        for name in sorted(images)
+        if name in label_maps
+    )
     notices = []
+    of_images = {name: channels[0].path for name, channels in images.items()}
     for what, mine, other, theirs in (
-        ("image", images, "a label map", label_maps),
-        ("label map", label_maps, "an image", images),
+        ("image", of_images, "a label map", label_maps),
+        ("label map", label_maps, "an image", of_images),
     ):
         lonely = [mine[name].name for name in sorted(mine) if name not in theirs]
         if lonely:
@@ -237,78 +258,38 @@ def _match(images: dict[str, Path], label_maps: dict[str, Path]) -> Pairs:
     return cases, tuple(notices)
 
 
-def _by_case(files: Iterable[VolumeFile], case_of: dict[Path, str]) -> dict[str, Path]:
-    """Paths by case. Raises InputError where two files are of one case."""
-    found: dict[str, VolumeFile] = {}
+def _grouped(files: Iterable[VolumeFile], case_of: dict[Path, str]) -> dict[str, list[VolumeFile]]:
+    found: dict[str, list[VolumeFile]] = {}
     for file in files:
-        case = case_of[file.path]
-        other = found.setdefault(case, file)
-        if other is not file:
-            channels = all(_CHANNEL_ENDING.search(one.name) for one in (other, file))
-            remedy = "a model reads one channel: keep one of them" if channels else "keep one of them"
-            raise InputError(f"{str(other.path)!r} and {str(file.path)!r} both belong to the case {case!r}; {remedy}.")
-    return {case: file.path for case, file in found.items()}
+        found.setdefault(case_of[file.path], []).append(file)
+    return found
+
+
+def _only(case: str, files: list[VolumeFile]) -> Path:
+    """The path of a case's one file. Raises InputError if there are more."""
+    if len(files) > 1:
+        raise InputError(
+            f"{str(files[0].path)!r} and {str(files[1].path)!r} both belong to the case {case!r}; keep one of them."
+        )
+    return files[0].path
+
+
+def _as_channels(case: str, files: list[VolumeFile], names: Mapping[int, str]) -> tuple[ChannelFile, ...]:
+    """The channels of a case by the numbers in their files' names; one without a number has no name."""
+    numbered_files = [(int(ending[1]), file.path) for file in files if (ending := NUMBER.search(file.name))]
+    if len(files) == 1 and not numbered_files:
+        return (ChannelFile("", files[0].path),)
+    if len({number for number, _ in numbered_files}) < len(files):
+        _only(case, files)
+    return tuple(ChannelFile(names.get(number, f"{number:04d}"), path) for number, path in sorted(numbered_files))
+
+
+def _channels_of(cases: tuple[CaseFiles, ...]) -> tuple[str, ...]:
+    """The names of all channels that cases have; () if no case has more than one."""
+    if all(len(case.parts) < 2 for case in cases):
+        return ()
+    return tuple(dict.fromkeys(part.name for case in cases for part in case.parts if part.name))
 
 
 def _is_label_map(file: VolumeFile) -> bool:
     return file.is_segmentation or _LABEL_ENDING.search(file.name) is not None
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{str(path)!r} is not valid JSON ({error}); fix or remove it.") from error
-    require(isinstance(description, dict), f"{str(path)!r} is not a JSON object; fix or remove it.")
-    return description
-
-
-def _label_names(description: dict[str, Any], path: Path) -> dict[int, str]:
-    """Value to name, from {"1": "Anterior"} (Decathlon, nnU-Net v1) or {"Anterior": 1} (nnU-Net v2).
-
-    Raises InputError where a value means something else than one structure.
-    """
-    given = description.get("labels") or {}
-    names: dict[int, str] = {}
-    try:
-        for key, value in given.items():
-            number, name = (int(key), value) if str(key).isdecimal() else (value, key)
-            if isinstance(number, bool) or not isinstance(number, int) or not isinstance(name, str):
-                raise TypeError(f"{key!r}: {value!r}")
-            if number in names:
-                raise ValueError(f"{names[number]!r} and {name!r} are both {number}")
-            names[number] = name
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{str(path)!r} has labels that cannot be read ({error}); give one value for each name, as in "
-            '{"background": 0, "liver": 1}.'
-        ) from error
-    value_of: dict[str, int] = {}
-    for number, name in names.items():
-        key = name_key(name)
-        if key == IGNORE and number == 0:
-            raise InputError(f"{str(path)!r} names 0 {name!r}, but the background is 0; renumber the labels.")
-        if (key == BACKGROUND) != (number == 0) and BACKGROUND in map(name_key, names.values()):
-            raise InputError(f"{str(path)!r} names {number} {name!r}, but the background is 0; renumber the labels.")
-        if value_of.setdefault(key, number) != number:
-            raise InputError(f"{str(path)!r} gives {name!r} the values {value_of[key]} and {number}; keep one of them.")
-    return names
-
-
-def _pop_ignored(names: dict[int, str]) -> int | None:
-    """The value that is named "ignore", as in nnU-Net's data; it is no structure, and taken out of `names`."""
-    value = next((number for number, name in names.items() if name_key(name) == IGNORE), None)
-    if value is not None:
-        del names[value]
-    return value
-
-
-def _as_text(value: Any) -> str:
-    """ "MRI", ["MRI"] and {"0": "MRI"} are all "MRI"."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return str(value or "")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..base.files import written_whole
 from ..base.watch import Watch
-from ..intensity import normalise
+from ..intensity import normalise, split_passes
 from ..preparation import SquareFit
 from ..sam.cache import EmbeddingCache
 from ..sam.cached_encoder import CachedEncoder
@@ -54,17 +54,18 @@ class StoredViews:
         fit = self.cases[case].fit
         if not self.is_stored(case, copy):
             drawn, classes = self.draw(case, copy)
-            return Sample(fit, classes[start:stop], drawn[start:stop])
-        keys = np.load(self._path(case, copy, "keys"))[start:stop].tolist()
-        found = [self._cache.get(key) for key in keys]
+            return Sample(fit, classes[start:stop], drawn[:, start:stop])
+        keys = np.load(self._path(case, copy, "keys"))[start:stop]  # (n, passes)
+        found = [self._cache.get(key) for key in keys.ravel().tolist()]
         classes = torch.tensor(np.load(self._path(case, copy, "classes"), mmap_mode="r")[start:stop])
         known = [array for array in found if array is not None]
         if len(known) < len(found):  # evicted
-            return Sample(fit, classes, self.draw(case, copy)[0][start:stop])
+            return Sample(fit, classes, self.draw(case, copy)[0][:, start:stop])
         grey = None
         if self._config.detail:
-            grey = torch.tensor(np.load(self._path(case, copy, "grey"), mmap_mode="r")[start:stop])
-        return Sample(fit, classes, grey, torch.from_numpy(np.stack(known)).transpose(0, 1))
+            grey = torch.tensor(np.load(self._path(case, copy, "grey"), mmap_mode="r")[:, start:stop])
+        passes = torch.from_numpy(np.stack(known)).unflatten(0, keys.shape)
+        return Sample(fit, classes, grey, passes.flatten(1, 2).transpose(0, 1))
 
     def draw(self, case: int, copy: int) -> tuple[Tensor, Tensor]:
         """A whole view, the same each time: copy 0 is the case as it is."""
@@ -79,7 +80,8 @@ class StoredViews:
     def is_stored(self, case: int, copy: int) -> bool:
         return self._path(case, copy, "keys").is_file()
 
-    def store(self, case: int, copy: int, keys: list[str], grey: Tensor, classes: Tensor) -> None:
+    def store(self, case: int, copy: int, keys: list[tuple[str, ...]], grey: Tensor, classes: Tensor) -> None:
+        """keys: of each slice, one for each pass."""
         # A folder for each case: what a write costs grows with the number of files beside it.
         self._path(case, copy, "classes").parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self._path(case, copy, "classes")) as partial:
@@ -138,8 +140,11 @@ class ViewEncoder:
         next(self._copies, None)
 
     def embed(self, grey: Tensor, fit: SquareFit) -> Tensor:
-        """Grey (D, *grid) in 0..255 -> embeddings (256, D, s, s) float32, from the cache or computed."""
-        parts = [self.encoder(self._normalised(part, fit)) for part in grey.split(ENCODE_BATCH)]
+        """Grey (M, D, *grid) in 0..255 -> embeddings (E, D, s, s) float32, from the cache or computed."""
+        parts = [
+            torch.cat([self.encoder(slices) for slices in self._passes(part, fit)], dim=1)
+            for part in grey.split(ENCODE_BATCH, dim=1)
+        ]
         return torch.cat(parts).half().float().transpose(0, 1)  # as exact as they are kept
 
     def _encode_all(self, wanted: list[tuple[int, int]]) -> Iterator[int]:
@@ -149,14 +154,16 @@ class ViewEncoder:
                 yield from [ENCODE_BATCH] * self._views.batches(case)
                 continue
             grey, classes = self._views.draw(case, copy)
-            keys: list[str] = []
-            for part in grey.split(ENCODE_BATCH):
-                slices = self._normalised(part, self._views.cases[case].fit)
-                keys += self.encoder.embed(slices)[1]
-                if len(keys) == len(grey):
+            keys: list[tuple[str, ...]] = []
+            for part in grey.split(ENCODE_BATCH, dim=1):
+                passes = self._passes(part, self._views.cases[case].fit)
+                keys += zip(*(self.encoder.embed(slices)[1] for slices in passes))
+                if len(keys) == len(classes):
                     self._views.store(case, copy, keys, grey, classes)
-                yield len(part)
+                yield part.shape[1]
 
-    def _normalised(self, grey: Tensor, fit: SquareFit) -> Tensor:
-        """(n, *grid) in 0..255 -> (n, 3, S, S), as the encoder takes it."""
-        return normalise(fit.place(grey[:, None]), self.encoder.config.normalisation)
+    def _passes(self, grey: Tensor, fit: SquareFit) -> list[Tensor]:
+        """(M, n, *grid) in 0..255 -> for each of its passes (n, 3, S, S), as the encoder takes it."""
+        config = self.encoder.config
+        squares = fit.place(grey.transpose(0, 1))
+        return [normalise(part, config.normalisation) for part in split_passes(squares, config.channel_layout)]

@@ -5,11 +5,10 @@ The first two are frozen. This is the one place that knows which of the three a 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,10 @@ class TrainingEncoder:
         """Views of each case whose embeddings are computed once and kept."""
         return 1 + config.augmented_copies
 
-    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
-        """Raises WeightsError, ModelFileError."""
+    def load_for_training(
+        self, wanted: EncoderConfig, device: torch.device, sam_checkpoint: Path | None
+    ) -> LoadedEncoder:
+        """wanted: its image size, and how several channels reach it. Raises WeightsError, ModelFileError."""
         raise NotImplementedError
 
 
@@ -101,8 +102,13 @@ class FrozenFromFile(TrainingEncoder):
     def describe(self) -> str:
         return f"{self.name}, frozen"
 
-    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
-        return FrozenForTraining(load_encoder(self.name, sam_checkpoint, image_size, device), {})
+    def load_for_training(
+        self, wanted: EncoderConfig, device: torch.device, sam_checkpoint: Path | None
+    ) -> LoadedEncoder:
+        encoder = load_encoder(
+            self.name, sam_checkpoint, wanted.image_size, device, channel_layout=wanted.channel_layout
+        )
+        return FrozenForTraining(encoder, {})
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class LentEncoder(TrainingEncoder):
 
     def settings(self) -> dict[str, Any]:
         lent: dict[str, Any] = {name: to_json(getattr(self.lender, name)) for name in ("slicing", "intensity")}
-        lent |= {name: list(getattr(self.lender.decoder, name)) for name in ("channels", "detail")}
+        decoder = self.lender.decoder
+        lent |= {"channels": [EMBEDDING_CHANNELS, *decoder.channels[1:]], "detail": list(decoder.detail)}
         if self.lender.encoder.in_model_file:
             lent["augmented_copies"] = COPIES_FOR_A_COMPACT_ENCODER
         return lent
@@ -126,9 +133,11 @@ class LentEncoder(TrainingEncoder):
         """The lender's own, or up to 256 what shows slices pixel by pixel."""
         return max(self.lender.encoder.image_size, _size_for(spacing_mm, extent_mm))
 
-    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
+    def load_for_training(
+        self, wanted: EncoderConfig, device: torch.device, sam_checkpoint: Path | None
+    ) -> LoadedEncoder:
         lender = load_model(self.name)
-        encoder = lender.load_encoder(str(device), "auto", sam_checkpoint, image_size)
+        encoder = lender.load_encoder(str(device), "auto", sam_checkpoint, wanted.image_size, wanted.channel_layout)
         return FrozenForTraining(encoder, lender.encoder_tensors)
 
 
@@ -167,8 +176,10 @@ class LearntEncoder(TrainingEncoder):
     def kept_views(self, config: TrainingConfig) -> int:
         return 0
 
-    def load_for_training(self, image_size: int, device: torch.device, sam_checkpoint: Path | None) -> LoadedEncoder:
-        return UntrainedForTraining(image_size, device)
+    def load_for_training(
+        self, wanted: EncoderConfig, device: torch.device, sam_checkpoint: Path | None
+    ) -> LoadedEncoder:
+        return UntrainedForTraining(wanted, device)
 
 
 def _size_for(spacing_mm: Sequence[float], extent_mm: Sequence[float], pixels_for_one: int = 1) -> int:
@@ -250,17 +261,17 @@ class FrozenForTraining:
 
 
 class UntrainedForTraining:
-    """An encoder that will be trained on slices of image_size x image_size pixels."""
+    """An encoder that will be trained as it is wanted."""
 
     sha256 = ""
 
-    def __init__(self, image_size: int, device: torch.device) -> None:
-        self._image_size = image_size
+    def __init__(self, wanted: EncoderConfig, device: torch.device) -> None:
+        self._config = replace(wanted, name=COMPACT_ENCODER, vit=COMPACT_VIT)
         self._device = device
 
     def uncached(self) -> SliceEncoder:
-        config = EncoderConfig(COMPACT_ENCODER, self._image_size)
-        return FrozenEncoder(build_vit(COMPACT_VIT, self._image_size), config, self._device, torch.float32)
+        vit = build_vit(COMPACT_VIT, self._config.image_size)
+        return FrozenEncoder(vit, self._config, self._device, torch.float32)
 
     def check_start(self, name: str, wanted: DecoderConfig, card: ModelCard) -> None:
         _check_decoder(name, wanted, card)
@@ -278,15 +289,15 @@ class UntrainedForTraining:
         folder: Path,
         fabric: Fabric,
     ) -> Lesson:
-        vit = build_vit(COMPACT_VIT, self._image_size)
+        vit = build_vit(COMPACT_VIT, self._config.image_size)
         if start is not None:
             load_vit_state(vit, start.encoder_tensors, config.start_from)
-        learner = EndToEndLearner(vit, decoder, self._image_size, fabric.device, config.trains_detail_alone)
+        learner = EndToEndLearner(vit, decoder, self._config, fabric.device, config.trains_detail_alone)
         return Lesson(learner, FreshViews(cases, config.augmentation))
 
 
 def _check_decoder(name: str, wanted: DecoderConfig, card: ModelCard) -> None:
-    has = dataclasses.replace(card.decoder, levels=wanted.levels, detail=card.decoder.detail or wanted.detail)
+    has = replace(card.decoder, levels=wanted.levels, detail=card.decoder.detail or wanted.detail)
     if has != wanted or card.decoder.levels < wanted.levels:
         raise InputError(
             f"the decoder of {name!r}, {card.decoder}, differs from the one to train, {wanted}; use its labels, "

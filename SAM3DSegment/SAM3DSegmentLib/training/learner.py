@@ -13,9 +13,9 @@ from ..base.devices import send
 from ..card import EncoderConfig
 from ..decoder import Sam3dDecoder
 from ..encoder import FrozenEncoder
-from ..intensity import normalise
+from ..intensity import normalise, split_passes
 from ..network import SliceEncoder
-from ..sam.encoders import COMPACT_ENCODER, COMPACT_VIT
+from ..sam.encoders import COMPACT_VIT
 from ..sam.vit import build_vit, tensors_sha256
 from .embeddings import ViewEncoder
 from .samples import Sample, stack_on
@@ -52,7 +52,7 @@ class ModelLearner(Learner, Protocol):
 
 
 class OnEmbeddings(nn.Module):
-    """Embeddings (N, 256, D, s, s), and grey (N, 1, D, *grid) for a detail part -> logits, the detail's the last.
+    """Embeddings (N, E, D, s, s), and grey (N, M, D, *grid) for a detail part -> logits, the detail's the last.
 
     Without embeddings the detail's alone.
     """
@@ -105,17 +105,19 @@ class DecoderLearner:
 
 
 class OnSlices(OnEmbeddings):
-    """Squares (N, 1, D, S, S) in 0..255, through an encoder that learns; otherwise as `OnEmbeddings`."""
+    """Squares (N, M, D, S, S) in 0..255, through an encoder that learns; otherwise as `OnEmbeddings`."""
 
-    def __init__(self, encoder: nn.Module, decoder: Sam3dDecoder, normalisation: str) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Sam3dDecoder, config: EncoderConfig) -> None:
         super().__init__(decoder)
         self.encoder = encoder
-        self._normalisation = normalisation
+        self._config = config
 
     def forward(self, squares: Tensor | None, grey: Tensor | None) -> list[Tensor]:
         if squares is None:
             return super().forward(None, grey)
-        features = self.encoder(normalise(squares.transpose(1, 2).flatten(0, 1), self._normalisation))
+        slices = squares.transpose(1, 2).flatten(0, 1)
+        passes = split_passes(slices, self._config.channel_layout)
+        features = torch.cat([self.encoder(normalise(part, self._config.normalisation)) for part in passes], dim=1)
         return super().forward(features.unflatten(0, (len(squares), -1)).transpose(1, 2), grey)
 
 
@@ -126,12 +128,13 @@ class EndToEndLearner:
         self,
         vit: nn.Module,
         decoder: Sam3dDecoder,
-        image_size: int,
+        config: EncoderConfig,
         device: torch.device,
         trains_detail_alone: bool = False,
     ) -> None:
-        self._config = EncoderConfig(COMPACT_ENCODER, image_size, vit=COMPACT_VIT)
-        self.module: nn.Module = OnSlices(vit, decoder, self._config.normalisation)
+        """config: of the encoder as it will be, but for its hash."""
+        self._config = config
+        self.module: nn.Module = OnSlices(vit, decoder, config)
         self._on_slices = self.module
         self._decoder = decoder
         self._device = device
@@ -175,8 +178,8 @@ def _average_both_outputs(decoder: Sam3dDecoder) -> None:
 
 
 def _stack_grey(samples: list[Sample], device: torch.device) -> Tensor:
-    """(N, 1, D, *grid)."""
-    return stack_on(device, [sample.grey for sample in samples if sample.grey is not None])[:, None]
+    """(N, M, D, *grid)."""
+    return stack_on(device, [sample.grey for sample in samples if sample.grey is not None])
 
 
 def _predict_detail(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 
 from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
 from ..card import Label
+from ..formats.channels import check_grids
 from ..formats.content import visible_files
+from ..formats.header import check_frame
 from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
 from ..formats.painted import PaintedSlices, looks_painted
 from ..formats.volumes import Volume
+from .case_files import CaseFiles, Dataset
 from .classes import COMPLETE, LabelRules, Look, Painting, classes_on, own_labels
-from .dataset import CaseFiles, Dataset
 
 _DETACHED_HEADERS = (".nhdr", ".mhd")  # whose voxels are in a file beside them
 
@@ -25,16 +28,17 @@ def look_at_cases(
     dataset: Dataset, rules: LabelRules = COMPLETE, hashed: bool = False, watch: Watch = UNWATCHED
 ) -> tuple[Look, ...]:
     """Reads the headers of images, label maps, and if `hashed` all files to their end. Raises Cancelled."""
-    return tuple(_look(case, rules, hashed) for case in watch.each("look", dataset.cases))
+    return tuple(_look(case, dataset, rules, hashed) for case in watch.each("look", dataset.cases))
 
 
-def _look(case: CaseFiles, rules: LabelRules, hashed: bool) -> Look:
+def _look(case: CaseFiles, dataset: Dataset, rules: LabelRules, hashed: bool) -> Look:
     own: tuple[Label, ...] = ()
     by_name = False
     try:
-        label_map = read_label_map(case.label_map)
+        label_map = read_label_map(case.label_map, case.frame)
         own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
-        image = _read_grid(case)
+        dataset.check_channels(case)
+        image = _read_grids(case, rules.resample)
         indices, painted = classes_on(image, label_map, own, rules)
     except Sam3dError as error:
         return Look(case, own=own, by_name=by_name, problem=str(error))
@@ -77,22 +81,30 @@ def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple
     return tuple((np.sign(along[axis]) * (high - low) / np.maximum(low + high, 1)).tolist())
 
 
-def _read_grid(case: CaseFiles) -> Volume:
-    """The grid of a case's image by its header; the voxels are a single one, repeated."""
-    path = case.image
+def _read_grids(case: CaseFiles, resample: bool) -> Volume:
+    """The grid of a case's image. Raises InputError for a channel that lies on another, unless `resample`."""
+    grids = [_read_grid(channel.path, case.series_uid, case.frame) for channel in case.channels]
+    if not resample:
+        check_grids(case.channels, grids)
+    return grids[0]
+
+
+def _read_grid(path: Path, series_uid: str | None, frame: int | None) -> Volume:
+    """The grid of an image by its header; the voxels are a single one, repeated."""
     if path.is_dir():
         from ..formats.dicom import read_series_grid  # pydicom is loaded where there is DICOM
 
-        shape, matrix = read_series_grid(path, case.series_uid)
+        shape, matrix = read_series_grid(path, series_uid, frame)
     else:
         header = read_header(path)
+        check_frame(path, header, frame)
         shape, matrix = header.shape, read_matrix(path, header)
     return Volume(np.broadcast_to(np.uint8(0), shape), matrix, path)
 
 
 def _hash_files(case: CaseFiles) -> str:
     digest = hashlib.sha256()
-    for path in (case.image, case.label_map):
+    for path in case.files:
         files = visible_files(path) if path.is_dir() else [path]
         if path.suffix.lower() in _DETACHED_HEADERS:
             files += sorted(p for p in path.parent.glob(path.stem + ".*") if p.is_file() and p != path)

@@ -8,10 +8,12 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from ..base.errors import InputError
 from ..base.watch import Watch
+from ..card import ModelCard
 from ..model_file import Sam3dModel, load_model
+from .case_files import CaseFiles
 from .check import describe_encoder, find_suspicious
-from .dataset import CaseFiles
 from .encoders import LoadedEncoder
 from .plan import Plan
 from .prepared import PreparedCase, prepare_case
@@ -42,7 +44,7 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
         watch = watch.silent()
     if plan.config.folds > 1:
         watch = watch.unfinished()  # each fold needs its share
-    encoder = plan.encoder.load_for_training(plan.image_size, fabric.device, options.sam_checkpoint)
+    encoder = plan.encoder.load_for_training(plan.card.encoder, fabric.device, options.sam_checkpoint)
     start = load_model(plan.config.start_from) if plan.config.start_from else None
     if start is not None:
         if len(start.decoders) > 1 and fabric.is_global_zero:
@@ -50,6 +52,7 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
                 "start_from %r has %d decoders; the first is begun with.", start.card.name, len(start.decoders)
             )
         encoder.check_start(plan.config.start_from, plan.card.decoder, start.card)
+        _check_channels(plan.config.start_from, plan.card, start.card)
     record = folder.begin(plan, encoder.sha256, options.resume, fabric.is_global_zero)
     if fabric.is_global_zero:
         logger.info("%s", describe_encoder(plan))
@@ -67,3 +70,15 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
     fabric.barrier()
     cases = {case.name: prepare(case) for case in files}
     return Run(plan, folder, record, encoder, start, cases, fabric, watch)
+
+
+def _check_channels(name: str, wanted: ModelCard, card: ModelCard) -> None:
+    """Raises InputError unless a model such as `wanted` can begin with the model `name`, which has this card."""
+    (own, own_layout), (has, has_layout) = (
+        ([channel.name for channel in one.channels], one.encoder.channel_layout) for one in (wanted, card)
+    )
+    if (own, own_layout) != (has, has_layout):
+        raise InputError(
+            f"{name!r} reads the channels {', '.join(has) or 'one'} ({has_layout}), not {', '.join(own) or 'one'} "
+            f"({own_layout}); give the same input_channels and channel_layout, or do not start from it."
+        )

@@ -12,7 +12,8 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.jsonable import from_json, to_json
 from ..base.watch import UNWATCHED, Watch
-from ..card import PATCH_SIZE, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
+from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
+from ..channel import Channel
 from ..geometry import Slicing, slicing_of
 from ..model_store import find_model, read_card
 from ..preparation import Preparation, SquareFit
@@ -20,8 +21,9 @@ from ..sam.cache import cache_folder, cache_limit_bytes
 from ..sam.checkpoints import encoder_of
 from ..sam.encoders import USUAL_ENCODER, usual_encoder
 from ..settings import TrainingConfig
+from .case_files import CaseFiles, Dataset
 from .classes import CaseFacts, LabelRules, agree_on_labels, has_sides
-from .dataset import CaseFiles, Dataset, find_dataset
+from .dataset import find_dataset
 from .encoders import TrainingEncoder, find_encoder
 from .look import look_at_cases
 from .splits import Split, split_cases
@@ -31,6 +33,7 @@ Triple = tuple[float, float, float]
 # Of a training sample, where the settings leave its slices open.
 SAMPLE_PIXELS = 16 * 256 * 256
 LEAST_DEPTH, MOST_DEPTH = 16, 64
+_MODALITIES = ("CT", "MR", "MRI", "PT")
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def make_plan(
     encoder = find_encoder(config.encoder)
     encoder.check(config)
     dataset = find_dataset(data)
+    if config.input_channels:
+        dataset = dataset.with_channels([channel.name for channel in config.input_channels])
     rules = LabelRules.of(config, dataset)
     looks = look_at_cases(dataset, rules, hashed, watch)
     labels, facts = agree_on_labels(dataset, looks, config.labels)
@@ -135,10 +140,10 @@ def make_plan(
         dataset=dataset,
         rules=rules,
         facts=facts,
-        splits=split_cases(files, config, most_training),
+        splits=split_cases(files, config, most_training, dataset.patients),
         encoder=encoder,
         card=card,
-        preparation=Preparation(config.slicing, config.intensity, image_size),
+        preparation=Preparation(config.slicing, card.intensities, image_size),
         fit=fit,
         depths={name: shape[0] for name, shape in shapes.items()},
         spacings_mm={name: slicing.spacing_mm for name, slicing in slicings.items()},
@@ -152,15 +157,27 @@ def _make_card(
     config: TrainingConfig, dataset: Dataset, labels: tuple[Label, ...], fit: SquareFit, spacing: Triple, extent: Triple
 ) -> ModelCard:
     """But for what only the training finds out."""
+    channels = config.input_channels or tuple(map(_channel, dataset.channels))
+    encoder = EncoderConfig(config.encoder, fit.size, channel_layout=config.channel_layout)
+    count = max(1, len(channels))
+    width = EMBEDDING_CHANNELS * encoder.passes(count)
+    decoder = DecoderConfig(
+        len(labels) + 1,
+        (width, *config.channels[1:]),
+        levels=_levels(config, fit),
+        detail=config.detail,
+        grey_channels=count,
+    )
     return ModelCard(
         name=config.name,
         description=config.description,
         modality=config.modality or dataset.modality,
         labels=labels,
-        encoder=EncoderConfig(config.encoder, fit.size),
-        decoder=DecoderConfig(len(labels) + 1, config.channels, levels=_levels(config, fit), detail=config.detail),
+        encoder=encoder,
+        decoder=decoder,
         slicing=config.slicing,
         intensity=config.intensity,
+        channels=tuple(replace(channel, intensity=channel.intensity or config.intensity) for channel in channels),
         window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
         mirror=bool(config.mirror),
         island_share=config.island_share,
@@ -169,6 +186,11 @@ def _make_card(
         licence=config.licence or dataset.licence,
         author=config.author,
     )
+
+
+def _channel(name: str) -> Channel:
+    """A channel of the data; nnU-Net calls some by the modality."""
+    return Channel(name, modality=name.upper() if name.upper() in _MODALITIES else "")
 
 
 def _within_cache(plan: Plan) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,18 @@ from torch import Tensor
 
 from ..base.files import write_json, written_whole
 from ..card import UNKNOWN, Label
-from ..preparation import Preparation, SquareFit
+from ..preparation import Preparation, Prepared, SquareFit
+from .case_files import CaseFiles
 from .classes import LabelRules, read_case
-from .dataset import CaseFiles
 
 SLICES_AT_A_TIME = 16
-BYTES_PER_PIXEL = 5  # grey as float32, so that it is what inference sees to the bit, and a class index
+GREY_BYTES = 4  # of a pixel of each channel: float32, so that it is what inference sees to the bit
+CLASS_BYTES = 1
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case, memory-mapped: grey (D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8, some UNKNOWN.
+    """One case, memory-mapped: grey (M, D, *fit.grid) float32 in 0..255, classes (D, *fit.grid) uint8, some UNKNOWN.
 
     spacing_mm is that of the grid, d first; classes_in_slice (D, C) says which classes each slice has;
     left_right_axis is the axis of (D, H, W) that runs between the patient's sides; is_partly_known: whether a class is
@@ -42,7 +42,7 @@ class PreparedCase:
 
     @property
     def depth(self) -> int:
-        return len(self.grey)
+        return len(self.classes)
 
     def close(self) -> None:
         """Let go of the files, which Windows does not remove before. Nothing can be read afterwards."""
@@ -73,7 +73,7 @@ def prepare_case(
     facts_path = folder / f"{files.name}.json"
     if not facts_path.is_file():
         image, classes_kji = read_case(files, labels, rules)
-        prepared = preparation.prepare(image.array_kji, image.ijk_to_ras)
+        prepared = preparation.prepare(image.channels, image.ijk_to_ras)
         classes = prepared.classes(classes_kji, 0, prepared.depth)
         fit = prepared.fit
         facts = {
@@ -83,16 +83,16 @@ def prepare_case(
             "is_partly_known": bool((classes == UNKNOWN).any()),
             "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
         }
-        shape = (prepared.depth, *fit.grid)
-        _write_slices(_file_of(files.name, folder, "grey"), np.float32, shape, prepared.grey)
-        _write_slices(_file_of(files.name, folder, "classes"), np.uint8, shape, lambda a, b: classes[a:b])
+        _write_grey(_file_of(files.name, folder, "grey"), prepared)
+        with written_whole(_file_of(files.name, folder, "classes")) as partial:
+            np.save(partial, classes.numpy())
         write_json(facts_path, facts)  # last, so that a case with facts is complete
     return _open_case(files.name, folder)
 
 
 def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Slices [start, stop) as they are: grey (n, *grid) float32 in 0..255, class indices (n, *grid) uint8."""
-    return torch.tensor(case.grey[start:stop]), torch.tensor(case.classes[start:stop])
+    """Slices [start, stop) as they are: grey (M, n, *grid) float32 in 0..255, class indices (n, *grid) uint8."""
+    return torch.tensor(case.grey[:, start:stop]), torch.tensor(case.classes[start:stop])
 
 
 def _file_of(name: str, folder: Path, what: str) -> Path:
@@ -116,11 +116,12 @@ def _open_case(name: str, folder: Path) -> PreparedCase:
     )
 
 
-def _write_slices(path: Path, dtype: type, shape: tuple[int, int, int], slices: Callable[[int, int], Tensor]) -> None:
+def _write_grey(path: Path, prepared: Prepared) -> None:
     with written_whole(path) as partial:
-        array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
-        for start in range(0, shape[0], SLICES_AT_A_TIME):
-            stop = min(start + SLICES_AT_A_TIME, shape[0])
-            array[start:stop] = slices(start, stop).numpy()
+        shape = (prepared.channels, prepared.depth, *prepared.fit.grid)
+        array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        for start in range(0, prepared.depth, SLICES_AT_A_TIME):
+            stop = min(start + SLICES_AT_A_TIME, prepared.depth)
+            array[:, start:stop] = prepared.grey(start, stop).transpose(0, 1).numpy()
         array.flush()
         del array

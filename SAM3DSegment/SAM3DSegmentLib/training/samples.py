@@ -21,9 +21,9 @@ _SEED_STRIDE = 1_000_003  # so that the samples of two small seeds never meet
 
 
 class Sample(NamedTuple):
-    """A window of D slices: grey (D, *grid) float32 in 0..255, class indices (D, *grid) uint8, and their place.
+    """A window of D slices: grey (M, D, *grid) float32 in 0..255, class indices (D, *grid) uint8, and their place.
 
-    embeddings (256, D, s, s) float16 where they are known; grey is left out where nothing but these is read.
+    M channels; embeddings (E, D, s, s) float16 where they are known; grey is left out where nothing but these is read.
     only_detail: only a detail part is to learn from it.
     """
 

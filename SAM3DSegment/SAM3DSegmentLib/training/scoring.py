@@ -15,8 +15,9 @@ from ..formats.volumes import Volume
 from ..inference import Segmenter
 from ..metrics import Scores, label_dice
 from ..network import Network
+from ..preparation import Voxels
+from .case_files import CaseFiles
 from .classes import LabelRules, read_case
-from .dataset import CaseFiles
 from .learner import TrainedNetwork
 from .plan import Plan
 
@@ -24,7 +25,7 @@ from .plan import Plan
 class Segments(Protocol):
     """A `Segmenter`, or what is measured as one."""
 
-    def segment(self, array_kji: np.ndarray, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray: ...
+    def segment(self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray: ...
 
 
 def make_segmenter(plan: Plan, trained: list[TrainedNetwork]) -> Segmenter:
@@ -38,7 +39,7 @@ def segment_case(
 ) -> tuple[Volume, np.ndarray, np.ndarray]:
     """The image, and on its grid class indices (K, J, I) uint8: those of the reference, and those that were found."""
     image, reference = read_case(case, labels, rules)
-    found = segmenter.segment(image.array_kji, image.ijk_to_ras, watch)
+    found = segmenter.segment(image.channels, image.ijk_to_ras, watch)
     indices = np.zeros(256, np.uint8)
     indices[[label.value for label in labels]] = range(1, len(labels) + 1)
     return image, reference, indices[found]

@@ -12,14 +12,18 @@ from slicer.i18n import tr as _
 
 import qt
 
+from ...base.errors import InputError
+from ...training.patients import frame_name
 from .. import preferences
 from ..problems import explain
 from ..scene.cases import NewCase, removeCase, writeCase
 from ..scene.observing import SEGMENT_CHANGES, Observer
 from ..scene.painting import isOnlyPainted, setOnlyPainted
 from ..scene.segmentations import referenceVolume
+from ..scene.sequences import browserOf
 from ..scene.survey import CaseRow, Survey, surveyCases, withVoxelFiles
 from ..worker import BackgroundCall
+from .channels_box import ChannelsBox
 from .controls import enableUnless
 from .dialogs import ask, plain, tell
 from .protocols import Observe, Ui
@@ -35,6 +39,8 @@ class CasesBox:
         self.folder: Path | None = preferences.casesFolder()
         self.survey = Survey()
         self._call: BackgroundCall | None = None
+        self._suggestedName = ""
+        self._channels = ChannelsBox(ui.caseChannelsWidget, self._showButtons)
         self._shownVolume: slicer.vtkMRMLScalarVolumeNode | None = None
         self._shownSegmentation: slicer.vtkMRMLSegmentationNode | None = None
         header = ui.casesTable.horizontalHeader()
@@ -45,6 +51,7 @@ class CasesBox:
         ui.removeCaseButton.connect("clicked(bool)", self._remove)
         ui.addCaseButton.connect("clicked(bool)", lambda _checked: self.addChosen())
         ui.onlyPaintedBox.connect("clicked(bool)", self._onlyPaintedClicked)
+        ui.caseChannelsEdit.connect("editingFinished()", self._showChannels)
         ui.casesTable.connect("itemSelectionChanged()", self._showButtons)
         ui.caseVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._volumeChosen)
         ui.caseSegmentationSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._segmentationChosen)
@@ -103,6 +110,8 @@ class CasesBox:
         volumeNode, segmentationNode = self.volume(), self.segmentation()
         if volumeNode is None or segmentationNode is None:
             return False
+        if self._ui.caseNameEdit.text == self._suggestedName:  # another frame of a sequence may be shown since
+            self._suggestName(volumeNode)
         return self.add(volumeNode, segmentationNode, self._ticks(qt.Qt.Checked), self._ui.caseNameEdit.text.strip())
 
     def volume(self) -> slicer.vtkMRMLScalarVolumeNode | None:
@@ -124,14 +133,18 @@ class CasesBox:
             self._choose()
         if self.folder is None:
             return ""
-        case = NewCase.within(self.folder, name)
+        names, others = self._channelNames(), self._channels.nodes()
+        if missing := [channel for channel, node in others.items() if node is None]:
+            raise InputError(_("choose a volume for the channel {name}.").format(name=missing[0]))
+        case = NewCase.within(self.folder, name, names)
         if case.replaced:
             files = ", ".join(path.name for path in case.replaced)
             question = _("There is a case {name} already ({files}). Replace it?").format(name=case.name, files=files)
             if not ask(question, _("Replace case")):
                 return ""
         with slicer.util.WaitCursor():
-            writeCase(case, self.folder, volumeNode, segmentationNode, segmentIds, isOnlyPainted(segmentationNode))
+            nodes = [volumeNode, *others.values()]
+            writeCase(case, self.folder, nodes, segmentationNode, segmentIds, isOnlyPainted(segmentationNode))
         return _("{name} was added to the cases.").format(name=case.name)
 
     def _surveyed(self, survey: Survey) -> None:
@@ -159,10 +172,24 @@ class CasesBox:
                 item.setToolTip(plain(text))  # which may be too long for its column
                 table.setItem(row, column, item)
         table.resizeRowsToContents()
+        self._showChannels()
+
+    def _channelNames(self) -> list[str]:
+        """Of the volumes of a case, if there are several: as the cases in the folder have them, else as is written."""
+        if self.survey.rows:
+            return list(self.survey.channels)
+        names = [part.strip() for part in self._ui.caseChannelsEdit.text.split(",")]
+        return names if len(names) > 1 and all(names) else []
+
+    def _showChannels(self) -> None:
+        names, edit = self._channelNames(), self._ui.caseChannelsEdit
+        edit.visible = not self.survey.rows
+        self._ui.caseVolumeLabel.text = f"{names[0]}:" if names else _("Volume:")
+        self._channels.show(names[1:])
         self._showButtons()
 
     def _showButtons(self) -> None:
-        hasNodes = self.volume() is not None and self.segmentation() is not None
+        hasNodes = None not in (self.volume(), self.segmentation(), *self._channels.nodes().values())
         hindrance = "" if hasNodes else _("Choose a volume and its segmentation first.")
         toolTip = _("Write the volume and the ticked segments into the folder.")
         enableUnless(self._ui.addCaseButton, hindrance, toolTip)
@@ -211,9 +238,13 @@ class CasesBox:
         if volumeNode is self._shownVolume:  # told again, as its row has moved or its name changed
             return
         self._shownVolume = volumeNode
-        self._ui.caseNameEdit.text = caseName(volumeNode) if volumeNode is not None else ""
+        self._suggestName(volumeNode)
         self._showButtons()
         self._onChanged()
+
+    def _suggestName(self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+        self._suggestedName = caseName(volumeNode) if volumeNode is not None else ""
+        self._ui.caseNameEdit.text = self._suggestedName
 
     def _segmentationChosen(self, _node: Any = None) -> None:
         """The volume on which it was drawn is chosen with it."""
@@ -255,5 +286,7 @@ class CasesBox:
 
 
 def caseName(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """The volume's name, with characters that a file name cannot have replaced."""
-    return re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")
+    """The volume's name, without characters that a file name cannot have; of a sequence with the frame's number."""
+    name = re.sub(r"[^\w .-]", "_", volumeNode.GetName()).strip(" .-")
+    browser = browserOf(volumeNode)
+    return name if browser is None else frame_name(name, browser.GetSelectedItemNumber())

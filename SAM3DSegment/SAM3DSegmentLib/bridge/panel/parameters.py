@@ -13,7 +13,7 @@ from ..scene.volumes import readGrid
 @parameterNodeWrapper
 class SegmentParameters:
     """The choices of the "Segment" section. `model` is a name of `models list`, or the path of a model file;
-    `quality` one of `quality.QUALITIES`, or "auto".
+    `quality` one of `quality.QUALITIES`, or "auto"; `allFrames` counts where the volume is a frame of a sequence.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode | None = None
@@ -23,6 +23,7 @@ class SegmentParameters:
     quality: str = BEST
     device: str = "auto"
     confidenceMap: bool = False
+    allFrames: bool = False
 
     def whyInvalid(self) -> str:
         """Why this cannot be segmented and what to do, as a sentence; empty if it can."""

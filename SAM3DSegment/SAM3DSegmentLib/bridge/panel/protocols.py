@@ -13,7 +13,7 @@ import slicer
 import ctk
 import qt
 
-from ..job import SegmentationJob
+from ..job import SceneJob
 
 Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
 
@@ -28,6 +28,7 @@ class Parameters(Protocol):
     quality: str
     device: str
     confidenceMap: bool
+    allFrames: bool
 
     def whyInvalid(self) -> str: ...
 
@@ -46,13 +47,16 @@ class Logic(Protocol):
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         segmentationNode: slicer.vtkMRMLSegmentationNode | None,
         **keywords: Any,
-    ) -> SegmentationJob: ...
+    ) -> SceneJob: ...
 
 
 class Ui(Protocol):
     """The widgets of Resources/UI/SAM3DSegment.ui that the panel reads, fills or connects."""
 
+    inputLabel: qt.QLabel
     inputSelector: slicer.qMRMLNodeComboBox
+    framesBox: qt.QComboBox
+    channelsWidget: qt.QWidget
     modelBox: qt.QComboBox
     modelFileButton: qt.QToolButton
     modelCardLabel: qt.QLabel
@@ -60,6 +64,7 @@ class Ui(Protocol):
     advancedBox: ctk.ctkCollapsibleGroupBox
     qualityBox: qt.QComboBox
     deviceBox: qt.QComboBox
+    confidenceBox: qt.QCheckBox
     warningLabel: qt.QLabel
     segmentButton: qt.QPushButton
     progressBar: qt.QProgressBar
@@ -85,7 +90,10 @@ class Ui(Protocol):
     casesLabel: qt.QLabel
     casesCostLabel: qt.QLabel
     removeCaseButton: qt.QPushButton
+    caseVolumeLabel: qt.QLabel
     caseVolumeSelector: slicer.qMRMLNodeComboBox
+    caseChannelsWidget: qt.QWidget
+    caseChannelsEdit: qt.QLineEdit
     caseSegmentationSelector: slicer.qMRMLNodeComboBox
     paintButton: qt.QPushButton
     completeCaseButton: qt.QPushButton

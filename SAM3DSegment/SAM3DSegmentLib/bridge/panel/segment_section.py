@@ -13,19 +13,22 @@ import qt
 
 from ...base.errors import Sam3dError
 from ...card import ModelCard
-from ...geometry import axis_names
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
-from ...suitability import describe_lengths
 from ..dependencies import Installer
 from ..problems import explain
+from ..scene.channels import nodeOfChannel
 from ..scene.edits import whyNotReplace
 from ..scene.observing import REGION_CHANGES, Observer
 from ..scene.segmentations import referenceVolume, segmentationFor
 from ..scene.suitability import findMisfits
+from ..scene.volumes import shownImages
+from .channels_box import ChannelsBox
 from .command_box import CommandBox, describeProgress
 from .controls import enableUnless, fillList, selectData
 from .dialogs import ask, tell
+from .frames_box import FramesBox
+from .model_card import describeCard
 from .protocols import Logic, Observe, Parameters, Ui
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -62,6 +65,8 @@ class SegmentSection:
         self._cardOf = ""
         self._choice = ""  # which quality was chosen automatically, for the user
         self._regionObserver = Observer(addObserver, removeObserver, REGION_CHANGES, lambda: self._timer.start())
+        self._frames = FramesBox(ui)
+        self._channels = ChannelsBox(ui.channelsWidget, self._showButton)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLING_MS)
@@ -130,6 +135,7 @@ class SegmentSection:
             selectData(self._ui.qualityBox, self._parameters.quality)
             selectData(self._ui.deviceBox, self._parameters.device)
             self._showCard(self._parameters.model)
+            self._showChannels(self._parameters)
             self._showWarnings(self._parameters)
         self._showButton()
 
@@ -144,11 +150,21 @@ class SegmentSection:
             self._ui.modelCardLabel.text = html.escape(str(error))
         self._cardOf = model
 
+    def _showChannels(self, parameters: Parameters) -> None:
+        """A selector for each channel of the model; of its first it is that of the volume."""
+        names = [channel.name for channel in self._card.channels] if self._card is not None else []
+        isNew = self._channels.show(names[1:])
+        self._ui.inputLabel.text = f"{names[0]}:" if names[1:] else _("Volume:")
+        if isNew and names[1:]:
+            node, chosen = nodeOfChannel(names[0], shownImages()), parameters.inputVolume
+            if node is not None and (chosen is None or nodeOfChannel(names[0], [chosen]) is None):
+                parameters.inputVolume = node
+
     def _showWarnings(self, parameters: Parameters) -> None:
         self._regionObserver.observe(parameters.roi)
         warnings = []
         if parameters.inputVolume is not None and self._card is not None:
-            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi)
+            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi, parameters.allFrames)
         self._ui.warningLabel.text = "<br>".join(f"\u26a0 {html.escape(warning)}" for warning in warnings)
         self._ui.warningLabel.visible = bool(warnings)
 
@@ -167,12 +183,16 @@ class SegmentSection:
             self._ui.advancedBox,
         ):
             widget.enabled = not isRunning
+        self._frames.update(self._parameters, isRunning)
+        self._channels.setEnabled(not isRunning)
 
     def _hindrance(self) -> str:
         """Why there can be no segmentation now; empty if there can."""
         if self._parameters is None:
             return _("The scene is being closed or loaded.")
-        return self._whyBusy() or self._parameters.whyInvalid()
+        missing = [name for name, node in self._channels.nodes().items() if node is None]
+        whyMissing = _("Choose a volume for the channel {name}.").format(name=missing[0]) if missing else ""
+        return self._whyBusy() or self._parameters.whyInvalid() or whyMissing
 
     def _modelChosen(self, index: int) -> None:
         if self._parameters is not None:
@@ -206,8 +226,8 @@ class SegmentSection:
         parameters = self._parameters
         if parameters is None:  # the scene was closed while packages were installed
             return
-        overwrite = False
-        if reason := self._whyNotReplace(parameters):
+        overwrite, allFrames = False, self._frames.areAll
+        if not allFrames and (reason := self._whyNotReplace(parameters)):
             question = _("{reason}.\n\nReplace it? Undo, in Results, brings it back.").format(
                 reason=reason[0].upper() + reason[1:]
             )
@@ -222,8 +242,10 @@ class SegmentSection:
             quality=parameters.quality,
             device=parameters.device,
             roiNode=parameters.roi,
-            confidenceMap=parameters.confidenceMap,
+            confidenceMap=parameters.confidenceMap and not allFrames,
             overwrite=overwrite,
+            allFrames=allFrames,
+            channels=self._channels.nodes(),
             onProgress=self._progressed,
             onChoice=self._showChoice,
             onFinished=self._finished,
@@ -252,7 +274,8 @@ class SegmentSection:
         self._box.end(_("Done."))
         parameters = self._parameters
         if parameters is not None and parameters.inputVolume is referenceVolume(segmentationNode):
-            if parameters.outputSegmentation not in (None, segmentationNode):
+            isNew = parameters.outputSegmentation not in (None, segmentationNode)
+            if isNew and not parameters.allFrames:
                 self._box.say(_("Done. The segmentation was edited meanwhile, so the result is in a new one."))
             parameters.outputSegmentation = segmentationNode
         self._onResult(segmentationNode)
@@ -271,46 +294,6 @@ class SegmentSection:
 
 def _idOf(node: slicer.vtkMRMLNode | None) -> str:
     return node.GetID() if node is not None else ""
-
-
-def describeCard(card: ModelCard) -> str:
-    """A model's card as rich text: labels with colours, modality, training, Dice, licence, and what it is not for."""
-    swatches = " &nbsp; ".join(
-        f'<span style="color: rgb{label.color}">\u25a0</span> {html.escape(label.name)}' for label in card.labels
-    )
-    lines = [html.escape(card.description), swatches]
-    training = card.training
-    facts = [card.modality, _("trained on {count} cases").format(count=training.cases)]
-    if training.dice:
-        mean = sum(training.dice.values()) / len(training.dice)
-        facts.append(_("Dice {dice:.3f} on {count} others").format(dice=mean, count=training.dice_cases))
-    facts.append(card.licence or _("licence not stated"))
-    lines.append(html.escape(" \u00b7 ".join(fact for fact in facts if fact)))
-    lines.append(html.escape(_describeLimits(card)))
-    return "<br>".join(line for line in lines if line)
-
-
-def _describeLimits(card: ModelCard) -> str:
-    limits = []
-    if card.extent_mm and card.spacing_mm:
-        limits.append(
-            _(
-                "Made for volumes of about {extent} mm ({axes}) with voxels of {spacing} mm; on others it may be quite "
-                "wrong."
-            ).format(
-                extent=describe_lengths(card.extent_mm, 0), axes=_axes(card), spacing=describe_lengths(card.spacing_mm)
-            )
-        )
-    limits.append(_("Check every result by eye; not for diagnosis or treatment."))
-    return " ".join(limits)
-
-
-def _axes(card: ModelCard) -> str:
-    """Those along which a card's lengths are given, in the words of the patient where that is certain."""
-    slices, *others = card.spacing_mm or (0, 1, 1)
-    if slices >= card.slicing.anisotropy * max(others):  # by the acquisition, which may differ from case to case
-        return _("slices x rows x columns")
-    return axis_names(card.slicing.plane)
 
 
 def _qualityTitle(name: str) -> str:

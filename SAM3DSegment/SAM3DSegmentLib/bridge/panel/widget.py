@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from ..dependencies import Installer
 from ..scene.segmentations import referenceVolume
 from ..scene.undo import forgetSteps
+from ..scene.volumes import shownImages
 from .protocols import Logic, Observe, Parameters, Ui
 from .results_section import ResultsSection
 from .segment_section import SegmentSection
@@ -58,10 +59,8 @@ class Panel:
         self._train.enter()
         self._setup.update()
         self._results.setShown(True)
-        if self._parameters is not None and self._parameters.inputVolume is None:
-            images = [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _isShownImage(node)]
-            if images:
-                self._parameters.inputVolume = images[0]
+        if self._parameters is not None and self._parameters.inputVolume is None and (images := shownImages()):
+            self._parameters.inputVolume = images[0]
 
     def exit(self) -> None:
         """Another module's panel is shown."""
@@ -140,10 +139,6 @@ class Panel:
             self._parameters.model = name
         self._segment.listModels()
         self._train.listEncoders()
-
-
-def _isShownImage(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> bool:
-    return not volumeNode.GetHideFromEditors() and not volumeNode.IsA("vtkMRMLLabelMapVolumeNode")
 
 
 def _keepAlive(parameters: Parameters) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from slicer.i18n import tr as _
 import qt
 
 from ...base.errors import InputError
+from .channels import checkGrid
 from .painting import tagOnlyPainted
 from .segmentations import BINARY_LABELMAP, orientedImage, readMasks
 from .survey import CaseRow, withVoxelFiles
@@ -23,51 +25,63 @@ from .volumes import readGrid
 
 @dataclass(frozen=True)
 class NewCase:
-    """Where a case will be written, and the existing files of that name, which it replaces."""
+    """Where a case will be written, and the existing files of that name, which it replaces.
+
+    images: of each channel.
+    """
 
     name: str
-    image: Path
+    images: tuple[Path, ...]
     label: Path
     replaced: tuple[Path, ...]
 
     @classmethod
-    def within(cls, folder: Path, name: str) -> NewCase:
-        """In the folder's own layout. Raises InputError for a missing folder or an unusable name."""
+    def within(cls, folder: Path, name: str, channels: Sequence[str] = ()) -> NewCase:
+        """In the folder's own layout; channels: their names, if there are several.
+
+        Raises InputError for a missing folder or an unusable name.
+        """
         from ...training.dataset import files_of_case, new_case_files
 
         if not folder.is_dir():
             raise InputError(_("folder {path!r} does not exist; choose another.").format(path=str(folder)))
-        files = new_case_files(folder, name)
-        return cls(files.name, files.image, files.label_map, withVoxelFiles(files_of_case(files)))
+        files = new_case_files(folder, name, channels)
+        images = tuple(channel.path for channel in files.channels)
+        return cls(files.name, images, files.label_map, withVoxelFiles(files_of_case(files)))
 
 
 def writeCase(
     case: NewCase,
     folder: Path,
-    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    volumeNodes: Sequence[slicer.vtkMRMLScalarVolumeNode],
     segmentationNode: slicer.vtkMRMLSegmentationNode,
     segmentIds: list[str],
     isOnlyPainted: bool,
 ) -> None:
-    """Write the volume and these segments, on the volume's grid in world coordinates; both files, or none.
+    """Write the volume and these segments, on the volume's grid in world coordinates; all files, or none.
 
-    isOnlyPainted: whether only the slices with segments are complete, which the file of the segments notes. The case's
-    `replaced` files are deleted. Raises InputError; the folder is then as before.
+    volumeNodes: of each channel, on one grid. isOnlyPainted: whether only the slices with segments are complete, which
+    the file of the segments notes. The case's `replaced` files are deleted. Raises InputError; the folder is then as
+    before.
     """
-    ijkToWorld, _shape = readGrid(volumeNode)
-    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise InputError(_("{name!r} is a label map; choose its image.").format(name=volumeNode.GetName()))
-    masks = readMasks(volumeNode, segmentationNode, segmentIds)
+    ijkToWorld, _shape = readGrid(volumeNodes[0])
+    for volumeNode in volumeNodes:
+        if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+            raise InputError(_("{name!r} is a label map; choose its image.").format(name=volumeNode.GetName()))
+        checkGrid(volumeNode, volumeNodes[0])
+    masks = readMasks(volumeNodes[0], segmentationNode, segmentIds)
     try:
         written = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder))
     except OSError as error:
         raise _cannotWrite(folder, error.strerror) from error
     try:
-        image, label = written / case.image.name, written / case.label.name
-        _writeVolume(image, volumeNode, ijkToWorld)
+        label = written / case.label.name
+        images = [(written / path.name, path) for path in case.images]
+        for (image, _path), volumeNode in zip(images, volumeNodes):
+            _writeVolume(image, volumeNode, ijkToWorld)
         _writeSegmentation(label, segmentationNode, masks, ijkToWorld, isOnlyPainted)
         away = [(path, written / f"old{number}") for number, path in enumerate(case.replaced)]
-        _moveAll([*away, (image, case.image), (label, case.label)])
+        _moveAll([*away, *images, (label, case.label)])
     finally:
         shutil.rmtree(written, ignore_errors=True)
 

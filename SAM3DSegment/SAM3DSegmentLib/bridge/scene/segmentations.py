@@ -50,11 +50,7 @@ def writeSegments(
         referToVolume(segmentationNode, volumeNode)
         if not keepsFrame:
             segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-        for label in labels:
-            segmentId = _describedSegment(segmentationNode, label, confidences.get(label.name), keepsFrame)
-            mask = (labelsKji == label.value).astype(np.uint8)
-            _writeMask(mask, segmentationNode, segmentId, ijkToSegmentation)
-            noteDelivered(mask, segmentationNode, segmentId)
+        fillSegments(segmentationNode, labelsKji, labels, ijkToSegmentation, confidences, keepsFrame)
         writeProvenance(segmentationNode, provenance)
     except BaseException:
         if isNew:
@@ -64,6 +60,25 @@ def writeSegments(
         segmentationNode.EndModify(wasModifying)
     placeBeside(segmentationNode, volumeNode)
     return segmentationNode
+
+
+def fillSegments(
+    segmentationNode: slicer.vtkMRMLSegmentationNode,
+    labelsKji: np.ndarray,
+    labels: tuple[Label, ...],
+    ijkToSegmentation: np.ndarray,
+    confidences: Mapping[str, float | None],
+    hasOthers: bool = False,
+) -> None:
+    """The voxels and the description of each label's segment; the node may be in no scene.
+
+    hasOthers: whether there are other segments, which stay as they are.
+    """
+    for label in labels:
+        segmentId = _describedSegment(segmentationNode, label, confidences.get(label.name), hasOthers)
+        mask = (labelsKji == label.value).astype(np.uint8)
+        _writeMask(mask, segmentationNode, segmentId, ijkToSegmentation)
+        noteDelivered(mask, segmentationNode, segmentId)
 
 
 def _describedSegment(

@@ -8,18 +8,25 @@ from slicer.i18n import tr as _
 from ...base.errors import Sam3dError
 from ...card import ModelCard
 from ...suitability import VolumeFacts, find_misfits, looks_like_labels
+from .sequences import browserOf
 from .volumes import readGrid, roiCorners
 
 
 def findMisfits(
-    volumeNode: slicer.vtkMRMLScalarVolumeNode, card: ModelCard, roiNode: slicer.vtkMRMLMarkupsROINode | None
+    volumeNode: slicer.vtkMRMLScalarVolumeNode,
+    card: ModelCard,
+    roiNode: slicer.vtkMRMLMarkupsROINode | None,
+    allFrames: bool = False,
 ) -> list[str]:
-    """Sentences for the user, most with a remedy; none if the volume suits the model."""
+    """Sentences for the user, most with a remedy; none if the volume suits the model.
+
+    allFrames: whether the volume stands for all frames of its sequence.
+    """
     try:
         misfits = find_misfits(card, _readFacts(volumeNode, roiNode), _)
     except Sam3dError as error:
         return [str(error)]
-    if _isFrameOfSequence(volumeNode):
+    if browserOf(volumeNode) is not None and not allFrames:
         return [_("This is one frame of a sequence; only the frame that is shown will be segmented."), *misfits]
     return misfits
 
@@ -45,8 +52,3 @@ def dicomModality(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = hierarchy.GetItemByDataNode(volumeNode)
     return hierarchy.GetItemAttribute(item, "DICOM.Modality") if item else ""
-
-
-def _isFrameOfSequence(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> bool:
-    browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
-    return any(browser.GetSequenceNode(volumeNode) is not None for browser in browsers)

@@ -20,8 +20,8 @@ from .painting import COMPLETED_TAG
 
 if TYPE_CHECKING:
     from ...formats.painted import PaintedSlices
+    from ...training.case_files import CaseFiles, Dataset
     from ...training.classes import CaseFacts, LabelRules, Look
-    from ...training.dataset import CaseFiles, Dataset
 
 _DETACHED_HEADERS = (".nhdr", ".mhd")
 _Stamp = tuple[tuple[Path, int, int], ...]  # file, size, time of change
@@ -70,12 +70,16 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class Survey:
-    """The cases of a folder. problem: why they cannot be examined; notices: what was left out."""
+    """The cases of a folder. problem: why they cannot be examined; notices: what was left out.
+
+    channels: the names of the volumes that each case has, if there are several.
+    """
 
     rows: tuple[CaseRow, ...] = ()
     labels: tuple[Label, ...] = ()
     problem: str = ""
     notices: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
     def whyNotReady(self) -> str:
         """Why the cases cannot be trained on, for the user; empty if they can."""
@@ -112,18 +116,20 @@ def surveyCases(folder: Path) -> Survey:
 
     rows: tuple[CaseRow, ...] = ()
     notices: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
     try:
         dataset = find_dataset(folder, least=0)
+        channels = dataset.channels
         rows, notices = (
-            tuple(CaseRow(case.name, (case.image, case.label_map)) for case in dataset.cases),
+            tuple(CaseRow(case.name, case.files) for case in dataset.cases),
             dataset.notices,
         )
         seen = _lookAtCases(dataset)
         labels, facts = agree_on_labels(dataset, tuple(look for look, _cost in seen)) if rows else ((), ())
     except Sam3dError as error:
-        return Survey(rows, problem=str(error), notices=notices)
+        return Survey(rows, problem=str(error), notices=notices, channels=channels)
     described = tuple(_describe(case, cost, labels) for case, (_look, cost) in zip(facts, seen))
-    return Survey(described, labels, notices=notices)
+    return Survey(described, labels, notices=notices, channels=channels)
 
 
 def _lookAtCases(dataset: Dataset) -> tuple[tuple[Look, Cost], ...]:
@@ -171,7 +177,7 @@ def _costOf(look: Look, rules: LabelRules) -> Cost:
 
 
 def _stamp(case: CaseFiles) -> _Stamp:
-    found = [(path, path.stat()) for path in withVoxelFiles((case.image, case.label_map)) if path.exists()]
+    found = [(path, path.stat()) for path in withVoxelFiles(case.files) if path.exists()]
     return tuple((path, info.st_size, info.st_mtime_ns) for path, info in found)
 
 
@@ -195,5 +201,5 @@ def _describe(facts: CaseFacts, cost: Cost, labels: tuple[Label, ...]) -> CaseRo
     ml = voxel_ml(facts.ijk_to_ras)
     sizes = ", ".join(f"{name} {count * ml:.2f}" for name, count in facts.voxels.items())
     missing = tuple(label.name for label in labels if label.name not in facts.voxels)
-    files = facts.files.image, facts.files.label_map
-    return CaseRow(facts.files.name, files, cost, facts.painted, facts.seems_painted, sizes, missing, facts.problem)
+    files = facts.files
+    return CaseRow(files.name, files.files, cost, facts.painted, facts.seems_painted, sizes, missing, facts.problem)

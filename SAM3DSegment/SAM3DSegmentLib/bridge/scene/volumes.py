@@ -85,6 +85,12 @@ def ijkToRas(volumeNode: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
+def shownImages() -> list[slicer.vtkMRMLScalarVolumeNode]:
+    """The scene's volumes that users see, without label maps."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return [node for node in nodes if not node.GetHideFromEditors() and not node.IsA("vtkMRMLLabelMapVolumeNode")]
+
+
 def roiCorners(roiNode: slicer.vtkMRMLMarkupsROINode) -> np.ndarray:
     """The eight corners (8, 3) of a markups ROI in world RAS, in mm; InputError for one that is not drawn yet."""
     if min(roiNode.GetSize()) <= 0:
