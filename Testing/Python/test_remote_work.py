@@ -270,7 +270,7 @@ def peaks_of(process, others):
     peaks = {}
     while process.poll() is None:
         for found in (psutil.Process(process.pid), *others()):
-            with contextlib.suppress(psutil.Error, OSError, IndexError):
+            with contextlib.suppress(psutil.Error, OSError, IndexError, ValueError):  # it has just ended
                 status = Path(f"/proc/{found.pid}/status").read_text()
                 [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
                 name = "near" if found.pid == process.pid else found.cmdline()[3]
