@@ -86,6 +86,7 @@ selftest: venv libraries
 screenshots: venv libraries
 	$(BIN)/python Utilities/screenshots.py
 	$(BIN)/python Utilities/painting.py
+	$(BIN)/python Utilities/page.py
 
 libraries:
 	Testing/Host/libraries.sh

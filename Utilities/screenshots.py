@@ -79,9 +79,26 @@ def main() -> None:
     widget.ui.setupSection.collapsed = True
     draw_slice_view(volume, segmentation, OUTPUT / "slice_view.png")
     draw_3d_view(segmentation, OUTPUT / "3d_view.png")
+    with tempfile.TemporaryDirectory() as folder:
+        segment_folder(widget, Path(folder))
     with tempfile.TemporaryDirectory() as folder:  # last: its segmentations would be in the views, too
         train(widget, Path(folder))
     host.unload_all()
+
+
+def segment_folder(widget, folder: Path) -> None:
+    """While the third of four volumes is computed."""
+    ui = widget.ui
+    ui.folderSection.collapsed = False
+    for button, path in ((ui.chooseImagesFolderButton, CASES / "imagesTr"), (ui.chooseResultsFolderButton, folder)):
+        host.answerNext("file", str(path))
+        button.click()
+    ui.folderButton.click()
+    wait(lambda: 240 < ui.folderProgressBar.value < 300)
+    ui.folderImagesLabel.text, ui.folderResultsLabel.text = "/home/you/images", "/home/you/masks"
+    grab(widget, "folder")
+    wait(lambda: ui.folderButton.text == "Segment folder")
+    ui.folderSection.collapsed = True
 
 
 def train(widget, folder: Path) -> None:

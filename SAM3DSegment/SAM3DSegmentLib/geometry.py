@@ -7,11 +7,12 @@ SimpleITK and `slicer.util.arrayFromVolume` give them, `dhw` once the slicing ax
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from .base.errors import GeometryError
+from .base.errors import GeometryError, InputError
 from .card import SlicingRule
 
 # World direction (index of R, A or S; sign) in which each of the axes d, h, w runs. Rows and columns follow the
@@ -26,6 +27,9 @@ GRID_TOLERANCE = 0.05  # of the smallest spacing: how far apart the corners of t
 PARALLEL = 0.99  # of the cosine between two axes, at least
 RIGHT_ANGLE_TOLERANCE = 1e-4  # of the cosine between two axes
 _PLANE_OF_WORLD_AXIS = {0: "sagittal", 1: "coronal", 2: "axial"}
+# Regions of a volume that are no boxes of voxels: what a model is for, which is all of it, and all of it.
+AUTO_REGION, WHOLE_REGION = "auto", "whole"
+_REGION = re.compile(r"\s*,\s*".join([r"(-?\d+)\s*:\s*(-?\d+)"] * 3))
 
 
 @dataclass(frozen=True)
@@ -221,13 +225,54 @@ class Crop:
             raise GeometryError("the region of interest lies outside of the volume; move it onto the volume.")
         return cls(tuple(low.tolist()), tuple(high.tolist()), shape_kji)
 
+    @classmethod
+    def whole(cls, shape_kji: tuple[int, ...]) -> Crop:
+        """All voxels."""
+        k, j, i = shape_kji
+        return cls((0, 0, 0), (i, j, k), (k, j, i))
+
+    @classmethod
+    def named(cls, region: str, shape_kji: tuple[int, ...]) -> Crop | None:
+        """The box "I0:I1,J0:J1,K0:K1" of a volume, its ends excluded; None for AUTO_REGION and WHOLE_REGION.
+
+        Raises InputError for another text, for a box without voxels, and for one that the volume does not contain.
+        """
+        if (bounds := _bounds_of(region)) is None:
+            return None
+        low, high = bounds
+        k, j, i = shape_kji
+        if min(low) < 0 or any(end > size for end, size in zip(high, (i, j, k))):
+            raise InputError(
+                f"region {region!r} reaches beyond the volume of {i} x {j} x {k} voxels; stay within 0:{i},0:{j},0:{k}."
+            )
+        return cls(low, high, (k, j, i))
+
+    def __str__(self) -> str:
+        """As `named` reads it."""
+        return ",".join(f"{low}:{high}" for low, high in zip(self.low_ijk, self.high_ijk))
+
+    @property
+    def is_whole(self) -> bool:
+        return self == Crop.whole(self.shape_kji)
+
+    @property
+    def size_kji(self) -> tuple[int, int, int]:
+        i, j, k = (high - low for low, high in zip(self.low_ijk, self.high_ijk))
+        return k, j, i
+
     def take(self, array_kji: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array_kji[self._box()])
+        """A copy of the box, or if it is the whole volume the array itself."""
+        return array_kji if self.is_whole else np.ascontiguousarray(self.view(array_kji))
+
+    def view(self, array_kji: np.ndarray) -> np.ndarray:
+        """The box of an array (..., K, J, I), to be read or written."""
+        k, j, i = map(slice, self.low_ijk[::-1], self.high_ijk[::-1])
+        return array_kji[..., k, j, i]
 
     def put_back(self, labels_kji: np.ndarray) -> np.ndarray:
         """The inverse of `take`: labels on the whole volume's grid, 0 around the box."""
         whole = np.zeros(self.shape_kji, labels_kji.dtype)
-        whole[self._box()] = labels_kji
+        self.view(whole)[:] = labels_kji
         return whole
 
     def move(self, ijk_to_ras: np.ndarray) -> np.ndarray:
@@ -236,5 +281,23 @@ class Crop:
         moved[:3, 3] = (ijk_to_ras @ (*self.low_ijk, 1))[:3]
         return moved
 
-    def _box(self) -> tuple[slice, ...]:
-        return tuple(slice(low, high) for low, high in zip(self.low_ijk[::-1], self.high_ijk[::-1]))
+
+def check_region(region: str) -> str:
+    """The region itself. Raises InputError unless `Crop.named` can read it."""
+    _bounds_of(region)
+    return region
+
+
+def _bounds_of(region: str) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
+    """First voxel and end along i, j and k of a box; None for a region that is none."""
+    if region in (AUTO_REGION, WHOLE_REGION):
+        return None
+    if (match := _REGION.fullmatch(region.strip())) is None:
+        raise InputError(
+            f"region {region!r} is unknown; give {AUTO_REGION}, {WHOLE_REGION}, or voxels as I0:I1,J0:J1,K0:K1, such "
+            "as 10:60,20:80,0:40, which ends before voxel 60, 80 and 40."
+        )
+    i0, i1, j0, j1, k0, k1 = map(int, match.groups())
+    if i0 >= i1 or j0 >= j1 or k0 >= k1:
+        raise InputError(f"region {region!r} has no voxel; the second number of each pair must be greater.")
+    return (i0, j0, k0), (i1, j1, k1)

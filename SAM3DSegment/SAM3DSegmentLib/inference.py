@@ -15,6 +15,7 @@ from .base.errors import OutOfMemoryError
 from .base.progress import Silent
 from .base.watch import UNWATCHED, Watch
 from .card import ModelCard
+from .geometry import AUTO_REGION, Crop
 from .model_file import Sam3dModel, load_model
 from .network import Network, SliceEncoder
 from .postprocessing import find_islands, load_for_islands
@@ -43,6 +44,7 @@ def segment_volume(
     precision: str = "auto",
     sam_checkpoint: str | Path | None = None,
     quality: str = BEST,
+    region: str = AUTO_REGION,
 ) -> np.ndarray:
     """Segment one volume: (K, J, I) of any real type and its 4x4 matrix in mm -> labels (K, J, I) uint8.
 
@@ -50,17 +52,19 @@ def segment_volume(
     lie on the input's own grid, whatever its orientation, and have the values of the model's card. quality: a name of
     `quality.QUALITIES`, or "auto" for the best that takes at most a minute. on_progress(stage, parts done, parts in
     all) and should_cancel() are called as the work goes on; equal parts take about equal times. A volume that does not
-    look like the model's training data is told in a warning.
+    look like the model's training data is told in a warning. region: "whole" or "auto" for all voxels, or
+    "I0:I1,J0:J1,K0:K1" (ijk, ends excluded), of which the result is that of the volume cropped to them, with background
+    around.
     Raises an error of `base.errors`; `Cancelled` when should_cancel() became true.
     """
     if not isinstance(model, Sam3dModel):
         model = load_model(model)
     channels = as_channels(array_kji)
     model.card.check_channels(len(channels))
-    facts = [VolumeFacts.of_array(channel, ijk_to_ras) for channel in channels]
+    facts = [VolumeFacts.of_array(channel, ijk_to_ras, region=region) for channel in channels]
     find_and_warn(model.card, facts, "the volume")
     segmenter = Segmenter.load(model, device, precision, sam_checkpoint, quality)
-    return segmenter.segment(array_kji, ijk_to_ras, watch_of(on_progress, should_cancel))
+    return segmenter.segment(array_kji, ijk_to_ras, watch_of(on_progress, should_cancel), region)
 
 
 def watch_of(on_progress: OnProgress | None, should_cancel: ShouldCancel | None) -> Watch:
@@ -97,6 +101,7 @@ class Segmenter:
         self.card = card
         self.network = self._preferred = network  # network: that of the last volume, as is level, its quality
         self.level = self._quality = check_quality(quality)
+        self.boxes: tuple[Crop, ...] = ()  # of the last volume, those that were computed
         self._load_on_cpu = functools.cache(load_on_cpu) if load_on_cpu else None
         self._on_choice = on_choice
         self._label_values = torch.tensor([0] + [label.value for label in card.labels], dtype=torch.uint8)
@@ -121,20 +126,43 @@ class Segmenter:
 
         return cls(model.card, load(device, precision), lambda: load("cpu", "auto"), quality, on_choice)
 
-    def segment(self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray:
+    def segment(
+        self,
+        array_kji: Voxels,
+        ijk_to_ras: np.ndarray,
+        watch: Watch = UNWATCHED,
+        region: str = AUTO_REGION,
+    ) -> np.ndarray:
         """As `segment_volume`."""
-        return self._segment(array_kji, ijk_to_ras, watch, with_confidence=False)[0]
+        return self._segment_region(array_kji, ijk_to_ras, watch, region, with_confidence=False)[0]
 
     def segment_with_confidence(
-        self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED
+        self,
+        array_kji: Voxels,
+        ijk_to_ras: np.ndarray,
+        watch: Watch = UNWATCHED,
+        region: str = AUTO_REGION,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels as `segment_volume` gives them, and how probable the model finds each, (K, J, I) uint8 in percent.
 
-        Where an island was removed the confidence is 0: the model took it for something else.
+        Where an island was removed the confidence is 0: the model took it for something else. So it is outside of the
+        region.
         """
-        labels, confidence = self._segment(array_kji, ijk_to_ras, watch, with_confidence=True)
+        labels, confidence = self._segment_region(array_kji, ijk_to_ras, watch, region, with_confidence=True)
         assert confidence is not None
         return labels, confidence
+
+    def _segment_region(
+        self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch, region: str, with_confidence: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        channels = as_channels(array_kji)
+        crop = Crop.named(region, channels[0].shape) or Crop.whole(channels[0].shape)
+        self.boxes = (crop,)
+        if crop.is_whole:
+            return self._segment(array_kji, ijk_to_ras, watch, with_confidence)
+        cut = tuple(map(crop.take, channels))
+        labels, confidence = self._segment(cut, crop.move(ijk_to_ras), watch, with_confidence)
+        return crop.put_back(labels), crop.put_back(confidence) if confidence is not None else None
 
     def _segment(
         self,

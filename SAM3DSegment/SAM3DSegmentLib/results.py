@@ -14,7 +14,7 @@ import torch
 
 from . import __version__
 from .base.watch import UNWATCHED, Watch
-from .geometry import voxel_ml
+from .geometry import AUTO_REGION, Crop, voxel_ml
 from .inference import Segmenter
 from .model_store import Described
 from .preparation import Voxels, as_channels
@@ -27,14 +27,16 @@ def segment_array(
     ijk_to_ras: np.ndarray,
     watch: Watch = UNWATCHED,
     misfits: Sequence[str] = (),
+    region: str = AUTO_REGION,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Labels of one volume and the confidence in percent, both (K, J, I) uint8, and how they were made.
 
     misfits: what `suitability` finds of the volume, for the record. The grey values are those of the first channel.
+    region: as for `segment_volume`.
     """
     first = as_channels(array_kji)[0]
     began = time.monotonic()
-    labels, confidence = segmenter.segment_with_confidence(array_kji, ijk_to_ras, watch)
+    labels, confidence = segmenter.segment_with_confidence(array_kji, ijk_to_ras, watch, region)
     seconds = time.monotonic() - began
     ml = voxel_ml(ijk_to_ras)
     encoder = segmenter.network.encoder
@@ -44,13 +46,16 @@ def segment_array(
         "encoder": asdict(model.card.encoder),
         "device": str(encoder.device),
         "quality": segmenter.level,
+        "region": region,
+        "boxes": [str(box) for box in segmenter.boxes],
         "precision": str(encoder.dtype).removeprefix("torch."),
         "seconds": round(seconds, 2),
         "date": date_now(),
         "versions": {"SAM3DSegment": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "misfits": list(misfits),
         "segments": [
-            {"name": label.name, "value": label.value} | measure_segment(labels == label.value, first, ml, confidence)
+            {"name": label.name, "value": label.value}
+            | measure_segment(labels == label.value, first, ml, confidence, segmenter.boxes)
             for label in model.card.labels
         ],
     }
@@ -63,13 +68,17 @@ def date_now() -> str:
 
 
 def measure_segment(
-    mask: np.ndarray, array_kji: np.ndarray, ml_of_voxel: float, confidence: np.ndarray | None = None
+    mask: np.ndarray,
+    array_kji: np.ndarray,
+    ml_of_voxel: float,
+    confidence: np.ndarray | None = None,
+    boxes: Sequence[Crop] = (),
 ) -> dict[str, Any]:
     """Size of a segment, grey values in it, the model's mean confidence in percent; what an empty one has not is null.
 
     mask: boolean (K, J, I), on the grid of the other arrays. sd: standard deviation of the finite grey values (of the
-    population: divided by their number). cut_off: whether it touches the volume's border, so that part of the structure
-    may lie outside; an axis with one voxel has no border.
+    population: divided by their number). cut_off: whether it touches the border of the volume, or of one of the boxes
+    that were segmented of it, so that part of the structure may lie outside; an axis with one voxel has no border.
     """
     count = int(np.count_nonzero(mask))
     values = array_kji[mask].astype(np.float64)
@@ -80,7 +89,9 @@ def measure_segment(
         "voxels": count,
         "mean": float(values.mean()) if len(values) else None,
         "sd": float(values.std()) if len(values) else None,
-        "cut_off": any(
-            bool(np.take(mask, end, axis).any()) for axis in range(3) if mask.shape[axis] > 1 for end in (0, -1)
-        ),
+        "cut_off": any(_touches_border(box.view(mask)) for box in boxes or [Crop.whole(mask.shape)]),
     }
+
+
+def _touches_border(mask: np.ndarray) -> bool:
+    return any(bool(np.take(mask, end, axis).any()) for axis in range(3) if mask.shape[axis] > 1 for end in (0, -1))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .card import ModelCard
-from .geometry import Slicing, slicing_of
+from .geometry import WHOLE_REGION, Crop, Slicing, slicing_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,15 @@ class VolumeFacts:
     is_label_map: bool = False
 
     @classmethod
-    def of_array(cls, array_kji: np.ndarray, ijk_to_ras: np.ndarray, modality: str = "") -> VolumeFacts:
-        """Of voxels (K, J, I), whichever of them are finite."""
+    def of_array(
+        cls, array_kji: np.ndarray, ijk_to_ras: np.ndarray, modality: str = "", region: str = WHOLE_REGION
+    ) -> VolumeFacts:
+        """Of voxels (K, J, I), whichever of them are finite; of a region that is a box of voxels, of these alone.
+
+        Raises InputError for a region that `Crop.named` refuses.
+        """
+        if crop := Crop.named(region, array_kji.shape):
+            array_kji, ijk_to_ras = crop.take(array_kji), crop.move(ijk_to_ras)
         least, greatest = _range(array_kji)
         labels = looks_like_labels(array_kji, least, greatest)
         return cls(ijk_to_ras, array_kji.shape, least, greatest, modality, is_label_map=labels)

@@ -179,11 +179,15 @@ def test_only_the_region_is_segmented(array, tiny_model):
     roi.SetSize(4.8, 4.8, 2.8)
     centre = OBLIQUE @ [5, 4, 3, 1]
     roi.SetCenter(*centre[:3])
-    inside = label_map(segment(volume, model=tiny_model, device="cpu", roiNode=roi), volume)
+    node = segment(volume, model=tiny_model, device="cpu", roiNode=roi)
+    inside, region = label_map(node, volume), readProvenance(node)["Region"]
     assert inside.shape == array.shape
     assert inside.any()
     assert not inside[0].any()
     assert not inside[:, 0].any()
+    node = segment(volume, model=tiny_model, device="cpu", region=region)
+    np.testing.assert_array_equal(label_map(node, volume), inside)
+    assert readProvenance(node)["Region"] == region
     roi.SetCenter(500, 500, 500)
     with pytest.raises(GeometryError, match="outside of the volume"):
         segment(volume, model=tiny_model, device="cpu", roiNode=roi)
@@ -291,7 +295,7 @@ def test_an_unknown_quality_is_refused_before_anything_is_computed(array, tiny_m
 
 @pytest.mark.parametrize("start", [segment, startSegment])
 def test_an_unknown_keyword_is_refused_with_the_known_ones(array, start):
-    with pytest.raises(TypeError, match="keyword 'modell' is unknown; use model, quality, device, roiNode"):
+    with pytest.raises(TypeError, match="keyword 'modell' is unknown; use model, quality, device, region, roiNode"):
         start(add_volume(array, np.eye(4)), modell="tiny", quality="fast")
     assert not temporary_folders()
 

@@ -1,8 +1,18 @@
 #!/bin/sh
-# The system libraries that Qt and VTK need to draw without a display, and the SSH server that the tests of `--remote`
-# start for themselves: install what is missing, or say what to install.
+# What the tests need of the system, above all the libraries with which Qt and VTK draw without a display, and the SSH
+# server that the tests of `--remote` start for themselves: install what is missing, or say what to install.
 set -eu
 [ "$(uname -s)" = Linux ] || exit 0
+
+# A browser, with which a slow test looks at the page of --page; without one it is left out.
+browser=""
+for name in chromium-headless-shell chromium google-chrome; do
+  command -v "$name" >/dev/null && browser="$name"
+done
+if [ -z "$browser" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium-headless-shell || true
+fi
 
 packages="libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri libxkbcommon0 libfontconfig1 libdbus-1-3 libglib2.0-0 fonts-dejavu-core"
 missing=""

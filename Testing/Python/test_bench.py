@@ -104,6 +104,13 @@ def test_bench_startup(run_cli, tmp_path):
     assert rows[0]["seconds"] < rows[2]["seconds"]
 
 
+@pytest.mark.slow
+def test_bench_parts(run_cli, tmp_path):
+    """Which fails itself unless both ways give the same masks."""
+    rows = run_bench(run_cli, tmp_path, "parts", "--volumes", 3)["rows"]
+    assert [row["name"] for row in rows] == ["one process", "2 parts at once"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_bench_encoder_on_a_gpu():

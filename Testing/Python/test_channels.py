@@ -206,6 +206,35 @@ def test_a_channel_on_another_grid_is_brought_to_the_first_on_request(tmp_path, 
     assert command(*arguments, "--resample")[0] == 0
 
 
+def test_the_last_axis_of_a_decathlons_file_is_the_channel(tmp_path, files, pair, command):
+    """Trained on and segmented as the same channels in files of their own."""
+    decathlon = tmp_path / "decathlon"
+    for number in (0, 1):
+        images, mask = make_case(number)
+        write_image(decathlon / "labelsTr" / f"case_{number:02d}.nii.gz", mask)
+        (decathlon / "imagesTr").mkdir(exist_ok=True)
+        joined = sitk.JoinSeries([sitk.GetImageFromArray(image) for image in images])
+        sitk.WriteImage(joined, str(decathlon / "imagesTr" / f"case_{number:02d}.nii.gz"))
+    description = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "ball"}}
+    (decathlon / "dataset.json").write_text(json.dumps(description))
+    assert find_dataset(decathlon).channels == ("T1", "T2")
+    assert not make_plan(decathlon, TrainingConfig(encoder="compact_vit", validation_cases=1)).problems
+    labels, outputs = (Label(1, "ball", (1, 2, 3)),), []
+    (one, classes), (other, others) = (read_case(find_dataset(at).cases[1], labels) for at in (decathlon, files))
+    assert len(one.channels) == 2
+    assert all(map(np.array_equal, one.channels, other.channels))
+    assert np.array_equal(classes, others)
+    for folder in (decathlon, files):
+        code, _, error = command("segment", folder / "imagesTr", "-o", folder / "out", "--model", pair)
+        assert code == 0, error
+        outputs.append(read_volume(folder / "out" / "case_01.seg.nrrd").array_kji)
+    assert np.array_equal(*outputs)
+    movie = decathlon / "imagesTr" / "case_00.nii.gz"
+    code, _, error = command("segment", movie, "-o", tmp_path / "o.nrrd", "--model", pair, "--frames", "all")
+    assert code == 1
+    assert "the model reads the last axis as channels; leave it out" in error
+
+
 def test_a_folder_for_each_case_has_a_file_for_each_channel(tmp_path):
     for number in range(3):
         images, mask = make_case(number)

@@ -69,6 +69,23 @@ def test_a_folder_is_segmented_skipping_what_is_there(run_cli, tmp_path, monkeyp
     assert (out / "hippocampus_051.seg.nrrd").stat().st_mtime_ns == before
 
 
+def test_a_region_of_a_volume_is_segmented_as_if_it_were_all(run_cli, tmp_path, tiny):
+    region, options = "4:30,6:40,3:26", ("--model", tiny, "--progress", "none")
+    crop = tmp_path / "crop.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(MRI))[4:30, 6:40, 3:26], str(crop))
+    for image, out, more in ((MRI, "here", ("--region", region)), (crop, "there", ())):
+        report = ("--report", tmp_path / f"{out}.json")
+        assert run_cli("segment", image, "-o", tmp_path / f"{out}.nii.gz", *options, *report, *more).returncode == 0
+    here, there = (sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")) for name in ("here", "there"))
+    records = [json.loads((tmp_path / f"{name}.json").read_text())["segmented"][0] for name in ("here", "there")]
+    assert (records[0]["region"], records[0]["boxes"]) == (region, [region])
+    assert (records[1]["region"], records[1]["boxes"]) == ("auto", ["0:26,0:34,0:23"])
+    assert records[0]["segments"] == records[1]["segments"]
+    inside = sitk.GetArrayFromImage(here)[3:26, 6:40, 4:30]
+    np.testing.assert_array_equal(inside, sitk.GetArrayFromImage(there))
+    assert 0 < np.count_nonzero(inside) == np.count_nonzero(sitk.GetArrayFromImage(here))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,6 +99,9 @@ def test_a_folder_is_segmented_skipping_what_is_there(run_cli, tmp_path, monkeyp
         ),
         ([str(MRI), "-o", "x.nii.gz", "--model", str(MRI)], "not a model file"),
         ([str(MRI), "-o", "x.nii.gz", "--device", "abacus"], "'abacus' is unknown"),
+        ([str(MRI), "-o", "x.nii.gz", "--region", "0:9,0:9"], "region '0:9,0:9' is unknown; give auto, whole, or"),
+        ([str(MRI), "-o", "x.nii.gz", "--region", "9:9,0:9,0:9"], "region '9:9,0:9,0:9' has no voxel"),
+        ([str(MRI), "-o", "x.nii.gz", "--region", "0:9,0:9,0:999"], "region '0:9,0:9,0:999' reaches beyond the volume"),
         ([str(MRI), "-o", "x.nii.gz", "--precision", "fp16", "--device", "cpu"], "not available on the CPU"),
     ],
 )

@@ -19,7 +19,7 @@ import image_files as make
 from conftest import MRI, write_dicom
 from SAM3DSegmentLib.base.errors import DependencyError, InputError
 from SAM3DSegmentLib.card import Label, Terminology
-from SAM3DSegmentLib.commands.measuring import measure_mask, measure_result
+from SAM3DSegmentLib.commands.measuring import measure_masks, measure_result, read_masks, read_result
 from SAM3DSegmentLib.formats.label_maps import Provenance, check_fits, read_label_map, write_labels
 from SAM3DSegmentLib.formats.volumes import Volume, read_volume
 from SAM3DSegmentLib.training.classes import read_case
@@ -315,14 +315,14 @@ def test_a_result_is_measured_with_all_labels_and_values_of_the_model(tmp_path, 
     labels = np.zeros(source.array_kji.shape, np.uint8)
     labels[1:3, 2:5, 3:6] = 7
     write_labels(tmp_path / f"x{ending}", labels, source, LABELS)
-    segments = measure_result(tmp_path / f"x{ending}", source, LABELS)["segments"]
+    segments = measure_result(read_result(tmp_path / f"x{ending}", source, LABELS), source, LABELS)["segments"]
     assert [(s["name"], s["value"], s["voxels"]) for s in segments] == [
         ("Left hippocampus", 3, 0),
         ("Größe", 7, 18),
         ("nowhere", 9, 0),
     ]
     assert segments[1]["mean"] == source.array_kji[1:3, 2:5, 3:6].mean()
-    others = measure_mask(tmp_path / f"x{ending}", source, {7: "Größe"})["segments"]
+    others = measure_masks(read_masks(tmp_path / f"x{ending}", source, {7: "Größe"}), source)["segments"]
     assert next(s for s in others if s["voxels"])["mean"] == segments[1]["mean"]
 
 
@@ -332,7 +332,7 @@ def test_a_mask_is_measured_on_a_converted_image_whose_slices_run_the_other_way(
     matrix[:3, 3] += (len(labels) - 1) * matrix[:3, 2]
     matrix[:3, 2] *= -1
     converted = Volume(source.array_kji[::-1], matrix, tmp_path / "converted.nrrd")
-    segments = measure_mask(tmp_path / "x.dcm", converted, {})["segments"]
+    segments = measure_masks(read_masks(tmp_path / "x.dcm", converted, {}), converted)["segments"]
     assert {s["name"]: s["mean"] for s in segments} == {
         label.name: pytest.approx(source.array_kji[labels == label.value].mean()) for label in LABELS[:2]
     }
@@ -343,7 +343,8 @@ def test_of_a_mask_that_shows_something_else_nothing_is_said_but_that(tmp_path):
     write_labels(
         tmp_path / "x.dcm", np.ones(source.array_kji.shape, np.uint8), source, (Label(1, "Liver", (221, 130, 101)),)
     )
-    assert [s["name"] for s in measure_result(tmp_path / "x.dcm", source, LABELS)["segments"]] == ["Liver"]
+    shown = measure_result(read_result(tmp_path / "x.dcm", source, LABELS), source, LABELS)
+    assert [s["name"] for s in shown["segments"]] == ["Liver"]
 
 
 class TestCommand:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from SAM3DSegmentLib.base.errors import GeometryError
+from SAM3DSegmentLib.base.errors import GeometryError, InputError
 from SAM3DSegmentLib.card import SlicingRule
 from SAM3DSegmentLib.geometry import Crop, has_right_angles, slicing_of, spacing_and_directions
 
@@ -133,6 +133,33 @@ def test_a_crop_is_of_the_voxels_that_the_points_lie_in_and_goes_back():
     whole = crop.put_back(crop.take(array))
     np.testing.assert_array_equal(whole[:, 0:2, 1:4], array[:, 0:2, 1:4])
     assert np.count_nonzero(whole) == np.count_nonzero(array[:, 0:2, 1:4])
+
+
+def test_a_named_region_is_a_box_of_voxels_and_its_text_names_it_again():
+    crop = Crop.named(" 1:4, 0:2,0:4", (4, 5, 6))
+    assert (crop.low_ijk, crop.high_ijk, str(crop), crop.size_kji) == ((1, 0, 0), (4, 2, 4), "1:4,0:2,0:4", (4, 2, 3))
+    channels = np.arange(240).reshape(2, 4, 5, 6)
+    np.testing.assert_array_equal(crop.view(channels), channels[:, 0:4, 0:2, 1:4])
+    assert Crop.named("0:6,0:5,0:4", (4, 5, 6)) == Crop.whole((4, 5, 6))
+    assert Crop.named("auto", (4, 5, 6)) is Crop.named("whole", (4, 5, 6)) is None
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ("everything", "'everything' is unknown; give auto, whole, or voxels as I0:I1,J0:J1,K0:K1"),
+        ("0:5,0:5", "is unknown"),
+        ("0:6,0:5,0:4.5", "is unknown"),
+        ("3:3,0:5,0:4", "'3:3,0:5,0:4' has no voxel"),
+        ("0:6,4:2,0:4", "has no voxel"),
+        ("0:7,0:5,0:4", "beyond the volume of 6 x 5 x 4 voxels; stay within 0:6,0:5,0:4."),
+        ("-1:6,0:5,0:4", "beyond the volume"),
+    ],
+)
+def test_a_region_that_is_no_box_of_the_volume_is_refused(region, message):
+    with pytest.raises(InputError, match=message) as error:
+        Crop.named(region, (4, 5, 6))
+    assert "\n" not in str(error.value)
 
 
 def test_a_crop_outside_of_the_volume_is_refused():

@@ -77,6 +77,32 @@ def test_any_storage_order_gives_the_same_mask_in_the_world(segmenter, mri, mri_
     np.testing.assert_array_equal(mask, sitk.GetArrayFromImage(restore(expected)))
 
 
+@pytest.mark.parametrize(
+    ("permutation", "flips", "degrees"),
+    [((0, 1, 2), (False, False, False), 0), ((2, 0, 1), (True, False, True), 20)],
+)
+def test_a_region_gives_the_voxels_of_the_volume_cropped_to_it(segmenter, tmp_path, permutation, flips, degrees):
+    """Cropped by another program, in any storage order and oblique."""
+    image = sitk.Flip(sitk.PermuteAxes(sitk.ReadImage(str(MRI)), permutation), flips)
+    turn = sitk.Euler3DTransform((0, 0, 0), 0.1, 0, np.radians(degrees))
+    directions = np.reshape(turn.GetMatrix(), (3, 3)) @ np.reshape(image.GetDirection(), (3, 3))
+    image.SetDirection(directions.ravel())
+    low, high = (3, 5, 4), [size - 2 for size in image.GetSize()]
+    sitk.WriteImage(image[low[0] : high[0], low[1] : high[1], low[2] : high[2]], str(tmp_path / "crop.nii.gz"))
+    crop = read_volume(tmp_path / "crop.nii.gz")
+    expected = np.zeros(image.GetSize()[::-1], np.uint8)
+    box = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1]))
+    expected[box] = segmenter.segment(crop.array_kji, crop.ijk_to_ras)
+    region = ",".join(f"{a}:{b}" for a, b in zip(low, high))
+    labels, confidence = segmenter.segment_with_confidence(
+        sitk.GetArrayFromImage(image), ijk_to_ras_of(image), region=region
+    )
+    np.testing.assert_array_equal(labels, expected)
+    assert labels.any()
+    confidence[box] = 0
+    assert not confidence.any()
+
+
 @pytest.mark.parametrize("form", [".nii.gz", ".nrrd", ".mha", "dicom"])
 def test_any_file_format_gives_the_same_mask(segmenter, mri, rounded_mask, tmp_path, form):
     image = sitk.Cast(sitk.Round(sitk.ReadImage(str(MRI))), sitk.sitkInt16)

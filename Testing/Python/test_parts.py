@@ -268,11 +268,14 @@ def test_parts_two_at_a_time_give_what_one_process_gives(start, tmp_path, images
 @posix
 def test_two_processes_with_all_volumes_do_each_once(start, tmp_path, images):
     out = tmp_path / "both"
-    both = [start(images, out), start(images, out)]
+    page = f"{out}.html"
+    both = [start(images, out, "--page", page), start(images, out, "--page", page)]
     outputs = [succeed(process) for process in both]
     assert sum(output.count(" -> ") for output in outputs) == 6
     assert len(contents(out)) == 6
     assert len(rows(f"{out}.csv")) == 6
+    assert Path(page).read_text().count("<tbody") == 6
+    assert len(contents(tmp_path / "both_files")) == 7  # a picture of each, and what the page is made of
 
 
 def test_a_table_of_a_finished_folder_is_measured_and_names_are_no_formulas(command, images, tmp_path):

@@ -106,11 +106,11 @@ def test_segment(run_cli, places, series, name):
     out = places / "out"
     result = run_cli(
         *("segment", series, "-o", out / name, "--report", out / "report.json", "--confidence", out / "c.nrrd"),
-        *("--model", places / "m.sam3d", "--device", "cpu", "--progress", "json"),
+        *("--model", places / "m.sam3d", "--device", "cpu", "--progress", "json", "--page", out / "qc.html"),
     )
     assert result.returncode == 0, result.stderr
     looked_at = assert_clean(places, result.stdout, result.stderr)
-    assert {f"out/{name}", "out/report.json", "out/c.nrrd"} <= set(looked_at)
+    assert {f"out/{name}", "out/report.json", "out/c.nrrd", "out/qc.html", "out/qc_files/cases.json"} <= set(looked_at)
     assert not list((places / "temporary").iterdir())
     image = sitk.ReadImage(str(out / name))
     assert not [key for key in image.GetMetaDataKeys() if key.startswith("00")]  # DICOM tags

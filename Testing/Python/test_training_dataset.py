@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training import classes, look
+from SAM3DSegmentLib.training import classes, description, look
 from SAM3DSegmentLib.training.check import check, find_suspicious
 from SAM3DSegmentLib.training.classes import LabelRules, agree_on_labels, read_case
 from SAM3DSegmentLib.training.dataset import files_of_case, find_dataset, new_case_files
@@ -105,6 +106,12 @@ def test_raw_data_of_nnunet_and_its_descriptions_are_read(tmp_path, description)
     assert names(tmp_path) == ["case_001", "case_002"]
     assert label_names(tmp_path) == [(1, "A"), (2, "B")]
     assert find_dataset(tmp_path).modality == "CT"
+
+
+def test_regions_are_no_labels_but_those_of_one_value_may_name_it():
+    labels = {"background": 0, "core": [2], "whole": [1, 2, 3], "enhancing": 3, "also": [3]}
+    named = {0: "background", 1: "Label 1", 2: "core", 3: "enhancing"}
+    assert description.label_names({"labels": labels}, Path("dataset.json")) == named
 
 
 @pytest.mark.parametrize(

@@ -133,3 +133,42 @@ def test_what_cannot_be_done_with_a_tree_is_told(command, d, arguments, message)
     assert code == 1
     assert message in error
     assert error.count("\n") <= 3
+
+
+def cases(table, columns=1):
+    return [tuple(line.split(",")[:columns]) for line in table.read_text().splitlines()[1:]]
+
+
+def test_the_masks_of_a_tree_are_measured_under_the_names_of_their_images(command, d):
+    import SimpleITK as sitk
+
+    put(d, "in/a.nii.gz", "in/p/q/b.nii.gz", "in/sub-01/anat/sub-01_T1w.nii.gz", "in/sub-01/anat/sub-01_T2w.nii.gz")
+    (d / "in" / "scans").mkdir()
+    write_dicom(d / "in" / "scans" / "ct", sitk.ReadImage(str(IMAGE), sitk.sitkInt16))
+    for pattern in ("*_T1w.nii.gz", "[abc]*"):
+        segment(command, "in", "-o", "out", "--pattern", pattern, "--table", "made.csv")
+    measure = ("measure", "--predictions", "out", "--images", "in", "--recursive", "--progress", "none")
+    code, _, error = command(*measure)
+    assert code == 1
+    assert "sub-01_T1w.nii.gz" in error
+    assert "take only one of them with --pattern" in error
+    assert command(*measure, "--pattern", "*_T1w.nii.gz", "--table", "t.csv")[0] == 0
+    assert cases(d / "t.csv", 2) == [("sub-01/anat/sub-01_T1w", "Blob")]
+    (d / "in" / "sub-01" / "anat" / "sub-01_T2w.nii.gz").unlink()
+    assert command(*measure, "--table", "t.csv", "--page", "qc.html")[0] == 0
+    names = ["a", "p/q/b", "scans/ct", "sub-01/anat/sub-01_T1w"]
+    assert cases(d / "t.csv", 2) == cases(d / "made.csv", 2) == [(name, "Blob") for name in names]
+    put(d, "out/a.nii.gz")
+    code, _, error = command(*measure)
+    assert code == 1
+    assert "are masks of one image; keep one of them" in error
+
+
+def test_masks_beside_their_images_are_measured_in_a_tree(command, d):
+    put(d, "in/p/b.nii.gz")
+    segment(command, "in", "-o", "in")
+    assert command("measure", "in", "--recursive", "--table", "t.csv", "--progress", "none")[0] == 0
+    assert cases(d / "t.csv") == [("p/b",)]
+    code, _, error = command("measure", "in/p", "--pattern", "b*")
+    assert code == 1
+    assert "add --recursive" in error

@@ -18,16 +18,16 @@ import torch
 
 from ..base import stop
 from ..base.devices import keep_freed_memory, resolve_device
-from ..base.errors import Sam3dError
+from ..base.errors import InputError, Sam3dError
 from ..base.files import last_line
 from ..model_store import DEFAULT_MODEL
 from .measuring import BenchResult, Row, conditions
 
 SIDE = 512  # voxels of a slice of the synthetic volumes, in both directions
 SPACING_MM = (0.8, 0.8, 2.0)  # along i, j and k
-_PACKAGE = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[2]
 _UNSET = f"del os.environ[{stop.VARIABLE!r}]"  # or a command in there would watch again, what is no longer there
-_SAMPLE = _PACKAGE / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
+_SAMPLE = PACKAGE / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
 
 
 def bench_volume(
@@ -43,6 +43,13 @@ def bench_volume(
     if thread_count is not None:
         where["threads"] = str(thread_count)
     return BenchResult("volume", where, rows)
+
+
+def sample_volume() -> Path:
+    """The file of the volume that comes with a checkout. Raises InputError where there is none."""
+    if not _SAMPLE.is_file():
+        raise InputError(f"{str(_SAMPLE)!r} does not exist; run this benchmark in a checkout of the project.")
+    return _SAMPLE
 
 
 def bench_startup(rounds: int) -> BenchResult:
@@ -116,7 +123,7 @@ def run_child(code: str, environment: Mapping[str, str] = os.environ) -> Any:
 
     environment: its variables besides the path.
     """
-    path = os.pathsep.join(filter(None, (str(_PACKAGE), environment.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(PACKAGE), environment.get("PYTHONPATH"))))
     watched = (
         f"import os; from SAM3DSegmentLib.base.stop import stop_at_end_of_input as watch\nwatch()\n{_UNSET}\n{code}"
     )

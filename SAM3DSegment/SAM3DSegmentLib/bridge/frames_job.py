@@ -14,6 +14,7 @@ import slicer
 
 from ..base.errors import InputError
 from ..card import ModelCard
+from ..geometry import WHOLE_REGION
 from ..model_store import find_model, read_card
 from ..quality import check_quality
 from . import preferences
@@ -60,6 +61,7 @@ class FramesRequest:
             choices=replace(
                 choices,
                 quality=check_quality(choices.quality),
+                region=choices.region if choices.roiNode is None else WHOLE_REGION,  # of what is left
                 roiNode=None,
                 channels={},
                 samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(card.encoder.name),
@@ -98,7 +100,7 @@ class FramesRequest:
                 f"the frames or the place of {volumeNode.GetName()!r} were changed meanwhile; segment again."
             )
         shown = addSequence([self._segmentation(volumeNode, *frame) for frame in zip(*result)], volumeNode)
-        writeProvenance(shown, provenanceOf(result[1][-1], volumeNode))
+        writeProvenance(shown, provenanceOf(result[1][-1], volumeNode, self.frames.crop))
         referToVolume(shown, volumeNode)
         return shown
 
@@ -115,7 +117,7 @@ class FramesRequest:
         confidences = {segment["name"]: segment["mean_confidence"] for segment in record["segments"]}
         fillSegments(node, labelsKji, self.card.labels, ijkToRas(volumeNode), confidences)
         markDelivered(node, [label.name for label in self.card.labels])
-        writeProvenance(node, provenanceOf(record, volumeNode))
+        writeProvenance(node, provenanceOf(record, volumeNode, self.frames.crop))
         referToVolume(node, volumeNode)
         return node
 

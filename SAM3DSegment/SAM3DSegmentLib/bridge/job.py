@@ -154,6 +154,7 @@ class SegmentationJob(SceneJob):
 def computingArguments(choices: Choices, modelPath: Path) -> list[str]:
     """Of the command `segment`: how to compute, and where."""
     arguments = ["--model", str(modelPath), "--quality", choices.quality, "--device", choices.device]
+    arguments += ["--region", choices.region]
     arguments += ["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else []
     return arguments + remoteOption(choices.remote or "")
 

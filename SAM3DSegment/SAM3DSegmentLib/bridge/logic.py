@@ -46,7 +46,7 @@ def segment(
     modalities = (dicomModality(volumeNode), *[""] * len(request.channels))
     facts = [VolumeFacts.of_array(array, matrix, modality) for array, modality in zip(arrays, modalities)]
     misfits = find_and_warn(loaded.card, facts, repr(volumeNode.GetName()))
-    labels, confidence, record = segment_array(segmenter, loaded, arrays, matrix, watch, misfits)
+    labels, confidence, record = segment_array(segmenter, loaded, arrays, matrix, watch, misfits, checked.region)
     return request.deliver(labels, confidence if checked.confidenceMap else None, record)
 
 

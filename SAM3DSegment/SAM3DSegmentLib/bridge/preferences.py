@@ -11,6 +11,7 @@ from ..sam.encoders import ENCODERS
 SAM = "sam_vit_b"
 _SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"  # the others' names follow it
 _CASES_FOLDER = "SAM3DSegment/CasesFolder"
+_IMAGES_FOLDER, _RESULTS_FOLDER = "SAM3DSegment/ImagesFolder", "SAM3DSegment/ResultsFolder"
 _REMOTE = "SAM3DSegment/ComputeOn"
 
 
@@ -57,9 +58,31 @@ def remoteOption(host: str) -> list[str]:
 
 def casesFolder() -> Path | None:
     """The folder of training cases that the user chose last; None before."""
-    path = qt.QSettings().value(_CASES_FOLDER)
-    return Path(path) if path else None
+    return _folder(_CASES_FOLDER)
 
 
 def setCasesFolder(folder: Path) -> None:
     qt.QSettings().setValue(_CASES_FOLDER, str(folder))
+
+
+def imagesFolder() -> Path | None:
+    """The folder of volumes that the user chose last; None before."""
+    return _folder(_IMAGES_FOLDER)
+
+
+def setImagesFolder(folder: Path) -> None:
+    qt.QSettings().setValue(_IMAGES_FOLDER, str(folder))
+
+
+def resultsFolder() -> Path | None:
+    """The folder for their segmentations that the user chose last; None before."""
+    return _folder(_RESULTS_FOLDER)
+
+
+def setResultsFolder(folder: Path) -> None:
+    qt.QSettings().setValue(_RESULTS_FOLDER, str(folder))
+
+
+def _folder(key: str) -> Path | None:
+    path = qt.QSettings().value(key)
+    return Path(path) if path else None

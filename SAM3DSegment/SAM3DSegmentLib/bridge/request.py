@@ -13,7 +13,7 @@ import slicer
 
 from ..base.errors import InputError
 from ..card import ModelCard
-from ..geometry import Crop
+from ..geometry import AUTO_REGION, WHOLE_REGION, Crop
 from ..model_store import DEFAULT_MODEL, find_model, read_card
 from ..quality import BEST, check_quality
 from . import preferences
@@ -30,7 +30,8 @@ class Choices:
     model: a name of `models list`, or the path of a model file.
     quality: a name of `quality.QUALITIES`, or "auto" for the best that takes at most a minute.
     device: "cpu", "cuda" or "mps"; "auto" for the fastest that there is.
-    roiNode: the region to segment; None for the whole volume.
+    region: "auto", "whole" or voxels "I0:I1,J0:J1,K0:K1", as for `inference.segment_volume`.
+    roiNode: the region to segment, in place of `region`.
     remote: another computer to compute on, as `ssh` takes it, if the work is not done in this process; empty for this
     one, None for what was chosen in the panel.
     samCheckpoint: the file of SAM's weights; None for the one chosen in the panel, else that of the weights folder.
@@ -44,6 +45,7 @@ class Choices:
     model: str = DEFAULT_MODEL
     quality: str = BEST
     device: str = "auto"
+    region: str = AUTO_REGION
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     samCheckpoint: str | None = None
     remote: str | None = None
@@ -87,6 +89,9 @@ class Request:
         array, matrix, crop = volume.arrayKji, volume.ijkToWorld, None
         if choices.roiNode is not None:
             crop = Crop.around(volumes.roiCorners(choices.roiNode), matrix, array.shape)
+        else:
+            crop = Crop.named(choices.region, array.shape)
+        if crop is not None:
             array, matrix = crop.take(array), crop.move(matrix)
         card = read_card(path)
         channels = readChannels(card, volumeNode, choices.channels, crop)
@@ -105,6 +110,7 @@ class Request:
             choices=replace(
                 choices,
                 quality=check_quality(choices.quality),
+                region=choices.region if crop is None else WHOLE_REGION,  # of what is left
                 roiNode=None,
                 remote=preferences.remote() if choices.remote is None else choices.remote,
                 channels={},
@@ -141,7 +147,7 @@ class Request:
             _refuseToReplace(segmentationNode, volumeNode, self.card)
         if self.crop is not None:
             labelsKji = self.crop.put_back(labelsKji)
-        provenance = provenanceOf(record, volumeNode)
+        provenance = provenanceOf(record, volumeNode, self.crop)
         confidences = {segment["name"]: segment["mean_confidence"] for segment in record["segments"]}
         with undoable(segmentationNode):
             segmentationNode = segmentations.writeSegments(
@@ -159,13 +165,16 @@ class Request:
         return replace(self, segmentationId=None)
 
 
-def provenanceOf(record: dict[str, Any], volumeNode: slicer.vtkMRMLScalarVolumeNode) -> dict[str, Any]:
-    """What a segmentation notes of how it was made."""
+def provenanceOf(
+    record: dict[str, Any], volumeNode: slicer.vtkMRMLScalarVolumeNode, crop: Crop | None
+) -> dict[str, Any]:
+    """What a segmentation notes of how it was made; crop: the part of the volume that the record is of."""
     return {
         "Model": record["model"],
         "ModelSha256": record["model_sha256"],
         "Versions": json.dumps(record["versions"]),
         "Quality": record["quality"],
+        "Region": str(crop) if crop is not None else " ".join(record["boxes"]),
         "Device": record["device"],
         "Precision": record["precision"],
         "Seconds": record["seconds"],

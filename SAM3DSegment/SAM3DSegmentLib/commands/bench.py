@@ -42,6 +42,7 @@ _BENCHMARKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("data", "model", "every", "painted", "cases", "axis", "device", "sam_checkpoint", "threads"),
     ),
     "load": ("load", "bench_load", ("slices", "precision", "rounds")),
+    "parts": ("parts", "bench_parts", ("volumes", "processes")),
 }
 
 
@@ -71,6 +72,9 @@ def add(commands: Any) -> None:
     load = add_benchmark("load", "a volume alone, and beside programs that keep processors busy")
     load.add_argument("--slices", type=count, default=20, metavar="N", help="default: %(default)s")
     add_precision(load)
+    parts = add_benchmark("parts", "a tree of small volumes by one process, and by several that divide it")
+    parts.add_argument("--volumes", type=count, default=300, metavar="N", help="default: %(default)s")
+    parts.add_argument("--processes", type=count, default=2, metavar="N", help="default: %(default)s")
     complete = add_benchmark("complete", "painted slices completed, beside other ways: Dice on the slices not shown")
     _add_complete(complete)
     for parser in (encoder, decoder, reuse):
@@ -82,7 +86,7 @@ def add(commands: Any) -> None:
     for parser in (encoder, decoder, volume, quality, reuse, complete):
         parser.add_argument("--device", default="auto", help="default: %(default)s")
         parser.add_argument("--threads", type=count, metavar="N", help="of the CPU; default: torch's choice")
-    for parser in (encoder, decoder, volume, quality, reuse, startup, load, complete):
+    for parser in (encoder, decoder, volume, quality, reuse, startup, load, parts, complete):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     _add_fewshot(group)
 

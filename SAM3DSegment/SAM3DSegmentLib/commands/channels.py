@@ -89,19 +89,26 @@ def _with_others(sources: list[Source], card: ModelCard, given: Mapping[str, Pat
 
 
 def _join(case: str, group: dict[int | None, Source], card: ModelCard) -> Source:
-    """The files of one case, by their numbers."""
+    """The files of one case, by their numbers; or the one whose last axis is the channel."""
     numbers = [number for number in group if number is not None]
     if not numbers:
-        return group[None]
+        return _with_places(group[None], card)
     require(
         None not in group,
         f"{case!r} is the name of a file, and of others that end in a channel's number; keep the one or the others.",
     )
-    names = [channel.name for channel in card.channels]
-    channels = tuple(
-        ChannelFile(names[number] if number < len(names) else f"{number:04d}", group[number].path)
-        for number in sorted(numbers)
-    )
+    channels = tuple(ChannelFile(_name(number, card), group[number].path) for number in sorted(numbers))
     first = group[min(numbers)]
     relative = first.relative.with_name(first.relative.name.replace(f"_{min(numbers):04d}.", ".", 1))
     return replace(first, relative=relative, channels=channels)
+
+
+def _with_places(source: Source, card: ModelCard) -> Source:
+    if source.header is None or source.header.frames == 1:
+        return source
+    places = range(source.header.frames)
+    return replace(source, channels=tuple(ChannelFile(_name(place, card), source.path, place) for place in places))
+
+
+def _name(number: int, card: ModelCard) -> str:
+    return card.channels[number].name if number < len(card.channels) else f"{number:04d}"

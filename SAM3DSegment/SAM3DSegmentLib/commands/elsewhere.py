@@ -18,17 +18,17 @@ from ..formats.label_maps import check_dicom_output, check_label_output
 from ..model_store import ModelOnDisk, find_model
 from ..remote.client import Connection, FailedThereError, describe
 from ..remote.parcel import Parcel
-from .batch import Note
 from .report import read_report
 from .shared import DONE, FAILED, say, watched
 from .sources import Outputs, Target
+from .where import Note
 
 logger = logging.getLogger(__name__)
 
 _NOT_PASSED_ON = ("help", "remote", "detach")
 _WRITTEN = ("output", "confidence", "report")  # options that name files to be written; all other paths are read
 _KEPT = ("model", "sam_checkpoint", "encoder")  # there, by their hash, for the next time
-_OF_A_FOLDER = ("recursive", "pattern", "part", "table", "format", "overwrite")  # done here, volume by volume
+_OF_A_FOLDER = ("recursive", "pattern", "part", "table", "page", "format", "overwrite")  # done here, volume by volume
 _HEADERS = (".nhdr", ".mhd")  # whose voxels are in another file
 _REPORT = Path("report.json")
 
@@ -101,6 +101,8 @@ class SegmentingElsewhere:
             self._connection.close()
 
     def segment(self, target: Target, outputs: Outputs, note: Note) -> None:
+        if outputs.page is not None and target.frames:
+            raise InputError(f"--page {str(outputs.page)!r} shows no frames that --remote computes; leave it out.")
         parcel = Parcel()
         carry = carry_in(parcel)
         source = target.source
@@ -130,7 +132,7 @@ class SegmentingElsewhere:
                 raise InputError(f"{self._options.remote!r} sent no report; update SAM3DSegment there.")
             if outputs.confidence is not None:
                 os.replace(folder / parcel.results[outputs.confidence], outputs.confidence)
-            note(report.records)
+            note(report.records, folder / parcel.results[target.path])
             os.replace(folder / parcel.results[target.path], target.path)
 
 

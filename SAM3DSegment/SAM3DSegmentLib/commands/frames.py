@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..base.errors import InputError
 from ..base.progress import Silent
 from ..base.watch import Watch
@@ -61,6 +63,23 @@ def in_one_file(masks: Path, choice: FrameChoice, count: int) -> bool:
             f"{', '.join(FRAMES_SUFFIXES)}, or the name of a folder for a file of each."
         )
     return False
+
+
+class Stack:
+    """`arrays`: those of all frames, (T, K, J, I) uint8, which are put in one by one, so that none is there twice."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.arrays = np.empty(0, np.uint8)
+
+    def put(self, number: int, array_kji: np.ndarray) -> bool:
+        """From number 0 on; False for one of another shape than the first."""
+        if number == 0:
+            self.arrays = array_kji[None] if self._count == 1 else np.empty((self._count, *array_kji.shape), np.uint8)
+        if array_kji.shape != self.arrays.shape[1:]:
+            return False
+        self.arrays[number] = array_kji
+        return True
 
 
 class _Share(Silent):

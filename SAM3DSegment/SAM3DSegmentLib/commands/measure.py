@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..base.errors import InputError
@@ -20,8 +20,15 @@ def add(commands: Any) -> None:
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="images with their masks, as for `train`")
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="masks in a folder of their own")
     parser.add_argument("--images", type=Path, metavar="DIR", help="their images, with the same names")
+    parser.add_argument(
+        "--recursive", action="store_true", help="the folders are trees, as `segment --recursive` makes them"
+    )
+    parser.add_argument("--pattern", metavar="GLOB", help="of a tree only these images, such as '*_T1w.nii.gz'")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write a CSV file; one that is there is added to")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file of --table that is no such table")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.html", help="pictures and numbers to look through, what is odd first"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files of --table and --page that are neither")
     add_progress(parser)
 
 
@@ -31,6 +38,7 @@ class _Pair:
     image: Path
     mask: Path
     series_uid: str | None = None  # of a folder of DICOM files
+    named: Mapping[int, tuple[str, tuple[int, int, int]]] = field(default_factory=dict)  # names and colours of values
     frame: int | None = None
 
 
@@ -38,27 +46,40 @@ def run(options: argparse.Namespace) -> int:
     from ..base.files import one_line
     from ..formats.volumes import read_volume
     from ..training.description import names_of_values
-    from .measuring import measure_mask
+    from .measuring import measure_masks, read_masks
+    from .page import Page
+    from .planes import draw_planes
     from .table import Table, as_columns, rows_of_record
 
     pairs = _find_pairs(options)
     table = Table(options.table) if options.table else None
+    page = Page(options.page) if options.page else None
+    read = [path for pair in pairs for path in (pair.image, pair.mask)]
     if table:
-        table.check(options.overwrite, [path for pair in pairs for path in (pair.image, pair.mask)])
+        table.check(options.overwrite, read)
+    if page:
+        page.check(options.overwrite, read)
     described = names_of_values(_folders(pairs))
     rows, failed = [], 0
     with watched(options.progress) as watch:
         for pair in watch.each("measure", pairs, "cases that were measured are in the table."):
             try:
                 image = read_volume(pair.image, pair.series_uid, frame=pair.frame)
-                new = rows_of_record(pair.case, measure_mask(pair.mask, image, described, pair.frame))
+                names = described | {value: name for value, (name, _) in pair.named.items()}
+                colors = {value: color for value, (_, color) in pair.named.items()}
+                masks = read_masks(pair.mask, image, names, colors, pair.frame)
+                record = measure_masks(masks, image)
+                picture = draw_planes(image.array_kji, image.ijk_to_ras, masks) if page else None
             except Exception as error:
                 failed += 1
                 logger.error("%s", one_line(error, str(pair.mask)))
                 logger.debug("%s failed here:", pair.case, exc_info=True)
                 continue
+            new = rows_of_record(pair.case, record)
             if table:
                 table.add(new, watch.check)
+            if page and picture is not None:
+                page.add(pair.case, record, masks.colors, picture, pair.mask, watch.check)
             rows += new
     say(as_columns(rows))
     return FAILED if failed else DONE
@@ -67,27 +88,66 @@ def run(options: argparse.Namespace) -> int:
 def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
     """Raises InputError if it is not clear which folders are meant, or nothing is in them."""
     from ..training.dataset import find_dataset
+    from .parts import Which
 
-    if options.folder and not (options.predictions or options.images):
+    which = Which(recursive=options.recursive, pattern=options.pattern)
+    both = options.predictions, options.images
+    if options.folder and not any(both) and not which.recursive:
         dataset = find_dataset(options.folder, least=1)
         for notice in dataset.notices:
             logger.warning("%s", notice)
-        return [_Pair(case.name, case.image, case.label_map, case.series_uid, case.frame) for case in dataset.cases]
-    if options.folder or not (options.predictions and options.images):
+        return [
+            _Pair(case.name, case.image, case.label_map, case.series_uid, frame=case.frame) for case in dataset.cases
+        ]
+    if options.folder and not any(both):
+        both = options.folder, options.folder  # masks beside their images
+    elif options.folder or not all(both):
         raise InputError(
             "measure needs a folder DIR of images with their masks, or --predictions DIR and --images DIR; give one of "
             "the two."
         )
-    return _pair_folders(options.predictions, options.images)
+    for folder in both:
+        if not folder.is_dir():
+            raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
+    return _pair_trees(*both, which.pattern) if which.recursive else _pair_folders(*both)
+
+
+def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_Pair]:
+    """Each image that matches the pattern with the mask that is called after it in the other tree."""
+    from .inputs import Source
+    from .tree import masks_in, names_of_derivative, pairing_key, walk
+
+    tree = walk(images, pattern, predictions)
+    sources: dict[PurePosixPath, list[Source]] = {}
+    for path in [*(file.path for file in tree.volumes), *tree.dicom_folders]:
+        relative = PurePosixPath(path.relative_to(images).as_posix())
+        sources.setdefault(pairing_key(relative), []).append(Source(path, relative))
+    pairs: dict[PurePosixPath, _Pair] = {}
+    lonely = []
+    for relative in masks_in(predictions, images):
+        key, mask = pairing_key(relative), predictions / relative
+        found = sources.get(key, [])
+        if len(found) > 1:
+            raise InputError(
+                f"{str(mask)!r} may be of {str(found[0].path)!r} or of {str(found[1].path)!r}; take only one of them "
+                "with --pattern."
+            )
+        if key in pairs:
+            raise InputError(f"{str(pairs[key].mask)!r} and {str(mask)!r} are masks of one image; keep one of them.")
+        if found:
+            pairs[key] = _Pair(found[0].case, found[0].path, mask, named=names_of_derivative(relative, predictions))
+        else:
+            lonely.append(str(relative))
+    if not pairs:
+        raise InputError(f"no mask in the tree {str(predictions)!r} has the name of an image in {str(images)!r}.")
+    _tell_lonely(lonely)
+    return sorted(pairs.values(), key=lambda pair: pair.case)
 
 
 def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
     """By name, else DICOM by UIDs; masks of an image that is not there are told in a warning."""
     from ..formats.volumes import VolumeFile, volumes_by_name
 
-    for folder in (predictions, images):
-        if not folder.is_dir():
-            raise InputError(f"folder {str(folder)!r} does not exist; check the path.")
     masks = volumes_by_name(predictions)
     found = {name: path for name, path in volumes_by_name(images).items() if not VolumeFile(path).is_segmentation}
     if not masks.keys() & found.keys():
@@ -97,8 +157,7 @@ def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
             f"no file in {str(predictions)!r} has the name of one in {str(images)!r}; names must agree except for the "
             "ending."
         )
-    if lonely := sorted(masks.keys() - found.keys()):
-        logger.warning("%d masks have no image and are left out: %s.", len(lonely), ", ".join(lonely[:5]))
+    _tell_lonely(sorted(masks.keys() - found.keys()))
     return [_Pair(name, found[name], masks[name]) for name in sorted(masks.keys() & found.keys())]
 
 
@@ -107,14 +166,18 @@ def _pair_series(predictions: Path, images: Path) -> list[_Pair]:
     from ..formats.dicom_tree import find_in_tree  # pydicom is loaded where there is DICOM
 
     masks, series = find_in_tree(predictions).by_series(), find_in_tree(images).series
-    if lonely := [str(path) for uid, path in masks.items() if uid not in series]:
-        logger.warning("%d masks have no image and are left out: %s.", len(lonely), ", ".join(lonely[:5]))
+    _tell_lonely([str(path) for uid, path in masks.items() if uid not in series])
     pairs = [
         _Pair(path.relative_to(predictions).with_suffix("").as_posix(), series[uid], path, uid)
         for uid, path in masks.items()
         if uid in series
     ]
     return sorted(pairs, key=lambda pair: pair.case)
+
+
+def _tell_lonely(masks: Sequence[str]) -> None:
+    if masks:
+        logger.warning("%d masks have no image and are left out: %s.", len(masks), ", ".join(masks[:5]))
 
 
 def _folders(pairs: Iterable[_Pair]) -> Mapping[Path, None]:

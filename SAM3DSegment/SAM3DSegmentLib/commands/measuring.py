@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,89 @@ from ..formats.volumes import Volume
 from ..geometry import grid_offset, voxel_ml
 from ..results import date_now, measure_segment
 
+Color = tuple[int, int, int]  # RGB, 0..255
 
-def measure_mask(mask: Path, image: Volume, names: Mapping[int, str], frame: int | None = None) -> dict[str, Any]:
-    """`segments` and `date` as in the record of `results`, without the confidence; empty ones of a segmentation too.
+# Of plain label maps, by value: Okabe and Ito's, which people with any kind of colour vision can tell apart.
+_COLORS: tuple[Color, ...] = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+)
 
-    names: of the values of a plain label map; one that has no name is called by its number. frame: which one of a mask
-    over time. Raises InputError if the mask is not on the grid of the image, of which a segmentation may be cropped.
+
+@dataclass(frozen=True)
+class Structure:
+    """Where one structure is: `value` in `layer`; and what it looks like."""
+
+    name: str
+    value: int
+    layer: int
+    color: Color
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Structures of one case: layers (L, K, J, I), which lie at `place` (three slices) on the grid of its image."""
+
+    layers: np.ndarray
+    place: tuple[slice, ...]
+    structures: tuple[Structure, ...]
+
+    @property
+    def colors(self) -> dict[str, Color]:
+        """By name."""
+        return {structure.name: structure.color for structure in self.structures}
+
+    @classmethod
+    def of_labels(cls, labels_kji: np.ndarray, labels: Sequence[Label]) -> Masks:
+        """labels_kji: on the image's grid."""
+        structures = tuple(Structure(label.name, label.value, 0, label.color) for label in labels)
+        return cls(labels_kji[None], tuple(slice(0, size) for size in labels_kji.shape), structures)
+
+
+def read_masks(
+    mask: Path,
+    image: Volume,
+    names: Mapping[int, str],
+    colors: Mapping[int, Color] | None = None,
+    frame: int | None = None,
+) -> Masks:
+    """What a mask shows, on the grid of its image; empty structures of a segmentation too.
+
+    names, colors: of the values of a plain label map; one that has no name is called by its number. frame: which one of
+    a mask over time. Raises InputError if the mask is not on the grid of the image, of which a segmentation may be
+    cropped.
     """
     label_map = read_label_map(mask, frame).along(image.ijk_to_ras)
-    place = _place(label_map, image)
+    structures = tuple(_structures(label_map, names, colors or {}))
+    return Masks(label_map.layers, _place(label_map, image), structures)
+
+
+def measure_masks(masks: Masks, image: Volume) -> dict[str, Any]:
+    """`segments` and `date` as in the record of `results`, without the confidence."""
     ml = voxel_ml(image.ijk_to_ras)
     segments = []
-    for name, layer, value in _structures(label_map, names):
+    for structure in masks.structures:
         whole = np.zeros(image.array_kji.shape, bool)
-        whole[place] = label_map.layers[layer] == value
-        segments.append({"name": name, "value": value} | measure_segment(whole, image.array_kji, ml))
+        whole[masks.place] = masks.layers[structure.layer] == structure.value
+        segments.append(
+            {"name": structure.name, "value": structure.value} | measure_segment(whole, image.array_kji, ml)
+        )
     return {"segments": segments, "date": date_now()}
 
 
-def measure_result(mask: Path, image: Volume, labels: Sequence[Label]) -> dict[str, Any]:
-    """As `measure_mask`, of a mask that a model made: all of its labels, with its values.
+def read_result(mask: Path, image: Volume, labels: Sequence[Label]) -> Masks:
+    """As `read_masks`, of a mask that a model made, with its names and colours."""
+    colors = {label.value: label.color for label in labels}
+    return read_masks(mask, image, {label.value: label.name for label in labels}, colors)
+
+
+def measure_result(masks: Masks, image: Volume, labels: Sequence[Label]) -> dict[str, Any]:
+    """As `measure_masks`, of a mask that a model made: all of its labels, with its values.
 
     A DICOM segmentation counts its segments anew, and like a plain label map it has none that is empty. A mask that
     shows anything else, because another model or a person made it, is measured as it is.
     """
-    record = measure_mask(mask, image, {label.value: label.name for label in labels})
+    record = measure_masks(masks, image)
     found = {segment["name"]: segment for segment in record["segments"]}
     if found.keys() - {label.name for label in labels}:
         return record
@@ -49,17 +108,16 @@ def measure_result(mask: Path, image: Volume, labels: Sequence[Label]) -> dict[s
     return {**record, "segments": segments}
 
 
-def _structures(label_map: LabelMap, names: Mapping[int, str]) -> Iterator[tuple[str, int, int]]:
-    """Name, layer and value of each."""
+def _structures(label_map: LabelMap, names: Mapping[int, str], colors: Mapping[int, Color]) -> Iterator[Structure]:
     if label_map.segments is not None:
         for segment in label_map.segments:
             if segment.key not in NO_STRUCTURES:
-                yield segment.name, segment.layer, segment.value
+                yield Structure(segment.name, segment.value, segment.layer, segment.color)
         return
     for value in sorted(label_map.values()):
         name = names.get(value, str(value))
         if name_key(name) != IGNORE:
-            yield name, 0, value
+            yield Structure(name, value, 0, colors.get(value, _COLORS[(value - 1) % len(_COLORS)]))
 
 
 def _place(label_map: LabelMap, volume: Volume) -> tuple[slice, ...]:

@@ -40,6 +40,7 @@ def add(commands: Any) -> None:
         choices=FORMATS,
         help=f"of the files in a folder of results; default: {FORMATS[0]}",
     )
+    _add_selection(parser)
     add_model(parser)
     add_computing(parser)
     add_precision(parser)
@@ -54,15 +55,6 @@ def add(commands: Any) -> None:
         "--confidence", type=Path, metavar="FILE", help="write the probability of each voxel's label, in percent"
     )
     parser.add_argument(
-        "--channel",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="for a model of several channels: those besides INPUT, each by the name that `models show` gives",
-    )
-    parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
-    parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
-    parser.add_argument(
         "--strict", action="store_true", help="refuse a volume that does not look like the model's training data"
     )
     parser.add_argument(
@@ -73,6 +65,25 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="write volumes and grey values as CSV; one that is there is added to"
+    )
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """What of the input is segmented."""
+    parser.add_argument(
+        "--region", default="auto", help="only the voxels I0:I1,J0:J1,K0:K1, ends excluded; default: all"
+    )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="for a model of several channels: those besides INPUT, each by the name that `models show` gives",
+    )
+    parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
+    parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.html", help="pictures and numbers to look through, what is odd first"
     )
     parser.add_argument(
         "--frames",
@@ -91,6 +102,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from ..geometry import check_region
     from .batch import Request
     from .channels import parse_channels
     from .frames import parse_frames
@@ -107,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
             options.overwrite,
             options.table,
             f".{options.format}" if options.format else "",
+            options.page,
         ),
         options.series,
         tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
@@ -115,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
         channels=parse_channels(options.channel),
         resample=options.resample,
         frames=parse_frames(options.frames) if options.frames is not None else None,
+        region=check_region(options.region),
     )
     with watched(options.progress) as watch:
         summary = (_segment_here if options.remote is None else _segment_elsewhere)(options, request, watch)

@@ -30,6 +30,7 @@ from ..formats.volumes import (
 )
 from .frames import FrameChoice, in_one_file
 from .inputs import Source
+from .page import Page
 from .parts import Which
 from .report import PAGE_SUFFIX, read_report
 from .table import Table
@@ -56,6 +57,7 @@ class Outputs:
     overwrite: bool = False
     table: Path | None = None
     ending: str = ""
+    page: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,10 @@ def find_targets(
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
     numbers: tuple[int, ...] = ()
     if frames is not None:
+        if any(channel.place is not None for source in sources for channel in source.channels):
+            raise InputError(
+                f"--frames {frames} are of time, but the model reads the last axis as channels; leave it out."
+            )
         if is_folder:
             raise InputError(f"--frames {frames} is for one volume, but {str(inputs[0])!r} holds {len(sources)}.")
         chosen = frames.of(sources[0].path, sources[0].count_frames(series_uid))
@@ -310,7 +316,12 @@ def _check_outputs(
         check_new_file(outputs.report, outputs.overwrite or goes_on, read)
     if outputs.table is not None:
         Table(outputs.table).check(outputs.overwrite, read)
-    files = (outputs.masks, *targets, outputs.confidence, outputs.report, outputs.table)
+    pictures = None
+    if outputs.page is not None:
+        page = Page(outputs.page)
+        page.check(outputs.overwrite, read)
+        pictures = page.folder
+    files = (outputs.masks, *targets, outputs.confidence, outputs.report, outputs.table, outputs.page, pictures)
     given = [path.absolute() for path in files if path]
     if twice := [path for path in given if given.count(path) > 1]:
         raise InputError(f"two outputs would both be written to {str(twice[0])!r}; give each its own name.")

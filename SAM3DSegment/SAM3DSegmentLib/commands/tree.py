@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ A_SEGMENTATION = "a segmentation"
 DESCRIPTION = "dataset_description.json"
 BIDS_VERSION = "1.9.0"
 MASK_SUFFIX = ".nii.gz"  # of a BIDS derivative
+_NAMES_ENDING = "_dseg.tsv"  # of the file that says what the values mean
 
 
 @dataclass
@@ -136,6 +138,26 @@ def mask_path(relative: PurePosixPath, model: str, ending: str = SEGMENTATION_SU
     return relative.with_name(f"{entities}_desc-{former}{_label(model)}_dseg{MASK_SUFFIX}")
 
 
+def pairing_key(relative: PurePosixPath) -> PurePosixPath:
+    """The same for an image and for what `mask_path` calls its mask, whatever model and ending.
+
+    In BIDS also for images that differ in the suffix or the entity desc.
+    """
+    name = _bids_name(relative)
+    if name is None:
+        return relative.with_name(volume_name(Path(relative.name)))
+    return relative.with_name(re.sub(r"_desc-[A-Za-z0-9]+", "", name[0]))
+
+
+def masks_in(root: Path, images: Path) -> list[PurePosixPath]:
+    """Segmentations in a tree, relative to it; where no `images` lie among them, plain label maps too."""
+    tree = walk(root, None, root)
+    found = [path for path, why in tree.left_out.items() if why == A_SEGMENTATION]
+    if not root.samefile(images):
+        found += [PurePosixPath(file.path.relative_to(root).as_posix()) for file in tree.volumes]
+    return sorted(found)
+
+
 def describe_derivatives(folder: Path, card: ModelCard, sha256: str) -> None:
     """Write what BIDS wants of a folder of derivatives, unless it is there: who made it, and what the values mean."""
     generated = {"Name": "SAM3DSegment", "Version": __version__, "Description": f"model {card.name}, SHA-256 {sha256}"}
@@ -147,10 +169,32 @@ def describe_derivatives(folder: Path, card: ModelCard, sha256: str) -> None:
     }
     if not (folder / DESCRIPTION).exists():
         write_json(folder / DESCRIPTION, description)
-    names = folder / f"desc-{_label(card.name)}_dseg.tsv"
+    names = folder / f"desc-{_label(card.name)}{_NAMES_ENDING}"
     if not names.exists():
         rows = [(str(label.value), label.name, "#{:02x}{:02x}{:02x}".format(*label.color)) for label in card.labels]
         write_text(names, "\n".join("\t".join(row) for row in [("index", "name", "color"), *rows]) + "\n")
+
+
+def names_of_derivative(relative: PurePosixPath, root: Path) -> dict[int, tuple[str, tuple[int, int, int]]]:
+    """Names and colours of the values of a mask, where `describe_derivatives` has written them; else empty."""
+    match = re.search(r"_desc-([A-Za-z0-9]+)", relative.name)
+    if _bids_name(relative) is None or match is None:
+        return {}
+    # Of an image that has a desc of its own, the mask's desc begins with that.
+    for path in sorted(root.glob(f"desc-*{_NAMES_ENDING}"), key=lambda path: -len(path.name)):
+        if match[1].endswith(path.name.removeprefix("desc-").removesuffix(_NAMES_ENDING)):
+            return _read_names(path)
+    return {}
+
+
+def _read_names(path: Path) -> dict[int, tuple[str, tuple[int, int, int]]]:
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        red_green_blue = [bytes.fromhex(row["color"].removeprefix("#")) for row in rows]
+        return {int(row["index"]): (row["name"], (c[0], c[1], c[2])) for row, c in zip(rows, red_green_blue)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error):
+        return {}  # somebody else's, which need not have colours
 
 
 def _label(model: str) -> str:

@@ -19,10 +19,18 @@ NUMBER = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000 is the first channel of 
 
 @dataclass(frozen=True)
 class ChannelFile:
-    """Where a channel of a case is: a volume file or a DICOM folder; name: "" for the only one."""
+    """Where a channel of a case is: a volume file or a DICOM folder; name: "" for the only one.
+
+    place: of a 4-D file whose last axis is the channel, which one on that axis, from 0.
+    """
 
     name: str
     path: Path
+    place: int | None = None
+
+    def on_last_axis(self, frame: int | None) -> int | None:
+        """What is read of a 4-D file; frame: which one, where the last axis is time."""
+        return frame if self.place is None else self.place
 
 
 def read_channels(
@@ -33,7 +41,7 @@ def read_channels(
     What lies on another grid is resampled to it, linearly, if `resample`, else refused with InputError. series_uid: of
     the only channel; frame: as for `read_volume`.
     """
-    volumes = [read_volume(file.path, series_uid, frame=frame) for file in files]
+    volumes = [read_volume(file.path, series_uid, frame=file.on_last_axis(frame)) for file in files]
     first = volumes[0]
     if not resample:
         check_grids(files, volumes)

@@ -78,6 +78,10 @@ def _with_frames(cases: tuple[CaseFiles, ...], frames: dict[str, tuple[int, ...]
     found: list[CaseFiles] = []
     for case in cases:
         numbers = frames.get(case.name)
+        require(
+            numbers is None or all(part.place is None for part in case.parts),
+            f"{DESCRIPTION} gives {case.name!r} frames and several channels, which both are its last axis; keep one.",
+        )
         found += [case] if numbers is None else [replace(case, name=frame_name(case.name, n), frame=n) for n in numbers]
     return tuple(found)
 
@@ -275,10 +279,16 @@ def _only(case: str, files: list[VolumeFile]) -> Path:
 
 
 def _as_channels(case: str, files: list[VolumeFile], names: Mapping[int, str]) -> tuple[ChannelFile, ...]:
-    """The channels of a case by the numbers in their files' names; one without a number has no name."""
+    """The channels of a case by the numbers in their files' names; one without a number has no name.
+
+    Where `dataset.json` names several they may also be on the last axis of one file, as in the Decathlon.
+    """
     numbered_files = [(int(ending[1]), file.path) for file in files if (ending := NUMBER.search(file.name))]
     if len(files) == 1 and not numbered_files:
-        return (ChannelFile("", files[0].path),)
+        path, header = files[0].path, files[0].header if len(names) > 1 else None
+        if header is None or header.frames == 1:
+            return (ChannelFile("", path),)
+        return tuple(ChannelFile(names.get(number, f"{number:04d}"), path, number) for number in range(header.frames))
     if len({number for number, _ in numbered_files}) < len(files):
         _only(case, files)
     return tuple(ChannelFile(names.get(number, f"{number:04d}"), path) for number, path in sorted(numbered_files))

@@ -74,25 +74,26 @@ def channel_names(description: dict[str, Any]) -> dict[int, str]:
 def label_names(description: dict[str, Any], path: Path) -> dict[int, str]:
     """Value to name, from {"1": "Anterior"} (Decathlon, nnU-Net v1) or {"Anterior": 1} (nnU-Net v2).
 
-    A list of several values names none of them: nnU-Net's regions, such as {"whole tumour": [1, 2, 3]}. Raises
-    InputError where a value means something else than one structure.
+    A list is a region of nnU-Net's, such as {"whole tumour": [1, 2, 3]}; of one value it names that, if nothing else
+    does. Raises InputError where a value means something else than one structure.
     """
     given = description.get("labels") or {}
     names: dict[int, str] = {}
-    of_regions: set[int] = set()
+    alone: dict[int, str] = {}  # the values of regions that have one
+    joined: dict[int, str] = {}  # and of those that have several, which do not name them
     try:
         for key, value in given.items():
-            if isinstance(value, list) and len(value) > 1:
-                of_regions.update(map(operator.index, value))
+            if isinstance(value, list):
+                named = {operator.index(number): key if len(value) == 1 else f"Label {number}" for number in value}
+                (alone if len(value) == 1 else joined).update(named)
                 continue
-            value = value[0] if isinstance(value, list) and value else value
             number, name = (int(key), value) if str(key).isdecimal() else (value, key)
             if isinstance(number, bool) or not isinstance(number, int) or not isinstance(name, str):
                 raise TypeError(f"{key!r}: {value!r}")
             if number in names:
                 raise ValueError(f"{names[number]!r} and {name!r} are both {number}")
             names[number] = name
-        names |= {value: f"Label {value}" for value in sorted(of_regions - names.keys())}
+        names = {**joined, **alone, **names}
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"{str(path)!r} has labels that cannot be read ({error}); give one value for each name, as in "

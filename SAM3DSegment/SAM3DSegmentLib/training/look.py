@@ -83,7 +83,7 @@ def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple
 
 def _read_grids(case: CaseFiles, resample: bool) -> Volume:
     """The grid of a case's image. Raises InputError for a channel that lies on another, unless `resample`."""
-    grids = [_read_grid(channel.path, case.series_uid, case.frame) for channel in case.channels]
+    grids = [_read_grid(channel.path, case.series_uid, channel.on_last_axis(case.frame)) for channel in case.channels]
     if not resample:
         check_grids(case.channels, grids)
     return grids[0]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from ..base.files import write_text
 from ..base.page import chart, page, text
 from ..card import UNKNOWN, Label
+from ..formats.pictures import PNG, encode_picture
 from ..formats.volumes import Volume
 from ..preparation import Prepared
 from .plan import Plan
@@ -107,7 +106,7 @@ def draw_case(
     picture = row.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()
     if not known.all():
         picture = np.concatenate([picture, _strip(known.any((1, 2)), index, picture.shape[1])])
-    return _png(picture), index
+    return encode_picture(picture, PNG), index
 
 
 def _strip(is_known: np.ndarray, shown: int, width: int) -> np.ndarray:
@@ -118,14 +117,6 @@ def _strip(is_known: np.ndarray, shown: int, width: int) -> np.ndarray:
     strip = colors[of_column]
     strip[np.diff(of_column, prepend=-1) > 0] = 0  # a line between two slices
     return np.repeat(strip[None], _STRIP_PIXELS, 0)
-
-
-def _png(rgb: np.ndarray) -> bytes:
-    """(rows, columns, 3) uint8 as a PNG file, which ITK writes to disk only."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        sitk.WriteImage(sitk.GetImageFromArray(rgb, isVector=True), str(path))
-        return path.read_bytes()
 
 
 def _summary(record: dict[str, Any], colors: dict[str, str]) -> str:

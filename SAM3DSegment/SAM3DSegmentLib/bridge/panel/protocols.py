@@ -81,6 +81,19 @@ class Ui(Protocol):
     completeStatusLabel: qt.QLabel
     provenanceLabel: qt.QLabel
 
+    folderSection: ctk.ctkCollapsibleButton
+    folderImagesLabel: qt.QLabel
+    chooseImagesFolderButton: qt.QPushButton
+    folderResultsLabel: qt.QLabel
+    chooseResultsFolderButton: qt.QPushButton
+    folderModelBox: qt.QComboBox
+    folderTreeBox: qt.QCheckBox
+    folderButton: qt.QPushButton
+    folderProgressBar: qt.QProgressBar
+    folderStatusLabel: qt.QLabel
+    folderPageButton: qt.QPushButton
+    folderTableButton: qt.QPushButton
+
     trainSection: ctk.ctkCollapsibleButton
     casesBox: qt.QGroupBox
     casesFolderLabel: qt.QLabel

@@ -1,4 +1,4 @@
-"""The panel: four sections on one parameter node, which follows the scene."""
+"""The panel: five sections on one parameter node, which follows the scene."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..dependencies import Installer
 from ..scene.segmentations import referenceVolume
 from ..scene.undo import forgetSteps
 from ..scene.volumes import shownImages
+from .folder_section import FolderSection
 from .protocols import Logic, Observe, Parameters, Ui
 from .results_section import ResultsSection
 from .segment_section import SegmentSection
@@ -44,6 +45,7 @@ class Panel:
         self._results = ResultsSection(
             ui, installer, *observing, self._train.addResult, self._workChanged, self._whyBusy
         )
+        self._folder = FolderSection(ui, installer, self._workChanged, self._whyBusy)
         self._setup = SetupSection(ui, installer, self._segment.listDevices, self._train.listEncoders)
         scene = slicer.mrmlScene
         addObserver(scene, scene.StartCloseEvent, self._sceneStartsClosing)
@@ -55,7 +57,7 @@ class Panel:
 
     def enter(self) -> None:
         """The panel is shown: models, nodes and folders may have changed; there may be a first volume to choose."""
-        self._segment.listModels()
+        self._listModels()
         self._train.enter()
         self._setup.update()
         self._results.setShown(True)
@@ -71,6 +73,7 @@ class Panel:
         self._segment.cleanup()
         self._train.cleanup()
         self._results.cleanup()
+        self._folder.cleanup()
         self._setup.cleanup()
         forgetSteps()
 
@@ -82,11 +85,14 @@ class Panel:
             return _("A volume is being segmented.")
         if self._results.isRunning or self._train.isCompleting:
             return _("A segmentation is being completed.")
+        if self._folder.isRunning:
+            return _("A folder is being segmented.")
         return _("A model is being trained; wait for it, or stop it.") if self._train.isRunning else ""
 
     def _workChanged(self) -> None:
         self._segment.update()
         self._train.update()
+        self._folder.update()
         self._results.showComplete()
 
     def _sceneStartsClosing(self, caller: Any, event: Any) -> None:
@@ -111,12 +117,13 @@ class Panel:
         if parameters is not None:
             self._guiTag = parameters.connectGui(self._ui)
             self._addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self._parametersChanged)
-        for section in (self._segment, self._results, self._train, self._setup):
+        for section in (self._segment, self._results, self._folder, self._train, self._setup):
             section.setParameters(parameters)
 
     def _parametersChanged(self, caller: Any = None, event: Any = None) -> None:
         self._segment.followVolume()
         self._segment.update()
+        self._folder.update()
         self._results.update()
 
     def _installerChanged(self) -> None:
@@ -137,8 +144,12 @@ class Panel:
         """Choose the model that was just trained."""
         if self._parameters is not None:
             self._parameters.model = name
-        self._segment.listModels()
+        self._listModels()
         self._train.listEncoders()
+
+    def _listModels(self) -> None:
+        self._segment.listModels()
+        self._folder.listModels()
 
 
 def _keepAlive(parameters: Parameters) -> None:

@@ -38,6 +38,7 @@ class Observer:
         self._events = events
         self._onChanged = onChanged
         self._observed: vtk.vtkObject | None = None
+        self._node: slicer.vtkMRMLSegmentationNode | None = None  # whose segmentation is observed
 
     def observe(self, subject: vtk.vtkObject | None) -> None:
         """Observe this instead of the former one; None for nothing."""
@@ -50,7 +51,19 @@ class Observer:
         self._observed = subject
 
     def observeSegments(self, segmentationNode: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Observe the segmentation of this node, also when it becomes another one, as with each frame of a sequence."""
+        if segmentationNode is not self._node:
+            event = slicer.vtkMRMLSegmentationNode.SegmentationChangedEvent
+            if self._node is not None:
+                self._removeObserver(self._node, event, self._exchanged)
+            if segmentationNode is not None:
+                self._addObserver(segmentationNode, event, self._exchanged)
+            self._node = segmentationNode
         self.observe(segmentationNode.GetSegmentation() if segmentationNode is not None else None)
+
+    def _exchanged(self, caller: Any, event: Any) -> None:
+        self.observeSegments(self._node)
+        self._onChanged()
 
     def _changed(self, caller: Any, event: Any) -> None:
         self._onChanged()
