@@ -18,13 +18,13 @@ from .base.files import last_line
 from .base.processors import share_processors
 from .base.stop import CANCELLED, clean_up, leave_if_input_ended, stop_at_end_of_input
 from .base.surroundings import empty_streams, name_the_user, secure_streams
-from .commands import bench, cache, complete, doctor, evaluate, measure, models, segment, train, weights
+from .commands import bench, cache, complete, doctor, evaluate, measure, models, segment, serve_stdio, train, weights
 from .commands.shared import FAILED
 
 logger = logging.getLogger(__name__)
 
 DEBUG = "SAM3DSEGMENT_DEBUG"  # if 1, tracebacks are shown
-COMMANDS = (segment, complete, train, evaluate, measure, models, weights, cache, bench, doctor)
+COMMANDS = (segment, complete, train, evaluate, measure, models, weights, cache, bench, doctor, serve_stdio)
 
 
 def main(arguments: list[str] | None = None) -> int:

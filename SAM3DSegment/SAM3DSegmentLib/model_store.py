@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .base.errors import InputError, ModelFileError
 from .base.folders import models_folder
+from .base.hashes import remembered_sha256
 from .base.jsonable import from_json
 from .card import ModelCard
 
@@ -18,6 +20,30 @@ DEFAULT_MODEL = "hippocampus-mri"  # one of the bundled ones
 FORMAT_VERSION = 1
 METADATA_KEY = "sam3dsegment"
 _MOST_HEADER_BYTES = 10_000_000  # the header of a model with an encoder has some 20 kB
+
+
+class Described(Protocol):
+    """A model, as far as it is described: its card, and the hash of its file."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class ModelOnDisk:
+    """A model of which only the card was read."""
+
+    path: Path
+    card: ModelCard
+    sha256: str
+
+    @classmethod
+    def find(cls, name_or_path: str | Path) -> ModelOnDisk:
+        path = find_model(name_or_path)
+        return cls(path, read_card(path), remembered_sha256(path))
 
 
 def bundled_folder() -> Path:

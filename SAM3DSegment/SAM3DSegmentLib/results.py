@@ -16,13 +16,13 @@ from . import __version__
 from .base.watch import UNWATCHED, Watch
 from .geometry import AUTO_REGION, Crop, voxel_ml
 from .inference import Segmenter
-from .model_file import Sam3dModel
+from .model_store import Described
 from .preparation import Voxels, as_channels
 
 
 def segment_array(
     segmenter: Segmenter,
-    model: Sam3dModel,
+    model: Described,
     array_kji: Voxels,
     ijk_to_ras: np.ndarray,
     watch: Watch = UNWATCHED,

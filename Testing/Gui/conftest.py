@@ -19,6 +19,8 @@ host.install()
 
 from panel_fixtures import array, tiny_model, use_program  # noqa: E402, F401 - fixtures
 
+from far_computer import far, running  # noqa: E402, F401 - fixtures
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):

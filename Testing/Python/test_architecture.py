@@ -30,6 +30,7 @@ WINGS = {
     "inference": "inference results evaluation",
     "training": "training/",
     "bench": "bench/",
+    "remote": "remote/",
     "commands": "commands/",
     "command line": "cli __main__",
     "scene": "bridge/scene/",

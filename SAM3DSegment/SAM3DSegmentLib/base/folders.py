@@ -31,6 +31,16 @@ def cache_folder() -> Path:
     return (_moved("SAM3DSEGMENT_CACHE") or _in_home(_cache, "SAM3DSEGMENT_CACHE", "cache")) / "embeddings"
 
 
+def received_folder() -> Path:
+    """What other computers have sent to this one, as their server of SSH; beside the cache."""
+    return cache_folder().with_name("received")
+
+
+def detached_folder() -> Path:
+    """Trainings that other computers have begun on this one, and that go on without a connection."""
+    return cache_folder().with_name("trainings")
+
+
 def _moved(variable: str) -> Path | None:
     folder = os.environ.get(variable)
     return Path(folder) if folder else None

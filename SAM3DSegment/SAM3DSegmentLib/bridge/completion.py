@@ -95,7 +95,7 @@ class CompletionRequest:
             arguments += ["--model", str(self.modelPath)]
             if checkpoint := preferences.samCheckpoint(read_card(self.modelPath).encoder.name):
                 arguments += ["--sam-checkpoint", checkpoint]
-        return arguments
+        return arguments + preferences.remoteOption(preferences.remote())
 
     # These import SimpleITK, which takes a quarter of a second: not when Slicer starts, and not on the main thread.
     def writeFiles(self, folder: Path) -> None:

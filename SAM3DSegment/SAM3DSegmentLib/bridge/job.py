@@ -14,6 +14,7 @@ import numpy as np
 import slicer
 
 from ..base.stop import FOLDER_PREFIX
+from .preferences import remoteOption
 from .problems import explain
 from .request import Choices, Request
 from .scene.edits import ReplaceError
@@ -151,10 +152,11 @@ class SegmentationJob(SceneJob):
 
 
 def computingArguments(choices: Choices, modelPath: Path) -> list[str]:
-    """Of the command `segment`: how to compute."""
+    """Of the command `segment`: how to compute, and where."""
     arguments = ["--model", str(modelPath), "--quality", choices.quality, "--device", choices.device]
     arguments += ["--region", choices.region]
-    return arguments + (["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else [])
+    arguments += ["--sam-checkpoint", choices.samCheckpoint] if choices.samCheckpoint else []
+    return arguments + remoteOption(choices.remote or "")
 
 
 @dataclass(frozen=True)

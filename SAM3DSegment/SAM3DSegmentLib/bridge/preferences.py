@@ -1,4 +1,4 @@
-"""Paths that are remembered on this computer, not in the scene, in Slicer's settings."""
+"""Paths, and a computer, that are remembered on this computer, not in the scene, in Slicer's settings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _SAM_CHECKPOINT = "SAM3DSegment/SamCheckpoint"  # the others' names follow it
 _CASES_FOLDER = "SAM3DSegment/CasesFolder"
 _NEXT_FOLDER = "SAM3DSegment/NextFolder"
 _IMAGES_FOLDER, _RESULTS_FOLDER = "SAM3DSegment/ImagesFolder", "SAM3DSegment/ResultsFolder"
+_REMOTE = "SAM3DSegment/ComputeOn"
 
 
 def samCheckpoint(encoder: str = SAM) -> str | None:
@@ -37,6 +38,23 @@ def setSamCheckpoint(path: str | None, encoder: str = SAM) -> None:
 
 def _key(encoder: str) -> str:
     return _SAM_CHECKPOINT if encoder == SAM else f"{_SAM_CHECKPOINT}-{encoder}"
+
+
+def remote() -> str:
+    """The computer to compute on, as `ssh` takes it; empty for this one."""
+    return qt.QSettings().value(_REMOTE) or ""
+
+
+def setRemote(host: str) -> None:
+    if host:
+        qt.QSettings().setValue(_REMOTE, host)
+    else:
+        qt.QSettings().remove(_REMOTE)
+
+
+def remoteOption(host: str) -> list[str]:
+    """Of the command line."""
+    return ["--remote", host] if host else []
 
 
 def casesFolder() -> Path | None:

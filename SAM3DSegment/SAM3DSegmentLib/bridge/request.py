@@ -32,6 +32,8 @@ class Choices:
     device: "cpu", "cuda" or "mps"; "auto" for the fastest that there is.
     region: "auto", "whole" or voxels "I0:I1,J0:J1,K0:K1", as for `inference.segment_volume`.
     roiNode: the region to segment, in place of `region`.
+    remote: another computer to compute on, as `ssh` takes it, if the work is not done in this process; empty for this
+    one, None for what was chosen in the panel.
     samCheckpoint: the file of SAM's weights; None for the one chosen in the panel, else that of the weights folder.
     confidenceMap: whether the scene also gets a volume of the probability of each voxel's label, in percent.
     overwrite: whether segments may be replaced that were drawn or edited by hand, or belong to another volume.
@@ -46,6 +48,7 @@ class Choices:
     region: str = AUTO_REGION
     roiNode: slicer.vtkMRMLMarkupsROINode | None = None
     samCheckpoint: str | None = None
+    remote: str | None = None
     confidenceMap: bool = False
     overwrite: bool = False
     allFrames: bool = False
@@ -109,6 +112,7 @@ class Request:
                 quality=check_quality(choices.quality),
                 region=choices.region if crop is None else WHOLE_REGION,  # of what is left
                 roiNode=None,
+                remote=preferences.remote() if choices.remote is None else choices.remote,
                 channels={},
                 samCheckpoint=choices.samCheckpoint or preferences.samCheckpoint(card.encoder.name),
             ),

@@ -22,7 +22,7 @@ from ..formats.label_maps import Provenance, check_fits, write_delivered
 from ..formats.volumes import Volume, check_axes, write_volume
 from ..geometry import AUTO_REGION
 from ..inference import Segmenter
-from ..model_file import Sam3dModel
+from ..model_store import Described
 from ..results import segment_array
 from ..suitability import VolumeFacts, find_and_warn, find_channel_misfits
 from .channels import check_channels, join_channels
@@ -35,6 +35,7 @@ from .report import Report, Summary
 from .sources import EVERY, Outputs, Source, Target, find_targets
 from .table import Table, rows_of_record
 from .tree import describe_derivatives, is_bids
+from .where import Elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +66,18 @@ class Request:
 
 
 def segment_files(
-    request: Request, model: Sam3dModel, load_segmenter: Callable[[], Segmenter], watch: Watch = UNWATCHED
+    request: Request,
+    model: Described,
+    where: Callable[[], Segmenter] | Elsewhere,
+    watch: Watch = UNWATCHED,
 ) -> Summary:
     """Segment all inputs. One volume that fails raises; among many it is noted and the next one is taken.
 
-    An existing output is an error for one volume and skipped among many, unless `outputs.overwrite`. The segmenter is
-    loaded only if there is something to do. The report is written after each volume. Of several processes on one
-    folder, each volume is done by one: one that another process has in hand is taken last, and waited for, so that at
-    the end every volume is done or has failed.
+    where: loads what segments on this computer, or is another one; used only if there is something to do.
+
+    An existing output is an error for one volume and skipped among many, unless `outputs.overwrite`. The report is
+    written after each volume. Of several processes on one folder, each volume is done by one: one that another process
+    has in hand is taken last, and waited for, so that at the end every volume is done or has failed.
     """
     outputs = request.outputs
     targets = find_targets(
@@ -92,7 +97,7 @@ def segment_files(
     run = _Run(
         request,
         model,
-        lru_cache(load_segmenter),
+        where if isinstance(where, Elsewhere) else lru_cache(where),
         watch,
         Report(outputs.report, targets.is_folder, model.card.labels),
         Table(outputs.table) if outputs.table else None,
@@ -123,8 +128,8 @@ class _Run:
     """Work on the volumes of one request, and what became of them."""
 
     request: Request
-    model: Sam3dModel
-    load_segmenter: Callable[[], Segmenter]
+    model: Described
+    where: Callable[[], Segmenter] | Elsewhere
     watch: Watch
     report: Report
     table: Table | None
@@ -140,7 +145,7 @@ class _Run:
 
     def segment_one_of_many(self, target: Target) -> None:
         """As `segment`, but what fails is noted."""
-        self.load_segmenter()  # if that fails, no volume can be segmented
+        (self.where.open if isinstance(self.where, Elsewhere) else self.where)()  # if that fails, all would
         try:
             self.segment(target)
         except Cancelled:
@@ -166,6 +171,9 @@ class _Run:
         """
         target.check()
         check_channels(target.source, self.model.card)
+        if isinstance(self.where, Elsewhere):
+            self.where.segment(target, self.request.outputs, lambda records, mask: self._receive(target, records, mask))
+            return
         confidence_target, card = self.request.outputs.confidence, self.model.card
         labels, confidence = Stack(len(target.sources)), Stack(len(target.sources))
         records: list[dict[str, Any]] = []
@@ -174,7 +182,8 @@ class _Run:
             self.watch.check()
             volume = None  # released before the next is read
             volume = source.read(self.request.series_uid, self.request.resample)
-            found = self._compute(volume, source, target, share_of(self.watch, number, len(target.sources)))
+            watch = share_of(self.watch, number, len(target.sources))
+            found = self._compute(volume, source, target, watch, self.where)
             if not labels.put(number, found[0]):
                 raise InputError(f"{str(source.path)!r} was changed while it was read; segment it again.")
             if confidence_target is not None:
@@ -185,16 +194,7 @@ class _Run:
         assert volume is not None
 
         def note() -> None:
-            self.summary.records += records
-            self.write_report()
-            if self.table is not None:
-                self.table.add(
-                    [row for record in records for row in rows_of_record(target.source.case, record)], self.watch.check
-                )
-            if self.page is not None:
-                colors = {label.name: label.color for label in card.labels}
-                for source, record, picture in zip(target.sources, records, pictures):
-                    self.page.add(source.name, record, colors, picture, target.path, self.watch.check)
+            self._note(target, records, pictures)
 
         if target.frames:
             times = tuple(volume.times[number] for number in target.frames if volume.times)
@@ -209,8 +209,33 @@ class _Run:
         seconds = sum(record["seconds"] for record in records)
         logger.info("%s -> %s in %.1f s", target.source.title, target.path, seconds)
 
+    def _receive(self, target: Target, records: list[dict[str, Any]], mask: Path) -> None:
+        """A result of another computer."""
+        pictures = []
+        if self.page is not None and not target.frames:
+            volume = target.source.read(self.request.series_uid, self.request.resample)
+            pictures = [self._draw(volume, read_result(mask, volume, self.model.card.labels))]
+        self._note(target, records, pictures)
+
+    def _note(self, target: Target, records: list[dict[str, Any]], pictures: list[np.ndarray]) -> None:
+        """Into report, table and page; each is of one source of the target."""
+        noted = []
+        for source, record in zip(target.sources, records):
+            of_frame = {} if source.frame is None else {"frame": source.frame}
+            named = {"input": str(source.path), **_channel_files(source), "output": str(target.path), **of_frame}
+            noted.append(named | {key: value for key, value in record.items() if key not in named})
+        self.summary.records += noted
+        self.write_report()
+        if self.table is not None:
+            rows = [row for record in noted for row in rows_of_record(target.source.case, record)]
+            self.table.add(rows, self.watch.check)
+        if self.page is not None:
+            colors = {label.name: label.color for label in self.model.card.labels}
+            for source, record, picture in zip(target.sources, noted, pictures):
+                self.page.add(source.name, record, colors, picture, target.path, self.watch.check)
+
     def _compute(
-        self, volume: Volume, source: Source, target: Target, watch: Watch
+        self, volume: Volume, source: Source, target: Target, watch: Watch, load_segmenter: Callable[[], Segmenter]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Labels, confidence and record of one volume; what its mask's file cannot hold is told before the work."""
         check_fits(target.path, volume, self.model.card.labels, Provenance(self.model.card.name, self.model.sha256))
@@ -224,12 +249,7 @@ class _Run:
         ]
         is_told = source == target.sources[0]  # frames are much alike
         misfits = _judge(self.model, facts, source, self.request.strict, is_told)
-        labels, confidence, record = segment_array(
-            self.load_segmenter(), self.model, volume.channels, volume.ijk_to_ras, watch, misfits, region
-        )
-        of_frame = {} if source.frame is None else {"frame": source.frame}
-        where = {"input": str(source.path), **_channel_files(source), "output": str(target.path), **of_frame}
-        return labels, confidence, {**where, **record}
+        return segment_array(load_segmenter(), self.model, volume.channels, volume.ijk_to_ras, watch, misfits, region)
 
     def complete_measurements(self, targets: Sequence[Target]) -> None:
         """Measure the masks that are not in the table or on the page: those that were there before it was asked for."""
@@ -296,7 +316,7 @@ def _channel_files(source: Source) -> dict[str, dict[str, str]]:
     return {"channels": {channel.name: str(channel.path) for channel in source.channels}} if source.channels else {}
 
 
-def _judge(model: Sam3dModel, facts: Sequence[VolumeFacts], source: Source, strict: bool, is_told: bool) -> list[str]:
+def _judge(model: Described, facts: Sequence[VolumeFacts], source: Source, strict: bool, is_told: bool) -> list[str]:
     """The volume's misfits, if `is_told` in a warning. Raises InputError if there are any and they are not accepted."""
     if is_told and not strict:
         return find_and_warn(model.card, facts, repr(source.title))

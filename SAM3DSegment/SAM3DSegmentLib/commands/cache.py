@@ -23,8 +23,11 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _clear(options: argparse.Namespace) -> int:
+    from ..remote.store import clear_store
     from ..sam.cache import clear_cache
 
-    info = clear_cache()
+    info, received = clear_cache(), clear_store()
     say(f"removed {info.files} files, {info.bytes / 1e6:.1f} MB from {info.folder}")
+    if received:
+        say(f"removed {received / 1e6:.1f} MB that other computers had sent with --remote")
     return DONE

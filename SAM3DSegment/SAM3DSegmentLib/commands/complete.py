@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from .shared import DONE, add_command, add_computing, watched
+from .shared import DONE, add_command, add_computing, add_remote, watched
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,14 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing result")
     add_computing(parser)
+    add_remote(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.remote is not None:
+        from .elsewhere import complete_elsewhere
+
+        return complete_elsewhere(options)
     from ..base.devices import keep_freed_memory
     from ..training.completion import Completion
     from ..training.completion_files import complete_file

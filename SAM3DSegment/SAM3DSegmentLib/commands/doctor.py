@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import Any
 
-from .shared import DONE, FAILED, add_command, say
+from .shared import DONE, FAILED, add_command, add_remote, say
 
 logger = logging.getLogger(__name__)
 
@@ -15,9 +15,14 @@ def add(commands: Any) -> None:
     parser = add_command(commands, "doctor", run, "check this computer")
     parser.add_argument("--model", metavar="NAME|FILE", help="also measure how fast this model is")
     parser.add_argument("--json", action="store_true", help="write the findings as JSON")
+    add_remote(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.remote is not None:
+        from .elsewhere import doctor_elsewhere
+
+        return doctor_elsewhere(options)
     import dataclasses
     import json
 

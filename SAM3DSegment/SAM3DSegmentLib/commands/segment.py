@@ -6,10 +6,16 @@ import argparse
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..base.watch import Watch
+from ..model_store import find_model
 from ..quality import AUTO, BEST, QUALITIES, QualityChoice
-from .shared import DONE, FAILED, add_command, add_computing, add_model, add_precision, watched
+from .shared import DONE, FAILED, add_command, add_computing, add_model, add_precision, add_remote, watched
+
+if TYPE_CHECKING:
+    from .batch import Request
+    from .report import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -92,55 +98,72 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", metavar="K/N", help="of a folder's volumes only those of part K of N; auto: as Slurm's job array says"
     )
+    add_remote(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..base.devices import keep_freed_memory
     from ..geometry import check_region
-    from ..inference import Segmenter
-    from ..model_file import load_model
-    from ..model_store import find_model
-    from .batch import Request, segment_files
+    from .batch import Request
     from .channels import parse_channels
     from .frames import parse_frames
     from .parts import Part, Which, parse_part
     from .sources import Outputs
 
     part = Part() if options.part is None else parse_part(options.part, os.environ)
-    which = Which(part, options.recursive, options.pattern)
-    keep_freed_memory()
+    request = Request(
+        tuple(options.input),
+        Outputs(
+            options.output,
+            options.confidence,
+            options.report,
+            options.overwrite,
+            options.table,
+            f".{options.format}" if options.format else "",
+            options.page,
+        ),
+        options.series,
+        tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
+        options.strict,
+        Which(part, options.recursive, options.pattern),
+        channels=parse_channels(options.channel),
+        resample=options.resample,
+        frames=parse_frames(options.frames) if options.frames is not None else None,
+        region=check_region(options.region),
+    )
     with watched(options.progress) as watch:
-        model = load_model(options.model)
-        request = Request(
-            tuple(options.input),
-            Outputs(
-                options.output,
-                options.confidence,
-                options.report,
-                options.overwrite,
-                options.table,
-                f".{options.format}" if options.format else "",
-                options.page,
-            ),
-            options.series,
-            tuple(path for path in (find_model(options.model), options.sam_checkpoint) if path),
-            options.strict,
-            which,
-            channels=parse_channels(options.channel),
-            resample=options.resample,
-            frames=parse_frames(options.frames) if options.frames is not None else None,
-            region=check_region(options.region),
-        )
-
-        def tell_choice(choice: QualityChoice) -> None:
-            watch.event("quality", quality=choice.quality, seconds=choice.seconds[choice.quality])
-
-        def load() -> Segmenter:
-            return Segmenter.load(
-                model, options.device, options.precision, options.sam_checkpoint, options.quality, tell_choice
-            )
-
-        summary = segment_files(request, model, load, watch)
+        summary = (_segment_here if options.remote is None else _segment_elsewhere)(options, request, watch)
     if len(summary.records) + len(summary.skipped) + len(summary.failed) > 1 or not summary.records:
         logger.info("%s.", summary)
     return FAILED if summary.failed else DONE
+
+
+def _segment_here(options: argparse.Namespace, request: Request, watch: Watch) -> Summary:
+    from ..base.devices import keep_freed_memory
+    from ..inference import Segmenter
+    from ..model_file import load_model
+    from .batch import segment_files
+
+    keep_freed_memory()
+    model = load_model(options.model)
+
+    def tell_choice(choice: QualityChoice) -> None:
+        watch.event("quality", quality=choice.quality, seconds=choice.seconds[choice.quality])
+
+    def load() -> Segmenter:
+        return Segmenter.load(
+            model, options.device, options.precision, options.sam_checkpoint, options.quality, tell_choice
+        )
+
+    return segment_files(request, model, load, watch)
+
+
+def _segment_elsewhere(options: argparse.Namespace, request: Request, watch: Watch) -> Summary:
+    from contextlib import closing
+
+    from ..model_store import ModelOnDisk
+    from .batch import segment_files
+    from .elsewhere import SegmentingElsewhere
+
+    model = ModelOnDisk.find(options.model)
+    with closing(SegmentingElsewhere(options, model, watch)) as elsewhere:
+        return segment_files(request, model, elsewhere, watch)

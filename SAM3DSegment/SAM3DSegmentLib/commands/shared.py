@@ -59,6 +59,13 @@ def add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", default="bar", choices=tuple(DISPLAYS), help="default: %(default)s")
 
 
+def add_remote(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--remote", metavar="HOST", help="compute on another computer, where sam3dsegment is too: what `ssh` takes"
+    )
+    parser.set_defaults(parser=parser)
+
+
 def count(text: str) -> int:
     """An option's value: a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:

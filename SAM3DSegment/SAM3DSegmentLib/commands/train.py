@@ -11,7 +11,7 @@ from typing import Any
 from ..base.errors import InputError
 from ..base.files import is_utf8
 from ..base.stop import should_finish
-from .shared import DONE, FAILED, add_command, add_computing, count, read_json, say, watched
+from .shared import DONE, FAILED, add_command, add_computing, add_remote, count, read_json, say, watched
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,21 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="S")
     add_computing(parser)
+    add_remote(parser)
+    parser.add_argument(
+        "--detach",
+        action="store_true",
+        help="with --remote: the training goes on there if the connection ends, and --resume fetches it",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.remote is not None:
+        from .training_elsewhere import train_elsewhere
+
+        return train_elsewhere(options)
+    if options.detach:
+        raise InputError("--detach is for a training on another computer; add --remote HOST, or leave it out.")
     from ..base.devices import keep_freed_memory
     from ..training.check import check
     from ..training.plan import make_config

@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError
 from ..base.files import check_new_file, write_json
 from ..base.jsonable import to_json
 from ..model_store import SUFFIX
-from .checkpoint import read_run
-from .plan import Plan
+
+if TYPE_CHECKING:  # torch is not needed where another computer trains
+    from .plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,8 @@ class RunFolder:
         What a training before has left there is set aside unless this one resumes it. Raises InputError if it is
         another one.
         """
+        from .checkpoint import read_run
+
         record = make_record(plan, encoder_sha256)
         folds = range(len(plan.splits))
         if resume:
@@ -96,11 +100,20 @@ class RunFolder:
                 _require_same(read_run(path), record, path)
         if first:
             if not resume:
-                self._set_aside()
+                self.set_aside()
             for folder in (self.path, self.prepared, self.views, *map(self.of_fold, folds)):
                 folder.mkdir(parents=True, exist_ok=True)
             write_json(self.record, record)
         return record
+
+    def adopt(self, other: RunFolder) -> None:
+        """Take over a finished training from elsewhere on this disk, in place of one before."""
+        self.set_aside()
+        self.path.mkdir(exist_ok=True)
+        for part in _parts(other.path):
+            part.rename(self.path / part.name)
+        os.replace(other.model, self.model)
+        self.end()
 
     def end(self) -> None:
         """Remove what only a training that goes on needs, and what was set aside for this one."""
@@ -110,8 +123,11 @@ class RunFolder:
             _remove(checkpoint)
         _remove_training(self.old)
 
-    def _set_aside(self) -> None:
-        """Of two trainings that were replaced in turn, the second without a model, the first is kept."""
+    def set_aside(self) -> None:
+        """What a training before has left here.
+
+        Of two trainings that were replaced in turn, the second without a model, the first is kept.
+        """
         if self.old.exists():
             _remove_training(self.path)
         elif self.record.exists():

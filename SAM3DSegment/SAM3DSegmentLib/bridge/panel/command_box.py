@@ -100,8 +100,9 @@ class CommandBox:
             self._progressBar.visible = visible
 
 
-def describeProgress(done: int, total: int, secondsToGo: float | None) -> str:
-    text = _("{percent} % done").format(percent=100 * done // total)
+def describeProgress(stage: str, done: int, total: int, secondsToGo: float | None) -> str:
+    text = _("{percent} % sent") if stage == "send" else _("{percent} % done")
+    text = text.format(percent=100 * done // total)
     if secondsToGo is not None and done < total:
         text += ", " + _("about {seconds} s to go").format(seconds=math.ceil(secondsToGo))
     return text

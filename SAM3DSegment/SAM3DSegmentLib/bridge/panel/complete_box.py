@@ -112,7 +112,7 @@ class CompleteBox:
         self._box.begin(SceneJob(request, callbacks), _("Starting..."))
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
-        self._box.showProgress(done, total, describeProgress(done, total, secondsToGo))
+        self._box.showProgress(done, total, describeProgress(stage, done, total, secondsToGo))
 
     def _finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode, isNew: bool) -> None:
         self._box.end(

@@ -130,6 +130,9 @@ class Ui(Protocol):
     trainingReportButton: qt.QPushButton
 
     setupSection: ctk.ctkCollapsibleButton
+    remoteHostEdit: qt.QLineEdit
+    testConnectionButton: qt.QPushButton
+    connectionLabel: qt.QLabel
     checkButton: qt.QPushButton
     checkLabel: qt.QLabel
     packagesLabel: qt.QLabel

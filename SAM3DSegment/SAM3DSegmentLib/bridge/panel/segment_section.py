@@ -268,7 +268,7 @@ class SegmentSection:
         self._box.say(self._choice)
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
-        self._box.showProgress(done, total, self._choice + describeProgress(done, total, secondsToGo))
+        self._box.showProgress(done, total, self._choice + describeProgress(stage, done, total, secondsToGo))
 
     def _finished(self, segmentationNode: slicer.vtkMRMLSegmentationNode) -> None:
         self._box.end(_("Done."))

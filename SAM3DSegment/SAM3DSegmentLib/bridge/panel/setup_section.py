@@ -1,4 +1,4 @@
-"""The section "Setup" of the panel: this computer, packages, weights of encoders, folders."""
+"""The section "Setup" of the panel: where to compute, this computer, packages, weights of encoders, folders."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ..preferences import samCheckpoint, samWeights, setSamCheckpoint
 from ..problems import explain
 from ..worker import lastObject, progressReader
 from .command_box import CommandBox
+from .connection_box import ConnectionBox
 from .controls import enableUnless, fillList
 from .dialogs import ask, plain, tell
 from .protocols import Parameters, Ui
@@ -44,6 +45,7 @@ class SetupSection:
         self._onWeights = onWeights
         self._parameters: Parameters | None = None
         self._box = CommandBox(ui.setupStatusLabel, self.update)
+        self._connection = ConnectionBox(ui, self._run)
         for button, slot in (
             (ui.checkButton, self._check),
             (ui.installButton, self._install),
@@ -76,6 +78,7 @@ class SetupSection:
         )
         self._ui.installButton.enabled = bool(missing) and isIdle and not self._installer.isBusy
         self._ui.checkButton.enabled = isIdle
+        self._connection.update(isIdle)
         self._updateWeights(isIdle)
         self._ui.stopSetupButton.visible = not isIdle
         self._ui.modelFolderLabel.text = models_folder().as_posix()

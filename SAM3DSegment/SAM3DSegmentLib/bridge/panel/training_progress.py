@@ -64,6 +64,8 @@ class TrainingProgress:
 
 
 def describeStage(stage: str, done: int, total: int) -> str:
+    if stage == "send":
+        return _("Sending: {done:.0f} of {total:.0f} MB").format(done=done / 1e6, total=total / 1e6)
     if stage == "look":
         return _("Reading case {done} of {total}").format(done=done, total=total)
     if stage == "prepare":

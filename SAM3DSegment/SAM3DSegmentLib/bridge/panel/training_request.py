@@ -37,7 +37,11 @@ class TrainingRequest:
     def trainingArguments(self, whatAboutFormer: str) -> list[str]:
         """Of the command line; whatAboutFormer as `askAboutFormer` returns it."""
         former = [whatAboutFormer] if whatAboutFormer else []
-        return [*self._settings(), "-o", str(self.model), "--progress", "json", *former]
+        arguments = [*self._settings(), "-o", str(self.model), "--progress", "json", *former]
+        if whatAboutFormer == "--resume":  # where it was begun
+            return arguments + preferences.remoteOption(_begunOn(self.model))
+        host = preferences.remote()
+        return [*arguments, *preferences.remoteOption(host), *(["--detach"] if host else [])]
 
     def _settings(self) -> list[str]:
         checkpoint = preferences.samCheckpoint(self.encoder)
@@ -62,7 +66,12 @@ def askAboutFormer(name: str) -> str | None:
     None if the user wants nothing to be done.
     """
     path = _modelPath(name)
-    if hasStoppedTraining(path):
+    if host := _begunOn(path):
+        question = _("A training of {name} was begun on {host}. Fetch it?").format(name=name, host=host)
+        if slicer.util.confirmYesNoDisplay(question, _("Go on")):
+            return "--resume"
+        question = _("Start {name} anew? The training on {host} is lost.").format(name=name, host=host)
+    elif hasStoppedTraining(path):
         question = _("A training of {name} was stopped before its end. Go on with it?").format(name=name)
         if slicer.util.confirmYesNoDisplay(question, _("Go on")):
             return "--resume"
@@ -88,6 +97,14 @@ def hasStoppedTraining(model: Path) -> bool:
     except (OSError, ValueError):
         return False
     return "result" not in record
+
+
+def _begunOn(model: Path) -> str:
+    """The other computer on which the model's training was begun, and whose connection was lost; empty if none."""
+    try:
+        return str(json.loads(model.with_suffix(".remote.json").read_text(encoding="utf-8"))["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _recordOf(model: Path) -> Path:

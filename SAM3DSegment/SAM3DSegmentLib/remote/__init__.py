@@ -1,0 +1,1 @@
+"""The same command on another computer, through its SSH server."""
