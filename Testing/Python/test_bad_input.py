@@ -24,7 +24,7 @@ from image_files import voxels
 from SAM3DSegmentLib import evaluation
 from SAM3DSegmentLib.base.errors import Cancelled
 from SAM3DSegmentLib.base.watch import Watch
-from SAM3DSegmentLib.commands import sources
+from SAM3DSegmentLib.commands import inputs, sources
 from SAM3DSegmentLib.commands.batch import Request, segment_files
 from SAM3DSegmentLib.formats import volumes
 from SAM3DSegmentLib.formats.images import read_header
@@ -476,7 +476,7 @@ DICOM = [
     case("no slice has the mark", all_spoilt("no mark"), "no DICOM series: slice001.dcm is not a DICOM file, or it is"),
     case("report only", no_image("1.2.840.10008.5.1.4.1.1.88.11"),
          r"holds DICOM files, but no image: r.dcm \(Basic Text SR Storage\); give the folder of the images"),
-    case("contours only", no_image("1.2.840.10008.5.1.4.1.1.481.3"), r"no image: r.dcm \(RT Structure Set Storage"),
+    case("contours only", no_image("1.2.840.10008.5.1.4.1.1.481.3"), "segmentations only; give the"),
     case("presentation only", no_image("1.2.840.10008.5.1.4.1.1.11.1"), r"no image: r.dcm \(Grayscale Softcopy Pre"),
     case("unknown kind only", no_image("1.2.3.4"), r"no image: r.dcm \(1.2.3.4\)"),
     case("segmentation only", no_image("1.2.840.10008.5.1.4.1.1.66.4", voxels()), "segmentations only; give the"),
@@ -1149,14 +1149,14 @@ def test_the_modality_of_a_dicom_series_is_compared(d, command):
 def test_an_error_of_any_kind_does_not_end_a_folder(d, command, monkeypatch):
     """What a library raises for a file that nobody has thought of."""
     in_folder(d, a_nrrd=make.write, b_nrrd=make.write, c_nrrd=make.write)
-    read = sources.read_volume
+    read = inputs.read_volume
 
     def odd(path, *more):
         if path.name == "b.nrrd":
             raise OverflowError("cannot convert float infinity to integer")
         return read(path, *more)
 
-    monkeypatch.setattr(sources, "read_volume", odd)
+    monkeypatch.setattr(inputs, "read_volume", odd)
     code, _, err = command("segment", "in", "-o", "out")
     check_refusal(code, err, "'in/b.nrrd' failed: cannot convert float infinity to integer")
     assert sorted(path.name for path in (d / "out").iterdir()) == ["a.seg.nrrd", "c.seg.nrrd"]
@@ -1166,10 +1166,10 @@ def test_an_error_of_any_kind_does_not_end_an_evaluation(d, command, monkeypatch
     pairs(labels(1), labels(1))(d)
     read = evaluation.read_label_map
 
-    def odd(path):
+    def odd(path, **more):
         if path.name == "b.nrrd":
             raise OverflowError("cannot convert float infinity to integer")
-        return read(path)
+        return read(path, **more)
 
     monkeypatch.setattr(evaluation, "read_label_map", odd)
     code, out, err = command("evaluate", "--predictions", "p", "--labels", "l")
@@ -1193,7 +1193,7 @@ def test_the_header_of_an_input_is_read_once(d, command, monkeypatch):
         read.append(path.name)
         return read_header(path)
 
-    for module in (volumes, sources):
+    for module in (volumes, inputs):
         monkeypatch.setattr(module, "read_header", counted)
     in_folder(d, a_nrrd=make.write, b_nii_gz=make.nifti, c_seg_nrrd=make.write)
     make.named_segments(d / "in" / "drawn.nrrd", voxels(np.uint8), {1: "x"})

@@ -12,6 +12,7 @@ import torch
 from conftest import MODULE
 from SAM3DSegmentLib.base.errors import OutOfMemoryError
 from SAM3DSegmentLib.base.halving import RetryInHalves
+from SAM3DSegmentLib.card import EncoderConfig
 from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.network import Network
 
@@ -66,7 +67,7 @@ class Small(Network):
     """
 
     def __init__(self, model):
-        self.encoder = _Device()
+        self.encoder = _Device(model.card.encoder)
         self._decoders = model.decoders
 
     def encode(self, grey, mirror):
@@ -75,6 +76,7 @@ class Small(Network):
 
 @dataclasses.dataclass
 class _Device:
+    config: EncoderConfig
     device: torch.device = torch.device("cuda")
     dtype: torch.dtype = torch.bfloat16
     batch_size: int = 4

@@ -281,7 +281,7 @@ def test_what_is_turned_in_from_beyond_the_border_is_unknown_only_where_somethin
     for name, case in (("whole", whole), ("part", part)):
         grey, classes = random_view(case, 5, 30, turned, torch.Generator().manual_seed(3))
         seen[name] = grey, classes
-    beyond = seen["whole"][0] == 0
+    beyond = seen["whole"][0][0] == 0
     assert (seen["whole"][1] != UNKNOWN).all()
     assert (seen["part"][1][beyond] == UNKNOWN).float().mean() > 0.9
     painted = seen["part"][1] != UNKNOWN

@@ -101,14 +101,14 @@ def test_the_unet_sees_and_answers_on_the_volumes_own_grid():
         def forward(self, grey):
             return [torch.cat([-grey, grey, torch.full_like(grey, -9)], dim=1)]
 
-    found = UnetSegmenter(plan, Threshold(3), torch.device("cpu")).segment(image.array_kji, image.ijk_to_ras)
+    found = UnetSegmenter(plan, Threshold(3, 1), torch.device("cpu")).segment(image.array_kji, image.ijk_to_ras)
     low, high = np.percentile(image.array_kji, (CONFIG.intensity.low, CONFIG.intensity.high))
     assert found.shape == image.array_kji.shape
     assert ((found == 1) == (image.array_kji > (low + high) / 2)).mean() > 0.999
 
 
 def test_the_unet_takes_any_size():
-    assert PaddedUnet(3)(torch.zeros(1, 1, 5, 13, 17))[0].shape == (1, 3, 5, 13, 17)
+    assert PaddedUnet(3, 1)(torch.zeros(1, 1, 5, 13, 17))[0].shape == (1, 3, 5, 13, 17)
 
 
 def test_a_benchmark_without_held_out_cases_is_refused():

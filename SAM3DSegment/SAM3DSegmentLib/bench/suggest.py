@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class _Seed:
         self.measure(AT_RANDOM, simulation.start, lambda: start)
         self.measure(SUGGESTED, simulation.cases, lambda: {**start, **self.suggest()})
         for cases in (simulation.cases, simulation.more):
-            self.measure(AT_RANDOM, cases, lambda cases=cases: self.evenly(order[:cases]))
+            self.measure(AT_RANDOM, cases, partial(self.evenly, order[:cases]))
 
     def measure(self, way: str, cases: int, choose: Callable[[], Mapping[str, Collection[int]]]) -> None:
         """Train on what is chosen, and add a row, unless there is one. The first model is kept."""
@@ -139,7 +140,7 @@ class _Seed:
         if name not in self._hidden:
             image, classes = read_case(self.plan.files[name], self.plan.labels, self.plan.rules)
             axis = slicing_of(image.ijk_to_ras, self.config.slicing).kji_axes[0]
-            there = np.moveaxis(classes, axis, 0).any((1, 2))
+            there: np.ndarray = np.moveaxis(classes, axis, 0).any((1, 2))
             require(bool(there.any()), f"the case {name!r} shows no structure; leave it out.")
             self._hidden[name] = Hidden(np.flatnonzero(there), len(there))
         return self._hidden[name]

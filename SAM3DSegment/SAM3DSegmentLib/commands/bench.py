@@ -223,13 +223,18 @@ def _suggest(options: argparse.Namespace) -> int:
 
     keep_freed_memory()
     config = make_config(read_json(options.config), {}, options.sam_checkpoint)
+    start, cases, more = options.cases
+    steps, further = options.steps
     simulation = Simulation(
         options.data,
         config,
-        *options.cases,
+        start,
+        cases,
+        more,
         options.pool,
         options.painted,
-        *options.steps,
+        steps,
+        further,
         options.seeds,
         options.sam_checkpoint,
         options.device,

@@ -163,21 +163,22 @@ class FolderSection:
         if event["event"] == "volumes":
             self._volumes = _Volumes(event["done"], event["total"], event["failed"])
             self._ui.folderPageButton.enabled = self._ui.folderTableButton.enabled = self._volumes.done > 0
-            self._showProgress(0, 1, None)
+            self._showProgress("", 0, 1, None)
 
     def _progressed(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         """Of the volume in hand."""
         if self._volumes is not None and self._volumes.done < self._volumes.total:
-            self._showProgress(done, total, secondsToGo)
+            self._showProgress(stage, done, total, secondsToGo)
 
-    def _showProgress(self, done: int, total: int, secondsToGo: float | None) -> None:
+    def _showProgress(self, stage: str, done: int, total: int, secondsToGo: float | None) -> None:
         """All volumes count the same."""
         volumes = self._volumes
         if volumes is None or not volumes.total:
             return
         text = _("{done} of {total} volumes").format(done=volumes.done, total=volumes.total)
         if volumes.done < volumes.total:
-            text += "; " + _("this one: {progress}").format(progress=describeProgress(done, total, secondsToGo))
+            progress = describeProgress(stage, done, total, secondsToGo)
+            text += "; " + _("this one: {progress}").format(progress=progress)
         self._box.showProgress(100 * volumes.done + 100 * done // total, 100 * volumes.total, text)
 
     def _describeEnd(self) -> str:
