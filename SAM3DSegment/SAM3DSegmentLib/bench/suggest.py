@@ -140,7 +140,7 @@ class _Seed:
         if name not in self._hidden:
             image, classes = read_case(self.plan.files[name], self.plan.labels, self.plan.rules)
             axis = slicing_of(image.ijk_to_ras, self.config.slicing).kji_axes[0]
-            there: np.ndarray = np.moveaxis(classes, axis, 0).any((1, 2))
+            there = np.asarray(np.moveaxis(classes, axis, 0).any((1, 2)))
             require(bool(there.any()), f"the case {name!r} shows no structure; leave it out.")
             self._hidden[name] = Hidden(np.flatnonzero(there), len(there))
         return self._hidden[name]
