@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 import qt
 
 from ..job import SceneJob
+from ..problems import explain
 from ..worker import CommandProcess
 
 
@@ -52,6 +53,16 @@ class CommandBox:
         self.say(status)
         self._showBar(True)
         self._onChanged()
+
+    def cancelOr(self, start: Callable[[], None], onFailed: Callable[[str], None]) -> None:
+        """Cancel what is running; if nothing is, start."""
+        if self.isRunning:
+            self.cancel(_("Cancelling..."))
+            return
+        try:
+            start()
+        except Exception as error:  # Slicer would only print it, and the panel would look as if it had begun
+            onFailed(explain(error))
 
     def say(self, text: str) -> None:
         self._statusLabel.text = text

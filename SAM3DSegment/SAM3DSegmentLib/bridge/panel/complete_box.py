@@ -12,7 +12,6 @@ import qt
 from ..completion import CompletionRequest
 from ..dependencies import Installer
 from ..job import Callbacks, SceneJob
-from ..problems import explain
 from .command_box import CommandBox, describeProgress
 from .controls import enableUnless
 from .dialogs import ask, tell
@@ -85,16 +84,10 @@ class CompleteBox:
         return self._whyBusy()
 
     def _completeOrCancel(self, _checked: bool = False) -> None:
-        if self.isRunning:
-            self._box.cancel(_("Cancelling..."))
-            return
-        try:
-            self._installer.install()
-            self._start()
-        except Exception as error:  # Slicer would only print it, and the panel would look as if it had begun
-            self._failed(explain(error))
+        self._box.cancelOr(self._start, self._failed)
 
     def _start(self) -> None:
+        self._installer.install()
         parameters, (volumeNode, segmentationNode) = self._parameters, self._nodes()
         if parameters is None or volumeNode is None or segmentationNode is None:  # closed while packages were installed
             return

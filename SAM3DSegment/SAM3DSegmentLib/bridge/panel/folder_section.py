@@ -16,7 +16,6 @@ from ...base.errors import Sam3dError
 from ...model_store import find_model, list_models, read_card
 from .. import preferences
 from ..dependencies import Installer
-from ..problems import explain
 from ..worker import progressReader
 from .command_box import CommandBox, describeProgress
 from .controls import enableUnless, fillList, selectData
@@ -133,20 +132,12 @@ class FolderSection:
             self.update()
 
     def _segmentOrCancel(self, _checked: bool = False) -> None:
-        if self.isRunning:
-            self._box.cancel(_("Cancelling..."))
-            return
-        try:
-            self._installer.install()
-            self._start()
-        except Exception as error:  # Slicer would only print it, and the panel would look as if it had begun
-            self._failed(explain(error))
+        self._box.cancelOr(self._start, self._failed)
 
     def _start(self) -> None:
+        self._installer.install()
         parameters, images, results = self._parameters, self._images, self._results
-        if (
-            parameters is None or images is None or results is None
-        ):  # the scene was closed while packages were installed
+        if parameters is None or images is None or results is None:  # closed while packages were installed
             return
         results.mkdir(parents=True, exist_ok=True)
         self._volumes = None

@@ -16,7 +16,6 @@ from ...card import ModelCard
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
 from ..dependencies import Installer
-from ..problems import explain
 from ..scene.channels import nodeOfChannel
 from ..scene.edits import whyNotReplace
 from ..scene.observing import REGION_CHANGES, Observer
@@ -213,16 +212,10 @@ class SegmentSection:
             self._parameters.device = self._ui.deviceBox.itemData(index)
 
     def _segmentOrCancel(self, _checked: bool = False) -> None:
-        if self.isRunning:
-            self._box.cancel(_("Cancelling..."))
-            return
-        try:
-            self._installer.install()
-            self._start()
-        except Exception as error:  # Slicer would only print it, and the panel would look as if it had begun
-            self._failed(explain(error))
+        self._box.cancelOr(self._start, self._failed)
 
     def _start(self) -> None:
+        self._installer.install()
         parameters = self._parameters
         if parameters is None:  # the scene was closed while packages were installed
             return
