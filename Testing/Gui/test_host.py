@@ -262,7 +262,7 @@ def test_a_test_with_an_exception_in_a_slot_fails(tmp_path):
             pass
         """)
     )
-    folders = [str(HERE), os.environ.get("PYTHONPATH", "")]
+    folders = [str(HERE), str(HERE.parent / "Python"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "SLICER_HOST": str(HERE.parent / "Host")}
     command = [
         sys.executable,

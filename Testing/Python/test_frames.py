@@ -186,7 +186,7 @@ def test_training_takes_the_frames_that_dataset_json_lists_as_cases_of_one_patie
         image, classes = read_case(plan.files[f"heart_frame{number:03d}"], plan.labels)
         np.testing.assert_array_equal(image.array_kji, STACK[number])
         np.testing.assert_array_equal(classes, masks[number])
-    paint_in_part(d, SETTINGS, None, 2, d / "painted")
+    paint_in_part(plan, plan.files, {}, d / "painted")
     assert make_plan(d / "painted", SETTINGS).splits == plan.splits
     (d / "dataset.json").write_text(json.dumps({"frames": {"heart": [4, 1]}}))
     assert find_dataset(d).patients == {"heart_frame001": "heart", "heart_frame004": "heart"}

@@ -21,7 +21,6 @@ from ..geometry import spacing_and_directions, voxel_ml
 from ..network import Network
 from ..settings import TrainingConfig
 from .classes import CaseFacts
-from .description import DESCRIPTION
 from .patients import by_patient
 from .plan import Plan, make_plan
 from .prepared import CLASS_BYTES, GREY_BYTES
@@ -76,7 +75,7 @@ def describe_plan(plan: Plan) -> list[str]:
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
         f"decoder levels {plan.card.decoder.levels}"
     )
-    lines.append(_describe_patients(plan))
+    lines += _describe_patients(plan)
     for number, split in enumerate(plan.splits):
         fold = f"fold {number + 1}: " if len(plan.splits) > 1 else ""
         lines.append(
@@ -89,11 +88,11 @@ def describe_plan(plan: Plan) -> list[str]:
     return lines
 
 
-def _describe_patients(plan: Plan) -> str:
+def _describe_patients(plan: Plan) -> list[str]:
     if not plan.dataset.patients:
-        return f"patients: not stated, so each case counts as one; {DESCRIPTION} can name them."
+        return []
     count = len(by_patient(plan.files, plan.dataset.patients))
-    return f"patients: {count}, of {len(plan.files)} cases; those of one are never on both sides of the split."
+    return [f"patients: {count}, of {len(plan.files)} cases; those of one are never on both sides of the split."]
 
 
 def describe_encoder(plan: Plan) -> str:
