@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 NOTHING_LEFT = "nothing is left there; run the command again."
 _MOST_CHATTER = 2**16  # bytes that the shell there may say before our program does
 _PATIENCE_S = 5.0  # for ssh to end when its connection has
+_HANDING_OVER_S = 0.3  # for ssh to send the last words; a cancelled process ends itself 1.5 s after it was asked
 _LEVELS = {"ERROR: ": logging.ERROR, "WARNING: ": logging.WARNING, "INFO: ": logging.INFO, "DEBUG: ": logging.DEBUG}
 
 
@@ -125,8 +126,15 @@ class Connection:
                 yield folder
         except Cancelled:
             self._outbox.send({"cancel": True})
-            self._outbox.close(1.0)
+            self._hand_over()
             raise
+
+    def _hand_over(self) -> None:
+        """Let ssh send what it has been given: it drops that when it is ended."""
+        self._outbox.close(_HANDING_OVER_S)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.stdin.close()  # type: ignore[union-attr]
+            self._process.wait(_HANDING_OVER_S)
 
     def forget(self, name: str) -> None:
         """End a training that was begun there."""
