@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv$(if $(filter command,$(origin PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 TEST = $(BIN)/python -m pytest -m "not slow"
+SLOW = $(BIN)/python -m pytest -m slow
 INSTALL = $(BIN)/python -m pip install --quiet
 LOG := $(VENV)/tests.log
 SOURCES := SAM3DSegment Testing Utilities
@@ -43,9 +44,12 @@ test: venv libraries
 	$(TEST) Testing/Python; python=$$?; \
 	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
 
+# As above, divided such that both rows take about as long.
 test-slow: venv libraries
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow Testing/Gui > $(LOG) 2>&1 & row=$$!; \
-	$(BIN)/python -m pytest -m slow Testing/Mrml Testing/Packaging Testing/Python; python=$$?; \
+	@export OMP_NUM_THREADS=1; \
+	{ $(SLOW) Testing/Gui; first=$$?; \
+	  $(SLOW) Testing/Mrml Testing/Packaging Testing/Python/test_[n-s]*.py; exit $$((first + $$?)); } > $(LOG) 2>&1 & row=$$!; \
+	$(SLOW) Testing/Python/test_[!n-s]*.py; python=$$?; \
 	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
 
 test-gpu: venv
