@@ -297,6 +297,14 @@ def test_a_series_to_which_nothing_can_refer_is_refused_before_the_work(tmp_path
     assert str(caught.value).endswith(".seg.nrrd.")
 
 
+def test_no_mask_leaves_its_patient_out(tmp_path, run_cli):
+    folder = make.dicom(tmp_path / "series")
+    done = run_cli("segment", folder, "-o", tmp_path / "x.dcm", "--anonymous")
+    assert done.returncode == 1
+    assert "ERROR: --anonymous is not possible: a DICOM segmentation has to name the patient" in done.stderr
+    assert not (tmp_path / "x.dcm").exists()
+
+
 def test_a_mask_of_no_series_is_refused(tmp_path):
     source = read_volume(MRI)
     with pytest.raises(InputError, match="belongs to a DICOM series; give the folder of the series"):

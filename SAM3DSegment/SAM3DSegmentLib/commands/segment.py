@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.errors import require
 from ..base.watch import Watch
 from ..model_store import find_model
 from ..quality import AUTO, BEST, QUALITIES, QualityChoice
@@ -98,6 +99,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", metavar="K/N", help="of a folder's volumes only those of part K of N; auto: as Slurm's job array says"
     )
+    parser.add_argument("--anonymous", action="store_true", help=argparse.SUPPRESS)  # asked for by some; refused
     add_remote(parser)
 
 
@@ -109,6 +111,11 @@ def run(options: argparse.Namespace) -> int:
     from .parts import Part, Which, parse_part
     from .sources import Outputs
 
+    require(
+        not options.anonymous,
+        "--anonymous is not possible: a DICOM segmentation has to name the patient and the study of its images; "
+        "anonymise the series first, and segment that.",
+    )
     part = Part() if options.part is None else parse_part(options.part, os.environ)
     request = Request(
         tuple(options.input),
