@@ -51,26 +51,41 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options)
-    except (Cancelled, KeyboardInterrupt) as error:
-        logger.warning("%s", str(error) or "cancelled.")
-        leave_if_input_ended()
-        return CANCELLED
-    except Sam3dError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, Cancelled) or _is_interrupt(error):
+            logger.warning("%s", (isinstance(error, Cancelled) and str(error)) or "cancelled.")
+            leave_if_input_ended()
+            return CANCELLED
+        assert isinstance(error, Exception)
+        _tell(error)
+        return FAILED
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is it, or behind it: one in the midst of an import may come out as another error."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _tell(error: Exception) -> None:
+    if isinstance(error, Sam3dError):
         logger.error("%s", error)
-    except ImportError as error:
+    elif isinstance(error, ImportError):
         logger.error("%s", DependencyError(f"{error}; {_how_to_install(error.name or '')}"))
-    except MemoryError as error:
+    elif isinstance(error, MemoryError):
         logger.error("out of memory (%s); close other programs, or use a smaller volume.", error)
-    except BrokenPipeError:
+    elif isinstance(error, BrokenPipeError):
         pass  # the reader of our output has gone
-    except OSError as error:
+    elif isinstance(error, OSError):
         place = "" if error.filename is None else f"{str(error.filename)!r}: "
         logger.error("%s%s; check the path, free space and permissions.", place, error.strerror or error)
-    except Exception as error:
+    else:
         kind = type(error).__name__
         logger.error("unexpected error (%s: %s); please report it with what %s=1 shows.", kind, last_line(error), DEBUG)
-        logger.debug("it came from here:", exc_info=True)
-    return FAILED
+        logger.debug("it came from here:", exc_info=error)
 
 
 def _how_to_install(module: str) -> str:

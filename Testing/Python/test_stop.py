@@ -3,6 +3,7 @@
 Each test starts the real command as 3D Slicer does: a launcher waits for the real Python, and the input is a pipe.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS, MODULE
+from SAM3DSegmentLib import cli
 from SAM3DSegmentLib.model_store import read_card
 
 STOP_S = 20.0  # on a free computer 2; what is stopped here would go on for minutes, or for ever
@@ -106,6 +108,22 @@ def test_segment_stops_while_it_computes_and_removes_the_folder_of_the_program_t
     with launched(*arguments, SAM3DSEGMENT_TEMPORARY_FOLDER=str(other)) as (launcher, pid):
         assert_it_stops(launcher, pid)
     assert list(other.iterdir())
+
+
+def test_an_interrupt_that_came_out_of_an_import_as_another_error_cancels():
+    """As Python 3.10 and 3.11 have it, when one comes while a class is made."""
+
+    class Interrupted:
+        def __set_name__(self, owner, name):
+            raise KeyboardInterrupt
+
+    def import_something(_options):
+        try:
+            type("Made", (), {"field": Interrupted()})
+        except KeyboardInterrupt as error:  # newer ones
+            raise RuntimeError("Error calling __set_name__") from error
+
+    assert cli._run(argparse.Namespace(run=import_something)) == 130
 
 
 def test_a_download_stops_while_the_server_says_nothing(tmp_path):

@@ -30,6 +30,13 @@ def write_cases(folder):
             sitk.WriteImage(image, str(folder / name))
 
 
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cts") / "cases"
+    write_cases(folder)
+    return folder
+
+
 # The child says on its last line how much of it was resident at most.
 CHILD = """
 import sys
@@ -43,8 +50,7 @@ sys.exit(code)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["compact_vit", "hippocampus-mri"])
-def test_twenty_cts_train_in_four_gibibytes(tmp_path, encoder):
-    write_cases(tmp_path / "cases")
+def test_twenty_cts_train_in_four_gibibytes(cases, tmp_path, encoder):
     config = {
         "channels": [256, 32, 16, 16, 16],
         "intensity": {"kind": "window", "low": -160, "high": 240},
@@ -56,7 +62,7 @@ def test_twenty_cts_train_in_four_gibibytes(tmp_path, encoder):
     if encoder == "compact_vit":
         config["image_size"] = 256  # slices shrink
     (tmp_path / "config.json").write_text(json.dumps(config))
-    arguments = ["train", "--data", tmp_path / "cases", "-o", tmp_path / "m.sam3d"]
+    arguments = ["train", "--data", cases, "-o", tmp_path / "m.sam3d"]
     arguments += [
         "--config",
         tmp_path / "config.json",
