@@ -56,7 +56,6 @@ def _run(options: argparse.Namespace) -> int:
             logger.warning("%s", (isinstance(error, Cancelled) and str(error)) or "cancelled.")
             leave_if_input_ended()
             return CANCELLED
-        assert isinstance(error, Exception)
         _tell(error)
         return FAILED
 
@@ -70,7 +69,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def _tell(error: Exception) -> None:
+def _tell(error: BaseException) -> None:
     if isinstance(error, Sam3dError):
         logger.error("%s", error)
     elif isinstance(error, ImportError):
