@@ -51,13 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         return options.run(options)
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, Cancelled) or _is_interrupt(error):
-            logger.warning("%s", (isinstance(error, Cancelled) and str(error)) or "cancelled.")
-            leave_if_input_ended()
-            return CANCELLED
+    except (Cancelled, KeyboardInterrupt) as error:
+        return _cancelled(str(error))
+    except Exception as error:
+        if _is_interrupt(error):
+            return _cancelled("")
         _tell(error)
         return FAILED
+
+
+def _cancelled(message: str) -> int:
+    logger.warning("%s", message or "cancelled.")
+    leave_if_input_ended()
+    return CANCELLED
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
@@ -69,7 +75,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def _tell(error: BaseException) -> None:
+def _tell(error: Exception) -> None:
     if isinstance(error, Sam3dError):
         logger.error("%s", error)
     elif isinstance(error, ImportError):
