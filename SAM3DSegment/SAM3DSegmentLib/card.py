@@ -244,6 +244,32 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True)
+class CoarseLook:
+    """How a model finds its structures in a large volume, before it looks at their places closely.
+
+    card: of the model that finds them, whose one label is a place, on a grid of about `spacing_mm`. places: as many are
+    looked at, at most. margin_mm: on each side of what is found. extent_mm: median of the boxes, slicing axis first.
+    """
+
+    card: ModelCard
+    spacing_mm: float
+    places: int
+    margin_mm: float
+    extent_mm: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.card.labels) == 1 and self.card.coarse is None,
+            f"a coarse look has one label, the place, and no coarse look itself, not {len(self.card.labels)} labels.",
+        )
+        require(
+            0 < self.spacing_mm <= 1000 and 1 <= self.places <= 255 and 0 <= self.margin_mm <= 1000,
+            f"a coarse look at {self.spacing_mm} mm for {self.places} places with margins of {self.margin_mm} mm is "
+            "impossible; 3 mm, 1 place and 6 mm are usual.",
+        )
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Header of a model file: all that is needed to use it, and what a reader wants to know before."""
 
@@ -261,6 +287,7 @@ class ModelCard:
     island_share: float = 0.0  # of a label's largest piece: smaller ones are removed (postprocessing.py); 0 keeps all
     spacing_mm: tuple[float, float, float] | None = None  # median of the training volumes, slicing axis first
     extent_mm: tuple[float, float, float] | None = None  # likewise their size, by which a wrong crop is noticed
+    coarse: CoarseLook | None = None  # None: the whole volume is looked at closely
     training: TrainingSummary = TrainingSummary()
     licence: str = ""
     author: str = ""

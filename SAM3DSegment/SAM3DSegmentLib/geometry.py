@@ -233,6 +233,13 @@ class Crop:
         return cls((0, 0, 0), (i, j, k), (k, j, i))
 
     @classmethod
+    def middle(cls, shape_kji: tuple[int, ...]) -> Crop:
+        """The voxel in the middle."""
+        k, j, i = shape_kji
+        low = (i // 2, j // 2, k // 2)
+        return cls(low, (low[0] + 1, low[1] + 1, low[2] + 1), (k, j, i))
+
+    @classmethod
     def named(cls, region: str, shape_kji: tuple[int, ...]) -> Crop | None:
         """The box "I0:I1,J0:J1,K0:K1" of a volume, its ends excluded; None for AUTO_REGION and WHOLE_REGION.
 
@@ -269,6 +276,26 @@ class Crop:
         """The box of an array (..., K, J, I), to be read or written."""
         k, j, i = map(slice, self.low_ijk[::-1], self.high_ijk[::-1])
         return array_kji[..., k, j, i]
+
+    def shrunk_to(self, mask_kji: np.ndarray) -> Crop:
+        """The smallest box within this one that holds as much of a mask of the volume, of which it has some."""
+        inside = self.view(mask_kji)
+        along = [np.flatnonzero(inside.any(axis=others)) for others in ((0, 1), (0, 2), (1, 2))]
+        low = [start + int(where[0]) for start, where in zip(self.low_ijk, along)]
+        high = [start + int(where[-1]) + 1 for start, where in zip(self.low_ijk, along)]
+        return Crop((low[0], low[1], low[2]), (high[0], high[1], high[2]), self.shape_kji)
+
+    def grown(self, low_mm: np.ndarray, high_mm: np.ndarray, ijk_to_ras: np.ndarray) -> Crop:
+        """With so many mm more before and after it along i, j and k, or fewer; within the volume, a voxel at least."""
+        voxel_mm, size = spacing_and_directions(ijk_to_ras)[0], np.array(self.shape_kji[::-1])
+        low = np.clip(np.floor(self.low_ijk - low_mm / voxel_mm + 1e-6), 0, size - 1).astype(int)
+        high = np.clip(np.ceil(self.high_ijk + high_mm / voxel_mm - 1e-6), low + 1, size).astype(int)
+        return Crop(tuple(low.tolist()), tuple(high.tolist()), self.shape_kji)
+
+    def overlaps(self, other: Crop) -> bool:
+        """Whether they share a voxel."""
+        low = np.maximum(self.low_ijk, other.low_ijk)
+        return bool((low < np.minimum(self.high_ijk, other.high_ijk)).all())
 
     def put_back(self, labels_kji: np.ndarray) -> np.ndarray:
         """The inverse of `take`: labels on the whole volume's grid, 0 around the box."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from .base.errors import OutOfMemoryError
 from .base.progress import Silent
 from .base.watch import UNWATCHED, Watch
 from .card import ModelCard
-from .geometry import AUTO_REGION, Crop
+from .geometry import AUTO_REGION, WHOLE_REGION, Crop
 from .model_file import Sam3dModel, load_model
 from .network import Network, SliceEncoder
+from .places.finder import Finder
 from .postprocessing import find_islands, load_for_islands
 from .preparation import Preparation, Prepared, Voxels, as_channels
 from .quality import AUTO, BEST, QUALITIES, QualityChoice, check_quality, choose_quality
@@ -93,10 +95,12 @@ class Segmenter:
         load_on_cpu: Callable[[], Network] | None = None,
         quality: str = BEST,
         on_choice: OnChoice | None = None,
+        finder: Finder | None = None,
     ) -> None:
         """load_on_cpu: makes the network for volumes for which a GPU's memory does not suffice.
 
         quality: as for `segment_volume`; on_choice is told what "auto" has chosen for a volume, before it is computed.
+        finder: finds the places that are looked at; None: the whole volume is.
         """
         self.card = card
         self.network = self._preferred = network  # network: that of the last volume, as is level, its quality
@@ -104,6 +108,7 @@ class Segmenter:
         self.boxes: tuple[Crop, ...] = ()  # of the last volume, those that were computed
         self._load_on_cpu = functools.cache(load_on_cpu) if load_on_cpu else None
         self._on_choice = on_choice
+        self._finder = finder
         self._label_values = torch.tensor([0] + [label.value for label in card.labels], dtype=torch.uint8)
 
     @classmethod
@@ -124,7 +129,10 @@ class Segmenter:
                 encoder = CachedEncoder(encoder, EmbeddingCache())
             return Network(encoder, model.decoders)
 
-        return cls(model.card, load(device, precision), lambda: load("cpu", "auto"), quality, on_choice)
+        finder = None
+        if model.coarse is not None and model.card.coarse is not None:
+            finder = Finder(model.card.coarse, cls.load(model.coarse, device, precision, sam_checkpoint))
+        return cls(model.card, load(device, precision), lambda: load("cpu", "auto"), quality, on_choice, finder)
 
     def segment(
         self,
@@ -156,13 +164,30 @@ class Segmenter:
         self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch, region: str, with_confidence: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         channels = as_channels(array_kji)
-        crop = Crop.named(region, channels[0].shape) or Crop.whole(channels[0].shape)
-        self.boxes = (crop,)
-        if crop.is_whole:
-            return self._segment(array_kji, ijk_to_ras, watch, with_confidence)
-        cut = tuple(map(crop.take, channels))
-        labels, confidence = self._segment(cut, crop.move(ijk_to_ras), watch, with_confidence)
-        return crop.put_back(labels), crop.put_back(confidence) if confidence is not None else None
+        shape = channels[0].shape
+        before = 0  # parts of the work
+        if (crop := Crop.named(region, shape)) is not None:
+            self.boxes = (crop,)
+        elif self._finder is None or region == WHOLE_REGION:
+            self.boxes = (Crop.whole(shape),)
+        else:
+            self.card.check_channels(len(channels))
+            before = self._finder.parts(channels, ijk_to_ras, self.card)
+            self.boxes = self._finder.find(channels, ijk_to_ras, watch.part("segment", 0, before, PARTS))
+        if self.boxes[0].is_whole:
+            return self._segment(array_kji, ijk_to_ras, watch.part("segment", before, PARTS, PARTS), with_confidence)
+        labels = np.zeros(shape, np.uint8)
+        confidence = np.zeros(shape, np.uint8) if with_confidence else None
+        ends = np.cumsum([math.prod(box.size_kji) for box in self.boxes])
+        told = [before, *(before + (PARTS - before) * ends // ends[-1]).tolist()]
+        for box, start, stop in zip(self.boxes, told, told[1:]):
+            cut = tuple(map(box.take, channels))
+            part = watch.part("segment", start, stop, PARTS)
+            found, sure = self._segment(cut, box.move(ijk_to_ras), part, with_confidence)
+            box.view(labels)[:] = found
+            if confidence is not None and sure is not None:
+                box.view(confidence)[:] = sure
+        return labels, confidence
 
     def _segment(
         self,

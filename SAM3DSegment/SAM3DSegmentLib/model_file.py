@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors
@@ -25,6 +24,7 @@ from .model_store import FORMAT_VERSION, METADATA_KEY, SUFFIX, bundled_folder, f
 from .sam.vit import is_shaped_as
 
 _DECODER, _ENCODER = "decoder.", "encoder."
+_COARSE = "coarse."  # before both, of the coarse look
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sam3dModel:
     """A card, a decoder in eval mode on the CPU, and the tensors of the encoder if the model carries one.
 
     An ensemble has `more_decoders` of the same shape, and the mean of their logits is taken. sha256 is the hash of the
-    file that it was read from, for records of provenance.
+    file that it was read from, for records of provenance. coarse: the model that finds places for this one.
     """
 
     card: ModelCard
@@ -40,6 +40,7 @@ class Sam3dModel:
     encoder_tensors: dict[str, Tensor] = field(default_factory=dict)
     sha256: str = ""
     more_decoders: tuple[Sam3dDecoder, ...] = ()
+    coarse: Sam3dModel | None = None
 
     @property
     def decoders(self) -> tuple[Sam3dDecoder, ...]:
@@ -58,7 +59,7 @@ class Sam3dModel:
         `image_size` and `channel_layout` are others than the decoder's, for a decoder that is to be trained.
         """
         own = self.card.encoder
-        config = dataclasses.replace(
+        config = replace(
             own,
             image_size=own.image_size if image_size is None else image_size,
             channel_layout=channel_layout or own.channel_layout,
@@ -79,17 +80,23 @@ class Sam3dModel:
 
 def save_model(model: Sam3dModel, path: str | Path) -> None:
     """The file appears complete or not at all."""
-    tensors: dict[str, Tensor] = {}
-    for number, decoder in enumerate(model.decoders):
-        prefix = f"{_DECODER}{number}." if model.more_decoders else _DECODER
-        tensors.update({prefix + key: _smallest(value) for key, value in decoder.state_dict().items()})
-    tensors.update({_ENCODER + key: value for key, value in model.encoder_tensors.items()})
+    tensors = _tensors_of(model)
+    if model.coarse is not None:
+        tensors |= {_COARSE + key: value for key, value in _tensors_of(model.coarse).items()}
     header = {"format_version": FORMAT_VERSION, **to_json(model.card)}
     content = safetensors.torch.save(
         {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
         metadata={METADATA_KEY: json.dumps(header)},
     )
     write_bytes(Path(path), content)
+
+
+def _tensors_of(model: Sam3dModel) -> dict[str, Tensor]:
+    tensors = {_ENCODER + key: value for key, value in model.encoder_tensors.items()}
+    for number, decoder in enumerate(model.decoders):
+        prefix = f"{_DECODER}{number}." if model.more_decoders else _DECODER
+        tensors |= {prefix + key: _smallest(value) for key, value in decoder.state_dict().items()}
+    return tensors
 
 
 def _smallest(tensor: Tensor) -> Tensor:
@@ -111,11 +118,19 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{str(path)!r} is not a model file, or it is damaged; copy it again.") from error
     _check_tensors(tensors, path)
+    of_coarse = _under(tensors, _COARSE)
+    if bool(of_coarse) != (card.coarse is not None):
+        raise _misfit(path)
+    coarse = _make(card.coarse.card, of_coarse, path) if card.coarse is not None else None
+    return replace(_make(card, tensors, path), sha256=file_sha256(path), coarse=coarse)
+
+
+def _make(card: ModelCard, tensors: dict[str, Tensor], path: Path) -> Sam3dModel:
     encoder = _under(tensors, _ENCODER)
     if not _is_of_card(encoder, card.encoder):
         raise _misfit(path)
     decoder, *more = (_fill(card.decoder, part, path) for part in _decoders(tensors))
-    return Sam3dModel(card, decoder, encoder, file_sha256(path), tuple(more))
+    return Sam3dModel(card, decoder, encoder, more_decoders=tuple(more))
 
 
 def _openable(path: Path) -> AbstractContextManager[Path]:
@@ -147,7 +162,7 @@ def import_model(source: Path, overwrite: bool = False) -> Path:
 
 def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
-        if not name.startswith((_DECODER, _ENCODER)):
+        if not name.removeprefix(_COARSE).startswith((_DECODER, _ENCODER)):
             raise ModelFileError(
                 f"{str(path)!r} holds {name!r}, which this program does not know; update SAM3DSegment."
             )

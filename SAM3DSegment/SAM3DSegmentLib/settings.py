@@ -87,6 +87,7 @@ class TrainingConfig:
     foreground_share: float = 0.33  # of the samples that are placed on a structure, each label as often as the others
     painted_slices: bool = False  # of every case only the slices on which something is painted are known
     resample: bool = False  # bring label maps that lie on another grid to that of their image
+    look_twice: bool | None = None  # find structures on a coarse grid first; None: where they are small in the volumes
     start_from: str = ""  # a model, by name or file, whose weights to begin with
     batch_size: int = 2  # samples of each step, on each device; with a detail part every second is for it alone
     training_depth: int = 16  # slices of one training sample; 0: the more the smaller the cases' slices are

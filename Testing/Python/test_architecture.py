@@ -27,6 +27,7 @@ WINGS = {
     "method": "decoder detail losses network work quality streaming postprocessing metrics",
     "sam": "sam/",
     "models": "encoder model_file model_store",
+    "places": "places/",
     "inference": "inference results evaluation",
     "training": "training/",
     "bench": "bench/",

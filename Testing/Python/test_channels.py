@@ -272,7 +272,7 @@ def test_the_check_says_what_channels_cost_and_settings_choose_among_them(files)
 def test_channels_move_alike_and_each_has_its_own_contrast(tmp_path, files):
     config = TrainingConfig(encoder="compact_vit", validation_cases=1, image_size=48)
     plan = make_plan(files, config)
-    case = prepare_case(plan.dataset.cases[0], plan.labels, plan.preparation, plan.rules, tmp_path)
+    (case,) = prepare_case(plan.dataset.cases[0], plan.labels, plan.preparation, plan.rules, tmp_path)
     same = dataclasses.replace(case, grey=np.stack([case.grey[0]] * 2))
     still = dataclasses.replace(config.augmentation, probability=1, gamma=0, contrast=0, noise=0)
     grey, _ = random_view(same, 0, case.depth, still, torch.Generator().manual_seed(0))

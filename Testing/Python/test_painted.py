@@ -258,7 +258,7 @@ def prepare(tmp_path, labels, rules=ONLY_PAINTED):
     files = CaseFiles("a", MRI, write_like(tmp_path / "label.nii.gz", labels, MRI))
     plan = make_plan(HIPPOCAMPUS, COMPACT)
     preparation = Preparation(plan.config.slicing, plan.card.intensities, 32)
-    return prepare_case(files, LABELS, preparation, rules, tmp_path)
+    return prepare_case(files, LABELS, preparation, rules, tmp_path)[0]
 
 
 def test_every_sample_has_a_painted_slice_and_all_of_these_are_drawn(tmp_path):

@@ -73,7 +73,7 @@ def prepare(folder, files, size=48):
     (folder / "prepared").mkdir(exist_ok=True)
     return prepare_case(
         files, LABELS, Preparation(SlicingRule(), (IntensityRule(),), size), COMPLETE, folder / "prepared"
-    )
+    )[0]
 
 
 @pytest.fixture

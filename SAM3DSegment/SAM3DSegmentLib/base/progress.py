@@ -37,6 +37,23 @@ class Silent:
 SILENT = Silent()
 
 
+class Part(Silent):
+    """Shows a part of a stage as what it is of the whole: from `low` to `high` of `total`."""
+
+    def __init__(self, whole: Display, stage: str, low: int, high: int, total: int) -> None:
+        self._whole = whole
+        self._stage = stage
+        self._low, self._high, self._total = low, high, total
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if stage == self._stage:
+            done, total = self._low + (self._high - self._low) * done // total, self._total
+        self._whole.progress(stage, done, total)
+
+    def event(self, name: str, **values: Any) -> None:
+        self._whole.event(name, **values)
+
+
 class _Clock:
     """How long a stage will still take, by its pace so far."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from .errors import Cancelled
-from .progress import SILENT, Display
+from .progress import SILENT, Display, Part
 
 T = TypeVar("T")
 NOTHING_WRITTEN = "nothing was written."
@@ -47,6 +47,10 @@ class Watch:
             self.check(consequence)
             yield item
             self.progress(stage, number + 1, len(items))
+
+    def part(self, stage: str, low: int, high: int, total: int) -> Watch:
+        """For a part of a stage, whose own progress is told as from `low` to `high` of `total`."""
+        return replace(self, display=Part(self.display, stage, low, high, total))
 
     def silent(self) -> Watch:
         """For a part of the work whose own progress would say nothing to the user."""

@@ -63,7 +63,7 @@ def measure_unet(data: Path, config: TrainingConfig, cases: int | None, device: 
         for case in plan.facts:
             if case.files.name in split.training:
                 native = _native(plan.card, case.shape_kji, case.ijk_to_ras)
-                made = prepare_case(case.files, plan.labels, native, plan.rules, Path(folder))
+                (made,) = prepare_case(case.files, plan.labels, native, plan.rules, Path(folder))
                 prepared.append(opened.enter_context(contextlib.closing(made)))
         samples = Samples(prepared, _Patches(prepared, config.augmentation), config, config.batch_size)
         checkpoint = Checkpoint(Path(folder) / "checkpoint.pt", {})

@@ -18,7 +18,7 @@ from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
 from ..formats.segments import EMPTY as EMPTY_NAME
 from ..formats.segments import IGNORE, NO_STRUCTURES, Segment, name_key
 from ..formats.volumes import Volume, image_on_grid
-from ..geometry import grid_offset, is_same_grid, plane_across
+from ..geometry import Crop, grid_offset, is_same_grid, plane_across
 from ..settings import TrainingConfig
 from .case_files import CaseFiles, Dataset
 from .description import DESCRIPTION
@@ -76,7 +76,8 @@ class Look:
     for. problem: why it cannot be trained on, or "".
 
     painted, painting: the slices that are known, if not all are, and what they show. seems_painted: slices that were
-    painted as it seems, though all are said to be known.
+    painted as it seems, though all are said to be known. places: boxes around the structures, one for those that are
+    close together. is_partly_known: whether some voxels are unknown.
     """
 
     files: CaseFiles
@@ -89,6 +90,8 @@ class Look:
     painted: PaintedSlices | None = None
     painting: Painting | None = None
     seems_painted: PaintedSlices | None = None
+    places: tuple[Crop, ...] = ()
+    is_partly_known: bool = False
     sha256: str = ""
     problem: str = ""
 
@@ -106,6 +109,8 @@ class CaseFacts:
     painted: PaintedSlices | None = None
     painting: Painting | None = None
     seems_painted: PaintedSlices | None = None
+    places: tuple[Crop, ...] = ()
+    is_partly_known: bool = False
     problem: str = ""
 
 
@@ -296,6 +301,8 @@ def _facts_of(look: Look, labels: tuple[Label, ...]) -> CaseFacts:
         look.painted,
         look.painting,
         look.seems_painted,
+        look.places,
+        look.is_partly_known,
     )
 
 

@@ -73,6 +73,10 @@ class TrainingEncoder:
         """Pixels of the square for cases of this median spacing and extent, slicing axis first."""
         return DEFAULT_IMAGE_SIZE
 
+    def coarse_image_size(self, pixels: int) -> int:
+        """Of the square for slices of so many pixels, of which places are to be seen, not borders."""
+        return 128
+
     def kept_views(self, config: TrainingConfig) -> int:
         """Views of each case whose embeddings are computed once and kept."""
         return 1 + config.augmented_copies
@@ -165,6 +169,10 @@ class LearntEncoder(TrainingEncoder):
     def image_size(self, spacing_mm: Sequence[float], extent_mm: Sequence[float]) -> int:
         """Up to 256, two pixels for one of the slices: the decoder's third level then is as fine as these."""
         return max(LEAST_IMAGE_SIZE, _size_for(spacing_mm, extent_mm, pixels_for_one=2))
+
+    def coarse_image_size(self, pixels: int) -> int:
+        """One pixel for one of the slices."""
+        return min(max(LEAST_IMAGE_SIZE, PATCH_SIZE * math.ceil(pixels / PATCH_SIZE)), DEFAULT_IMAGE_SIZE)
 
     def check(self, config: TrainingConfig) -> None:
         if config.folds > 1:

@@ -30,13 +30,14 @@ class FoldResult:
 
 def train_fold(run: Run, number: int, split: Split) -> FoldResult:
     """Raises Cancelled and TrainingError; the folder then keeps what was reached."""
-    fabric, config, cases = run.fabric, run.plan.config, [run.cases[name] for name in split.training]
+    fabric, config = run.fabric, run.plan.config
+    cases = [case for name in split.training for case in run.cases[name]]
     torch.manual_seed(config.seed + number)
     lesson = run.encoder.lesson(_make_decoder(run), run.start, cases, config, run.folder.views, fabric)
     for_detail = FreshViews(cases, config.augmentation) if config.trains_detail_alone else None
     samples = Samples(cases, lesson.views, config, config.batch_size * fabric.world_size, for_detail)
     steps = -(-config.epochs * samples.per_pass // (config.batch_size * fabric.world_size))
-    loop = Loop(fabric, lesson.learner, config, Budget(steps, config.minutes * 60 / config.folds))
+    loop = Loop(fabric, lesson.learner, config, Budget(steps, run.share * config.minutes * 60 / config.folds))
     log = TensorBoardLog(run.folder.logs / f"fold-{number + 1}") if fabric.is_global_zero else None
     callbacks: list[Callback] = [*lesson.callbacks, *([log] if log else []), ReportProgress(run.watch)]
     checkpoint = Checkpoint(run.folder.checkpoint(number), run.record)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..base.errors import Sam3dError
 from ..base.watch import UNWATCHED, Watch
-from ..card import Label
+from ..card import UNKNOWN, Label
 from ..formats.channels import check_grids
 from ..formats.content import visible_files
 from ..formats.header import check_frame
@@ -19,6 +19,9 @@ from ..formats.images import read_header, read_matrix
 from ..formats.label_maps import read_label_map
 from ..formats.painted import PaintedSlices, looks_painted
 from ..formats.volumes import Volume
+from ..geometry import Crop
+from ..places.blocks import MOST_BLOCKS, Blocks
+from ..places.boxes import boxes_around, places_of
 from .case_files import CaseFiles, Dataset
 from .classes import COMPLETE, LabelRules, Look, Painting, classes_on, own_labels
 
@@ -55,6 +58,8 @@ def _look(case: CaseFiles, dataset: Dataset, rules: LabelRules, hashed: bool) ->
         painted=painted,
         painting=_look_at_painting(indices, painted, len(own)) if painted else None,
         seems_painted=None if painted else looks_painted(indices),
+        places=_places(indices, image.ijk_to_ras),
+        is_partly_known=bool((indices == UNKNOWN).any()),
         sha256=_hash_files(case) if hashed else "",
     )
 
@@ -62,6 +67,14 @@ def _look(case: CaseFiles, dataset: Dataset, rules: LabelRules, hashed: bool) ->
 def _count(indices: np.ndarray, count: int) -> np.ndarray:
     """Voxels of each of the structures 1 to `count`."""
     return np.bincount(indices.ravel(), minlength=count + 1)[1 : count + 1]
+
+
+def _places(indices_kji: np.ndarray, ijk_to_ras: np.ndarray) -> tuple[Crop, ...]:
+    """Boxes around the structures; those of which less than a block of a coarse grid lies between are one."""
+    is_structure = (indices_kji > 0) & (indices_kji != UNKNOWN)
+    blocks = Blocks.of_at_most(MOST_BLOCKS, indices_kji.shape, ijk_to_ras)
+    boxes = boxes_around(places_of(blocks.any(is_structure)), blocks, 0.0, ijk_to_ras)
+    return tuple(box.shrunk_to(is_structure) for box in boxes)
 
 
 def _look_at_painting(indices_kji: np.ndarray, painted: PaintedSlices, count: int) -> Painting:

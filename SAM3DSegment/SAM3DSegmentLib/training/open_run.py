@@ -1,9 +1,9 @@
-"""A training that is about to begin: encoder and model to begin with are here and fit, its cases are prepared."""
+"""A training that is about to begin: encoder and model to begin with are here and fit; then its cases are prepared."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -12,6 +12,7 @@ from ..base.errors import InputError
 from ..base.watch import Watch
 from ..card import ModelCard
 from ..model_file import Sam3dModel, load_model
+from ..places.finder import Finder
 from .case_files import CaseFiles
 from .check import describe_encoder, find_suspicious
 from .encoders import LoadedEncoder
@@ -25,20 +26,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What all folds of a training share. start: the model whose weights to begin with; cases: those to train on."""
+    """What all folds of a training share.
+
+    start: the model whose weights to begin with; cases: those to train on, or the boxes of each. coarse, finder: what
+    finds the places, of a training that looks at these alone; share: of the minutes, what is left for its close look.
+    """
 
     plan: Plan
     folder: RunFolder
     record: dict[str, Any]
     encoder: LoadedEncoder
     start: Sam3dModel | None
-    cases: dict[str, PreparedCase]
+    cases: dict[str, tuple[PreparedCase, ...]]
     fabric: Fabric
     watch: Watch
+    coarse: Sam3dModel | None = None
+    finder: Finder | None = None
+    share: float = 1.0
 
 
 def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, watch: Watch) -> Run:
-    """Each device prepares its share of the cases. Raises Cancelled, or an error for what is missing or unfit."""
+    """Its cases are not prepared yet. Raises an error for what is missing or unfit."""
     if not fabric.is_global_zero:
         logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)  # one process tells
         watch = watch.silent()
@@ -59,17 +67,24 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
         for text in find_suspicious(plan):
             logger.warning("%s", text)
     fabric.barrier()
+    return Run(plan, folder, record, encoder, start, {}, fabric, watch)
 
-    def prepare(files: CaseFiles) -> PreparedCase:
-        return prepare_case(files, plan.labels, plan.preparation, plan.rules, folder.prepared)
+
+def prepare_cases(run: Run) -> Run:
+    """With its cases: each device prepares its share of them. Raises Cancelled."""
+    plan, folder, fabric = run.plan, run.folder, run.fabric
+
+    def prepare(files: CaseFiles) -> tuple[PreparedCase, ...]:
+        boxes = plan.boxes.get(files.name, ())
+        return prepare_case(files, plan.labels, plan.preparation, plan.rules, folder.prepared, boxes)
 
     files = [plan.files[name] for name in plan.training_names]
     shares = share_out([plan.depths[name] for name in plan.training_names], fabric.world_size)
-    for number in watch.each("prepare", shares[fabric.global_rank], "add --resume to go on."):
+    for number in run.watch.each("prepare", shares[fabric.global_rank], "add --resume to go on."):
         prepare(files[number])
     fabric.barrier()
     cases = {case.name: prepare(case) for case in files}
-    return Run(plan, folder, record, encoder, start, cases, fabric, watch)
+    return replace(run, cases=cases)
 
 
 def _check_channels(name: str, wanted: ModelCard, card: ModelCard) -> None:

@@ -22,8 +22,10 @@ PAINTED_NOTE = "; of cases that are painted in part, on their painted slices"
 FOLDS_NOTE = "mean over all cases, each by the decoder that was not trained on it (its checkpoint was chosen by them)"
 
 
-def make_model(plan: Plan, name: str, trained: list[TrainedNetwork], summary: TrainingSummary) -> Sam3dModel:
-    """name: of the model, unless the settings give one."""
+def make_model(
+    plan: Plan, name: str, trained: list[TrainedNetwork], summary: TrainingSummary, coarse: Sam3dModel | None = None
+) -> Sam3dModel:
+    """name: of the model, unless the settings give one; coarse: finds the places for it."""
     card = dataclasses.replace(
         plan.card,
         name=plan.card.name or name,
@@ -32,7 +34,7 @@ def make_model(plan: Plan, name: str, trained: list[TrainedNetwork], summary: Tr
         date=datetime.date.today().isoformat(),
     )
     decoder, *more = (part.decoder for part in trained)
-    return Sam3dModel(card, decoder, trained[0].encoder_tensors, more_decoders=tuple(more))
+    return Sam3dModel(card, decoder, trained[0].encoder_tensors, more_decoders=tuple(more), coarse=coarse)
 
 
 def make_summary(

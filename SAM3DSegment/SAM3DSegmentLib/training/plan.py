@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from ..base.jsonable import from_json, to_json
 from ..base.watch import UNWATCHED, Watch
 from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
 from ..channel import Channel
-from ..geometry import Slicing, slicing_of
+from ..geometry import slicing_of
 from ..model_store import find_model, read_card
+from ..places.blocks import Blocks
 from ..preparation import Preparation, SquareFit
 from ..sam.cache import cache_folder, cache_limit_bytes
 from ..sam.checkpoints import encoder_of
@@ -26,6 +27,7 @@ from .classes import CaseFacts, LabelRules, agree_on_labels, has_sides
 from .dataset import find_dataset
 from .encoders import TrainingEncoder, find_encoder
 from .look import look_at_cases
+from .places import Boxes, CoarseGrid, choose_grid, grid_of, guess_boxes, median_extent_mm
 from .splits import Split, split_cases
 
 Triple = tuple[float, float, float]
@@ -41,8 +43,9 @@ class Plan:
     """One training: its data, and the network that will be trained. There is one split for each fold.
 
     card: of the model, but for what only the training finds out. fit: how slices of the median spacing and extent lie
-    on the encoder's square. depths, spacings_mm: slices, and their spacing with the slicing axis first, of each case
-    that can be trained on. fingerprint: SHA-256 of each case's files; empty unless the plan was made to be carried out.
+    on the encoder's square. depths, spacings_mm: slices that are trained on, and their spacing with the slicing axis
+    first, of each case that can be trained on. fingerprint: SHA-256 of each case's files; empty unless the plan was
+    made to be carried out.
     """
 
     config: TrainingConfig
@@ -58,6 +61,8 @@ class Plan:
     spacings_mm: dict[str, Triple]
     files: dict[str, CaseFiles]
     fingerprint: dict[str, str]
+    coarse: CoarseGrid | None = None  # on which structures are found first; None: whole volumes are looked at
+    boxes: Boxes = field(default_factory=dict)  # of each case, what is trained on; nothing: the whole volume
     notices: tuple[str, ...] = ()  # what is done otherwise than the settings say
 
     @property
@@ -73,6 +78,16 @@ class Plan:
         """What the cache takes for the embeddings of one view of each training case."""
         slices = sum(self.depths.get(name, 0) for name in self.training_names)
         return slices * self.card.decoder.channels[0] * (self.image_size // PATCH_SIZE) ** 2 * 2
+
+    @property
+    def fine_extent_mm(self) -> Triple:
+        """Median of what is looked at closely, slicing axis first."""
+        return median_extent_mm([c for c in self.facts if not c.problem], self.boxes, self.config.slicing)
+
+    def blocks_of(self, shape_kji: tuple[int, ...], ijk_to_ras: np.ndarray) -> Blocks:
+        """The coarse grid of a volume."""
+        assert self.coarse is not None
+        return Blocks.of_about(self.coarse.spacing_mm, shape_kji, ijk_to_ras)
 
     @property
     def problems(self) -> tuple[CaseFacts, ...]:
@@ -119,21 +134,40 @@ def make_plan(
     dataset = find_dataset(data)
     if config.input_channels:
         dataset = dataset.with_channels([channel.name for channel in config.input_channels])
+    return plan_for(dataset, config, most_training, hashed, watch)
+
+
+def plan_for(
+    dataset: Dataset,
+    config: TrainingConfig,
+    most_training: int | None = None,
+    hashed: bool = False,
+    watch: Watch = UNWATCHED,
+) -> Plan:
+    """As `make_plan`, of cases that were found, with an encoder that is named."""
+    encoder = find_encoder(config.encoder)
     rules = LabelRules.of(config, dataset)
     looks = look_at_cases(dataset, rules, hashed, watch)
     labels, facts = agree_on_labels(dataset, looks, config.labels)
     config = _with_flips(config, facts, labels)
-    slicings = {case.files.name: slicing_of(case.ijk_to_ras, config.slicing) for case in facts if not case.problem}
-    if not slicings:
+    sound = [case for case in facts if not case.problem]
+    if not sound:
         raise InputError(facts[0].problem)
-    shapes = {case.files.name: _shape_dhw(case, slicings[case.files.name]) for case in facts if not case.problem}
+    slicings = {case.files.name: slicing_of(case.ijk_to_ras, config.slicing) for case in sound}
+    grid = _coarse_grid(config, sound)
+    boxes = guess_boxes(sound, grid) if grid is not None else {}
+    depths = {}
+    for case in sound:
+        axis = slicings[case.files.name].kji_axes[0]
+        sizes: list[tuple[int, ...]] = [box.size_kji for box in boxes.get(case.files.name, ())]
+        depths[case.files.name] = sum(size_kji[axis] for size_kji in sizes or [case.shape_kji])
     spacing = _median([slicing.spacing_mm for slicing in slicings.values()])
-    extent = _median([np.multiply(shapes[name], slicing.spacing_mm) for name, slicing in slicings.items()])
+    extent = median_extent_mm(sound, boxes, config.slicing)
     image_size = config.image_size or encoder.image_size(spacing, extent)
     height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
     fit = SquareFit.of_slices(height, width, spacing[1:], image_size)
     config = replace(config, training_depth=config.training_depth or _depth_for(fit))
-    card = _make_card(config, dataset, labels, fit, spacing, extent)
+    card = _make_card(config, dataset, labels, fit, spacing, median_extent_mm(sound, {}, config.slicing))
     files = {case.name: case for case in dataset.cases}
     plan = Plan(
         config=config,
@@ -145,12 +179,22 @@ def make_plan(
         card=card,
         preparation=Preparation(config.slicing, card.intensities, image_size),
         fit=fit,
-        depths={name: shape[0] for name, shape in shapes.items()},
+        depths=depths,
         spacings_mm={name: slicing.spacing_mm for name, slicing in slicings.items()},
         files=files,
         fingerprint={look.files.name: look.sha256 for look in looks if hashed},
+        coarse=grid,
+        boxes=boxes,
     )
     return _within_cache(plan)
+
+
+def _coarse_grid(config: TrainingConfig, sound: list[CaseFacts]) -> CoarseGrid | None:
+    """A training that begins with a model looks as often as this does."""
+    if not config.start_from:
+        return choose_grid(sound, config.look_twice)
+    look = read_card(find_model(config.start_from)).coarse
+    return None if look is None else grid_of(look.spacing_mm, look.places, sound)
 
 
 def _make_card(
@@ -234,10 +278,6 @@ def _levels(config: TrainingConfig, fit: SquareFit) -> int:
     if config.levels or not config.start_from:
         return config.levels or fit.level()
     return read_card(find_model(config.start_from)).decoder.levels
-
-
-def _shape_dhw(case: CaseFacts, slicing: Slicing) -> tuple[int, ...]:
-    return tuple(case.shape_kji[axis] for axis in slicing.kji_axes)
 
 
 def _median(triples: list[Any]) -> Triple:

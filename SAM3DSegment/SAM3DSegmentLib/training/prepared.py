@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..base.files import write_json, written_whole
 from ..card import UNKNOWN, Label
+from ..geometry import Crop
 from ..preparation import Preparation, Prepared, SquareFit
 from .case_files import CaseFiles
 from .classes import LabelRules, read_case
@@ -67,27 +69,37 @@ def _open(path: Path) -> np.ndarray:
 
 
 def prepare_case(
-    files: CaseFiles, labels: tuple[Label, ...], preparation: Preparation, rules: LabelRules, folder: Path
-) -> PreparedCase:
-    """Prepare a case as inference does, or open what is in `folder` from before."""
-    facts_path = folder / f"{files.name}.json"
-    if not facts_path.is_file():
+    files: CaseFiles,
+    labels: tuple[Label, ...],
+    preparation: Preparation,
+    rules: LabelRules,
+    folder: Path,
+    boxes: Sequence[Crop] = (),
+) -> tuple[PreparedCase, ...]:
+    """Prepare a case as inference does, or open what is in `folder` from before: whole, or each of some boxes of it."""
+    names = [f"{files.name}@{number}" for number in range(len(boxes))] or [files.name]
+    if not all(_facts_file(name, folder).is_file() for name in names):
         image, classes_kji = read_case(files, labels, rules)
-        prepared = preparation.prepare(image.channels, image.ijk_to_ras)
-        classes = prepared.classes(classes_kji, 0, prepared.depth)
-        fit = prepared.fit
-        facts = {
-            "fit": [fit.height, fit.width, fit.size, list(fit.inner)],
-            "spacing_mm": list(prepared.slicing.spacing_mm),
-            "left_right_axis": prepared.slicing.left_right_axis,
-            "is_partly_known": bool((classes == UNKNOWN).any()),
-            "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
-        }
-        _write_grey(_file_of(files.name, folder, "grey"), prepared)
-        with written_whole(_file_of(files.name, folder, "classes")) as partial:
-            np.save(partial, classes.numpy())
-        write_json(facts_path, facts)  # last, so that a case with facts is complete
-    return _open_case(files.name, folder)
+        for name, box in zip(names, boxes or [Crop.whole(classes_kji.shape)]):
+            prepared = preparation.prepare(tuple(map(box.take, image.channels)), box.move(image.ijk_to_ras))
+            _write(name, prepared, box.take(classes_kji), labels, folder)
+    return tuple(_open_case(name, folder) for name in names)
+
+
+def _write(name: str, prepared: Prepared, classes_kji: np.ndarray, labels: tuple[Label, ...], folder: Path) -> None:
+    classes = prepared.classes(classes_kji, 0, prepared.depth)
+    fit = prepared.fit
+    facts = {
+        "fit": [fit.height, fit.width, fit.size, list(fit.inner)],
+        "spacing_mm": list(prepared.slicing.spacing_mm),
+        "left_right_axis": prepared.slicing.left_right_axis,
+        "is_partly_known": bool((classes == UNKNOWN).any()),
+        "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
+    }
+    _write_grey(_file_of(name, folder, "grey"), prepared)
+    with written_whole(_file_of(name, folder, "classes")) as partial:
+        np.save(partial, classes.numpy())
+    write_json(_facts_file(name, folder), facts)  # last, so that a case with facts is complete
 
 
 def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -99,8 +111,12 @@ def _file_of(name: str, folder: Path, what: str) -> Path:
     return folder / f"{name}.{what}.npy"
 
 
+def _facts_file(name: str, folder: Path) -> Path:
+    return folder / f"{name}.json"
+
+
 def _open_case(name: str, folder: Path) -> PreparedCase:
-    facts: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    facts: dict[str, Any] = json.loads(_facts_file(name, folder).read_text(encoding="utf-8"))
     height, width, size, inner = facts["fit"]
     fit = SquareFit(height, width, size, (inner[0], inner[1]))
     d_mm, h_mm, w_mm = facts["spacing_mm"]

@@ -12,10 +12,11 @@ from ..base.files import last_line
 from ..base.watch import UNWATCHED, Watch
 from ..model_file import Sam3dModel
 from ..settings import TrainingConfig
+from .coarse import look_for_places
 from .finish import finish
 from .fold import train_fold
 from .loop import make_fabric
-from .open_run import open_run
+from .open_run import open_run, prepare_cases
 from .plan import Plan, make_plan
 from .run_folder import Options, RunFolder
 
@@ -47,7 +48,10 @@ def train_as_planned(plan: Plan, folder: RunFolder, options: Options, watch: Wat
         raise InputError(plan.problems[0].problem + more)
     with _told_if_memory_runs_out(plan):
         run = open_run(plan, folder, make_fabric(resolve_device(options.device)), options, watch)
-        results = [train_fold(run, number, split) for number, split in enumerate(plan.splits)]
+        if plan.coarse is not None:
+            run = look_for_places(run, options)
+        run = prepare_cases(run)
+        results = [train_fold(run, number, split) for number, split in enumerate(run.plan.splits)]
         return finish(run, results)
 
 

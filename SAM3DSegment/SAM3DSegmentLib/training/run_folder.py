@@ -55,6 +55,7 @@ class RunFolder:
         self.prepared = path / "prepared"
         self.views = path / "views"
         self.logs = path / "logs"
+        self.coarse = path / "coarse"  # of a training that looks for places first: their own, and what it is trained on
 
     def of_fold(self, number: int) -> Path:
         return self.path / f"fold-{number + 1}"
@@ -117,7 +118,7 @@ class RunFolder:
 
     def end(self) -> None:
         """Remove what only a training that goes on needs, and what was set aside for this one."""
-        for folder in (self.prepared, self.views):
+        for folder in (self.prepared, self.views, self.coarse):
             _remove(folder)
         for checkpoint in self.path.glob("fold-*/checkpoint.pt"):
             _remove(checkpoint)
@@ -144,7 +145,7 @@ class RunFolder:
 
 def _parts(folder: Path) -> list[Path]:
     """What a training has written, and nothing else; its record last, without which it is none."""
-    named = (folder / name for name in ("prepared", "views", "logs", "report.html", "run.json"))
+    named = (folder / name for name in ("prepared", "views", "coarse", "logs", "report.html", "run.json"))
     return [*folder.glob("fold-*"), *filter(Path.exists, named)]
 
 

@@ -15,6 +15,7 @@ from ..formats.volumes import Volume
 from ..inference import Segmenter
 from ..metrics import Scores, label_dice
 from ..network import Network
+from ..places.finder import Finder
 from ..preparation import Voxels
 from .case_files import CaseFiles
 from .classes import LabelRules, read_case
@@ -28,10 +29,10 @@ class Segments(Protocol):
     def segment(self, array_kji: Voxels, ijk_to_ras: np.ndarray, watch: Watch = UNWATCHED) -> np.ndarray: ...
 
 
-def make_segmenter(plan: Plan, trained: list[TrainedNetwork]) -> Segmenter:
-    """Segments as the model of these networks will."""
+def make_segmenter(plan: Plan, trained: list[TrainedNetwork], finder: Finder | None = None) -> Segmenter:
+    """Segments as the model of these networks will; finder: of the places that it looks at."""
     card = replace(plan.card, encoder=trained[0].encoder.config)
-    return Segmenter(card, Network(trained[0].encoder, [part.decoder for part in trained]))
+    return Segmenter(card, Network(trained[0].encoder, [part.decoder for part in trained]), finder=finder)
 
 
 def segment_case(

@@ -78,7 +78,7 @@ def validate_fold(
     files = [plan.files[name] for name in split.validation]
 
     def score(weights: dict[str, Tensor]) -> Scores:
-        segmenter = make_segmenter(plan, [learner.trained(weights)])
+        segmenter = make_segmenter(plan, [learner.trained(weights)], run.finder)
         return score_cases(segmenter, files, plan.labels, plan.rules, run.fabric, run.watch)
 
     def on_scores(loop: Loop, weights: dict[str, Tensor], scores: Scores, is_best: bool) -> None:
@@ -87,7 +87,7 @@ def validate_fold(
         tell_validation(run.watch, loop.state, scores, {"fold": number + 1} if plan.config.folds > 1 else {})
         log.validation(loop.state.step, scores)
         summary = make_summary(plan, [loop.state], scores.by_label(), len(scores.cases), VALIDATION_NOTE)
-        model = make_model(plan, run.folder.model.stem, [learner.trained(weights)], summary)
+        model = make_model(plan, run.folder.model.stem, [learner.trained(weights)], summary, run.coarse)
         save_model(model, folder / f"last{SUFFIX}")
         if is_best:
             save_model(model, folder / f"best{SUFFIX}")
