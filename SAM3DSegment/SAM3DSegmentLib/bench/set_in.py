@@ -14,11 +14,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..base.errors import InputError, require
+from ..base.files import write_json
 from ..base.watch import Watch
 from ..formats.label_maps import write_labels
 from ..formats.volumes import Volume, write_volume
 from ..geometry import Crop
 from ..training.classes import read_case
+from ..training.description import DESCRIPTION
 from ..training.plan import Plan
 
 TILE, OVERLAP = 16, 4  # voxels along each axis: of a part, and of what it shares with the next
@@ -44,8 +46,8 @@ def set_in(plan: Plan, names: Sequence[str], size: int, folder: Path, seed: int,
     """
     require(not plan.dataset.channels, f"{str(plan.dataset.folder)!r} has cases of several channels; give such of one.")
     images, label_maps = folder / "imagesTr", folder / "labelsTr"
-    images.mkdir(parents=True)
-    label_maps.mkdir()
+    images.mkdir(parents=True, exist_ok=True)
+    label_maps.mkdir(exist_ok=True)
     cases = {name: read_case(plan.files[name], plan.labels, plan.rules) for name in names}
     parts = {name: _part(image, classes) for name, (image, classes) in cases.items()}
     regions = {}
@@ -64,6 +66,7 @@ def set_in(plan: Plan, names: Sequence[str], size: int, folder: Path, seed: int,
         write_volume(images / f"{name}.nii", voxels, matrix)
         large = replace(image, array_kji=voxels, ijk_to_ras=matrix)
         write_labels(label_maps / f"{name}.nii", crop.put_back(values[classes]), large, plan.labels)
+    write_json(folder / DESCRIPTION, {"labels": {"background": 0} | {label.name: label.value for label in plan.labels}})
     return regions
 
 

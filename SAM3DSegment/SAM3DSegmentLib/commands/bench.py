@@ -41,6 +41,7 @@ _BENCHMARKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "bench_complete",
         ("data", "model", "every", "painted", "cases", "axis", "device", "sam_checkpoint", "threads"),
     ),
+    "region": ("region", "bench_region", ("data", "output", "config", "minutes", "cases", "size", "device", "threads")),
     "load": ("load", "bench_load", ("slices", "precision", "rounds")),
     "parts": ("parts", "bench_parts", ("volumes", "processes")),
 }
@@ -77,16 +78,18 @@ def add(commands: Any) -> None:
     parts.add_argument("--processes", type=count, default=2, metavar="N", help="default: %(default)s")
     complete = add_benchmark("complete", "painted slices completed, beside other ways: Dice on the slices not shown")
     _add_complete(complete)
+    region = add_benchmark("region", "volumes set into larger ones: whether their place is found, Dice and seconds")
+    _add_region(region)
     for parser in (encoder, decoder, reuse):
         parser.add_argument("--image-size", type=count, default=512, metavar="S", help="default: %(default)s pixels")
     for parser in (encoder, decoder, startup, load):
         parser.add_argument("--rounds", type=count, default=3, metavar="N", help="default: %(default)s")
     for parser in (encoder, decoder, volume, quality, reuse):
         add_precision(parser)
-    for parser in (encoder, decoder, volume, quality, reuse, complete):
+    for parser in (encoder, decoder, volume, quality, reuse, complete, region):
         parser.add_argument("--device", default="auto", help="default: %(default)s")
         parser.add_argument("--threads", type=count, metavar="N", help="of the CPU; default: torch's choice")
-    for parser in (encoder, decoder, volume, quality, reuse, startup, load, parts, complete):
+    for parser in (encoder, decoder, volume, quality, reuse, startup, load, parts, complete, region):
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     _add_fewshot(group)
     _add_suggest(group)
@@ -105,18 +108,27 @@ def _add_complete(parser: argparse.ArgumentParser) -> None:
     add_sam_checkpoint(parser)
 
 
+def _add_region(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="complete labelled cases, as for train")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for the volumes and the model")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings, with test_cases")
+    parser.add_argument("--minutes", type=float, metavar="M", help="of the training; default: as in the settings")
+    parser.add_argument("--cases", type=count, default=160, metavar="N", help="to train on; default: %(default)s")
+    parser.add_argument("--size", type=count, default=192, metavar="N", help="voxels a side; default: %(default)s")
+
+
 def _measure(name: str, options: argparse.Namespace) -> int:
     """Run one of `_BENCHMARKS`, and show its figures."""
     from ..base.files import check_new_file, write_json
-    from ..base.jsonable import from_json, to_json
+    from ..base.jsonable import to_json
     from ..bench.measuring import as_table
-    from ..settings import TrainingConfig
+    from ..training.plan import make_config
 
     module, function, names = _BENCHMARKS[name]
     bench: Callable[..., Any] = getattr(import_module(f"..bench.{module}", __package__), function)
     values = {key: getattr(options, key) for key in names}
     if "config" in values:
-        values["config"] = from_json(TrainingConfig, read_json(values["config"]))
+        values["config"] = make_config(read_json(values["config"]), {})
     if options.json:
         check_new_file(options.json, overwrite=True)
     result = bench(*values.values())
