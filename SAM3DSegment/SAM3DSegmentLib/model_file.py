@@ -82,13 +82,20 @@ def save_model(model: Sam3dModel, path: str | Path) -> None:
     """The file appears complete or not at all."""
     tensors = _tensors_of(model)
     if model.coarse is not None:
-        tensors |= {_COARSE + key: value for key, value in _tensors_of(model.coarse).items()}
+        shared = _ENCODER if _share_encoder(model.card) else ()
+        of_coarse = _tensors_of(model.coarse)
+        tensors |= {_COARSE + key: value for key, value in of_coarse.items() if not key.startswith(shared)}
     header = {"format_version": FORMAT_VERSION, **to_json(model.card)}
     content = safetensors.torch.save(
         {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
         metadata={METADATA_KEY: json.dumps(header)},
     )
     write_bytes(Path(path), content)
+
+
+def _share_encoder(card: ModelCard) -> bool:
+    """Whether the coarse look has the encoder that the model carries, which is then in the file once."""
+    return card.coarse is not None and card.coarse.card.encoder.sha256 == card.encoder.sha256
 
 
 def _tensors_of(model: Sam3dModel) -> dict[str, Tensor]:
@@ -121,7 +128,11 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
     of_coarse = _under(tensors, _COARSE)
     if bool(of_coarse) != (card.coarse is not None):
         raise _misfit(path)
-    coarse = _make(card.coarse.card, of_coarse, path) if card.coarse is not None else None
+    coarse = None
+    if card.coarse is not None:
+        if _share_encoder(card):
+            of_coarse |= {_ENCODER + key: value for key, value in _under(tensors, _ENCODER).items()}
+        coarse = _make(card.coarse.card, of_coarse, path)
     return replace(_make(card, tensors, path), sha256=file_sha256(path), coarse=coarse)
 
 

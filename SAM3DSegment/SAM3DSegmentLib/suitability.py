@@ -70,7 +70,7 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
             )
         )
     extent_mm = _extent_mm(volume, slicing)
-    if card.extent_mm and _is_far(extent_mm, card.extent_mm):
+    if card.extent_mm and _is_far(extent_mm, card.extent_mm, may_be_smaller=card.coarse is not None):
         found.append(
             tr(
                 "It covers {here} mm, but the model was trained on volumes of {there} mm around the structure; crop it "
@@ -160,9 +160,12 @@ def _extent_mm(volume: VolumeFacts, slicing: Slicing) -> np.ndarray:
     return np.minimum(extent_mm, size_kji[axes] * spacing_mm)
 
 
-def _is_far(values: Sequence[float] | np.ndarray, usual: tuple[float, float, float]) -> bool:
+def _is_far(
+    values: Sequence[float] | np.ndarray, usual: tuple[float, float, float], may_be_smaller: bool = False
+) -> bool:
+    """may_be_smaller: as a volume may, cut to the structure, where a model looks at its place alone."""
     ratio = np.array(values) / np.array(usual)
-    return bool((ratio > FAR).any() or (ratio < 1 / FAR).any())
+    return bool((ratio > FAR).any() or (not may_be_smaller and (ratio < 1 / FAR).any()))
 
 
 def describe_lengths(values: Sequence[float] | np.ndarray, decimals: int = 1) -> str:

@@ -123,7 +123,7 @@ def _measure_ours(benchmark: Benchmark, config: TrainingConfig, drawing: Drawing
         data = benchmark.data
         if drawing.every > 1:
             data = Path(folder) / "painted"
-            plan = make_plan(benchmark.data, config, options.cases)
+            plan = make_plan(benchmark.data, replace(config, look_twice=False), options.cases)
             painted = {name: every_nth(plan.depths[name], drawing.every) for name in plan.training_names}
             paint_in_part(plan, plan.files, painted, data)
         model = train(data, Path(folder) / "model.sam3d", config, options, watch)

@@ -105,7 +105,7 @@ class _Seed:
         self.first = output / f"first-{seed}.sam3d"
         self.rows = rows
         self.watch = watch
-        self.config = replace(simulation.config, seed=seed, minutes=1, epochs=1)
+        self.config = replace(simulation.config, seed=seed, minutes=1, epochs=1, look_twice=False)
         self.plan = make_plan(simulation.data, self.config, watch=watch)
         self.order = self.plan.splits[0].training  # at random
         require(

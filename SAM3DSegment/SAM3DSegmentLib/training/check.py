@@ -20,8 +20,10 @@ from ..decoder import Sam3dDecoder
 from ..geometry import spacing_and_directions, voxel_ml
 from ..network import Network
 from ..settings import TrainingConfig
+from ..suitability import describe_lengths
 from .classes import CaseFacts
 from .patients import by_patient
+from .places import SHARE
 from .plan import Plan, make_plan
 from .prepared import CLASS_BYTES, GREY_BYTES
 from .run_folder import Options
@@ -75,6 +77,7 @@ def describe_plan(plan: Plan) -> list[str]:
         f"labels: {', '.join(label.name for label in plan.labels)}; image size {plan.image_size}, "
         f"decoder levels {plan.card.decoder.levels}"
     )
+    lines += describe_places(plan)
     lines += _describe_patients(plan)
     for number, split in enumerate(plan.splits):
         fold = f"fold {number + 1}: " if len(plan.splits) > 1 else ""
@@ -110,6 +113,20 @@ def describe_channels(card: ModelCard) -> list[str]:
     if passes == 1:
         cost = "a slice takes one pass of the encoder, which sees them as its colours."
     return [f"channels: {', '.join(channel.name for channel in card.inputs)} ({layout}); {cost}"]
+
+
+def describe_places(plan: Plan) -> list[str]:
+    """A line on what is looked at, if that is not whole volumes."""
+    if plan.coarse is None:
+        return []
+    extent, where = describe_lengths(plan.fine_extent_mm, 0), "set look_twice to false in the file of --config"
+    how = f"on a grid of {plan.coarse.spacing_mm:g} mm, which is learnt in the first {SHARE:.0%} of the time"
+    if plan.config.start_from:
+        how = f"as {plan.config.start_from!r} does"
+    return [
+        f"places: the structures are small in these volumes, so they are looked for first, {how}; then about {extent} "
+        f"mm around each are looked at closely. To look at whole volumes, {where}."
+    ]
 
 
 def find_suspicious(plan: Plan) -> list[str]:

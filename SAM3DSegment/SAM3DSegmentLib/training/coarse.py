@@ -26,14 +26,13 @@ from .classes import read_case
 from .finish import finish
 from .fold import train_fold
 from .open_run import Run, open_run, prepare_cases
-from .places import Misses, find_misses, jitter_boxes
+from .places import MOST_OFF, SHARE, Misses, find_misses, jitter_boxes
 from .plan import Plan, plan_for
 from .run_folder import Options, RunFolder
 from .splits import Split
 
 logger = logging.getLogger(__name__)
 
-SHARE = 0.4  # of the minutes of a training
 PLACE = Label(1, "place", (230, 159, 0))
 DEPTH = 32  # blocks of a training sample, along the slicing axis
 DETAIL = (16, 32, 64)  # channels; the embeddings alone say little of a place that is smaller than a token
@@ -187,7 +186,7 @@ def _find_misses(run: Run, finder: Finder) -> Misses:
         blocks = run.plan.blocks_of(case.shape_kji, case.ijk_to_ras)
         places = find_places(finder.probability(image.channels, image.ijk_to_ras), finder.look.places)
         found.append((case, boxes_around(places, blocks, 0.0, case.ijk_to_ras)))
-    misses = find_misses(found, run.plan.config.slicing)
+    misses = find_misses(found, run.plan.config.slicing, MOST_OFF * finder.look.spacing_mm)
     told = f"the coarse look found {misses.found} of {misses.wanted} places of held-out cases"
     if misses.found < ENOUGH * misses.wanted:
         logger.warning("%s; train longer, or set look_twice to false in the file of --config.", told)

@@ -14,7 +14,7 @@ from ..card import ModelCard
 from ..model_file import Sam3dModel, load_model
 from ..places.finder import Finder
 from .case_files import CaseFiles
-from .check import describe_encoder, find_suspicious
+from .check import describe_encoder, describe_places, find_suspicious
 from .encoders import LoadedEncoder
 from .plan import Plan
 from .prepared import PreparedCase, prepare_case
@@ -63,7 +63,8 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
         _check_channels(plan.config.start_from, plan.card, start.card)
     record = folder.begin(plan, encoder.sha256, options.resume, fabric.is_global_zero)
     if fabric.is_global_zero:
-        logger.info("%s", describe_encoder(plan))
+        for text in (describe_encoder(plan), *describe_places(plan)):
+            logger.info("%s", text)
         for text in find_suspicious(plan):
             logger.warning("%s", text)
     fabric.barrier()

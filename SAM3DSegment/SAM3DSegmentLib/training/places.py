@@ -13,9 +13,11 @@ from ..geometry import Crop, slicing_of, spacing_and_directions
 from ..places.blocks import MOST_BLOCKS, longest_mm
 from .classes import CaseFacts
 
+SHARE = 0.4  # of the minutes of a training, for what finds places
 SMALL = 1 / 3  # of a volume's length, in each direction that counts
 COUNTS_FROM = 64  # voxels of a direction; where there are fewer, little is gained by cutting them
 BLOCKS_ACROSS = 4  # of the coarse grid, across the shortest side of a structure's box
+MOST_OFF = 6  # blocks between the end of a box that was found and that of the structure
 GUESSED_MARGIN = 2  # blocks, before the coarse look has shown its own
 Boxes = dict[str, tuple[Crop, ...]]  # by case
 
@@ -69,7 +71,7 @@ def guess_boxes(facts: Sequence[CaseFacts], grid: CoarseGrid) -> Boxes:
 class Misses:
     """How far boxes that were found reach beyond those of the structures, at each end: (N, 2, 3) mm, along d, h and w.
 
-    wanted: how many places there are, of which N were found.
+    wanted: how many places there are, of which N were found, not too far off at any end.
     """
 
     beyond_mm: np.ndarray
@@ -85,8 +87,13 @@ class Misses:
         return max(0.0, -float(self.beyond_mm.min(initial=0.0)))
 
 
-def find_misses(found: Sequence[tuple[CaseFacts, Sequence[Crop]]], rule: SlicingRule) -> Misses:
-    """found: of each held-out case what was found in it, without a margin. Of several boxes the one that fits best."""
+def find_misses(
+    found: Sequence[tuple[CaseFacts, Sequence[Crop]]], rule: SlicingRule, most_mm: float = math.inf
+) -> Misses:
+    """found: of each held-out case what was found in it, without a margin. Of several boxes the one that fits best.
+
+    most_mm: what is farther off at an end was not found.
+    """
     beyond = []
     for case, boxes in found:
         voxel_mm = spacing_and_directions(case.ijk_to_ras)[0]
@@ -96,9 +103,9 @@ def find_misses(found: Sequence[tuple[CaseFacts, Sequence[Crop]]], rule: Slicing
                 for box in boxes
                 if box.overlaps(place)
             ]
-            if ends:
-                best = max(ends, key=lambda end: int(end.min()))
-                beyond.append(_turned(best * voxel_mm, case, rule))
+            off_mm = [end * voxel_mm for end in ends if np.abs(end * voxel_mm).max() <= most_mm]
+            if off_mm:
+                beyond.append(_turned(max(off_mm, key=lambda end: float(end.min())), case, rule))
     return Misses(np.array(beyond).reshape(-1, 2, 3), sum(len(case.places) for case, _ in found))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from scipy import ndimage
 
 from ..base.watch import Watch
-from ..geometry import Slicing
+from ..card import ModelCard
+from ..geometry import Crop, Slicing
 from ..inference import Segmenter
 from ..quality import QUALITIES
 from ..streaming import stream_logits
@@ -60,8 +61,11 @@ def find_soft_labels(
     segmenter: Segmenter, array_kji: np.ndarray, ijk_to_ras: np.ndarray, wanted: Mapping[int, Wanted], watch: Watch
 ) -> dict[int, np.ndarray]:
     """For each key of `wanted` the probability in its box, as uint8 of FULL, its axes in the order (K, J, I)."""
-    prepared = segmenter.prepare(array_kji, ijk_to_ras)
-    boxes = {key: _as_dhw(one.box_kji, prepared.slicing, array_kji.shape) for key, one in wanted.items()}
+    if not wanted:
+        return {}
+    crop = _seen(segmenter.card, [one.box_kji for one in wanted.values()], ijk_to_ras, array_kji.shape)
+    prepared = segmenter.prepare(crop.take(array_kji), crop.move(ijk_to_ras))
+    boxes = {key: _as_dhw(_moved(one.box_kji, crop), prepared.slicing, crop.size_kji) for key, one in wanted.items()}
     found = {key: np.zeros([side.stop - side.start for side in box], np.uint8) for key, box in boxes.items()}
     work = QUALITIES[segmenter.level].work(segmenter.card, prepared)
     for number, logits in enumerate(stream_logits(prepared, segmenter.network, work, watch)):
@@ -70,6 +74,25 @@ def find_soft_labels(
             if slices.start <= number < slices.stop:
                 found[key][number - slices.start] = probabilities[wanted[key].model_class][rows, columns]
     return {key: prepared.slicing.to_kji(array) for key, array in found.items()}
+
+
+def _seen(card: ModelCard, boxes: Sequence[Box], ijk_to_ras: np.ndarray, shape_kji: tuple[int, ...]) -> Crop:
+    """What a model looks at: of one that looks for places first, what holds these boxes, with its margin around."""
+    whole = Crop.whole(shape_kji)
+    if card.coarse is None:
+        return whole
+    low = np.min([[side.start for side in box[::-1]] for box in boxes], axis=0).tolist()
+    high = np.max([[side.stop for side in box[::-1]] for box in boxes], axis=0).tolist()
+    margin = np.full(3, card.coarse.margin_mm)
+    return Crop(tuple(low), tuple(high), whole.shape_kji).grown(margin, margin, ijk_to_ras)
+
+
+def _moved(box_kji: Box, crop: Crop) -> Box:
+    """A box of a volume as one of a part of it."""
+    k, j, i = (
+        slice(side.start - low, side.stop - low) for side, low in zip(box_kji, reversed(crop.low_ijk), strict=True)
+    )
+    return k, j, i
 
 
 def _as_dhw(box_kji: Box, slicing: Slicing, shape_kji: tuple[int, ...]) -> Box:

@@ -26,6 +26,9 @@ def describeCard(card: ModelCard) -> str:
     lines.append(html.escape(" \u00b7 ".join(fact for fact in facts if fact)))
     if len(card.channels) > 1:
         lines.append(html.escape(_describeChannels(card)))
+    if card.coarse is not None:
+        found = _("Looks for the structures first, and closely at {extent} mm around each.")
+        lines.append(html.escape(found.format(extent=describe_lengths(card.coarse.extent_mm, 0))))
     lines.append(html.escape(_describeLimits(card)))
     return "<br>".join(line for line in lines if line)
 
