@@ -77,7 +77,7 @@ def test_sizes_come_from_the_cases(tmp_path):
     for name in ("one", "two"):
         files = write_case(tmp_path, name, size_ijk=(200, 180, 6))
         files.image.rename(tmp_path / f"{name}.nii.gz")
-    plan = make_plan(tmp_path, TrainingConfig())
+    plan = make_plan(tmp_path, TrainingConfig(look_twice=False))
     assert (plan.image_size, plan.card.decoder.levels, plan.config.training_depth) == (256, 4, 29)
     assert plan.card.window == WindowRule(29, 14)
 
