@@ -26,10 +26,11 @@ from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.check import describe_plan
-from SAM3DSegmentLib.training.classes import LabelRules, read_case
+from SAM3DSegmentLib.training.classes import LabelRules
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
+from SAM3DSegmentLib.training.reading import read_case
 
 VIT = VitConfig(16, 1, 2, (0,))
 SETTINGS = {

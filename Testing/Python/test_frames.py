@@ -26,9 +26,9 @@ from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import Sam3dModel, load_model, save_model
 from SAM3DSegmentLib.sam.vit import build_vit, tensors_sha256
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.classes import read_case
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.reading import read_case
 
 FRAMES = 5
 SETTINGS = TrainingConfig(encoder="compact_vit", image_size=32)

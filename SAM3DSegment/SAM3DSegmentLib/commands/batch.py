@@ -18,7 +18,8 @@ from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
 from ..formats.frames_writing import write_frames
-from ..formats.label_maps import Provenance, check_fits, write_delivered
+from ..formats.label_maps import check_fits, write_delivered
+from ..formats.segments import Provenance
 from ..formats.volumes import Volume, check_axes, write_volume
 from ..geometry import AUTO_REGION
 from ..inference import Segmenter

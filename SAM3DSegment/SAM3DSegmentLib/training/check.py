@@ -21,10 +21,10 @@ from ..geometry import spacing_and_directions, voxel_ml
 from ..network import Network
 from ..settings import TrainingConfig
 from .classes import CaseFacts
-from .patients import by_patient
 from .plan import Plan, make_plan
 from .prepared import CLASS_BYTES, GREY_BYTES
 from .run_folder import Options
+from .splits import by_patient
 
 FAR = 2.0  # times as large or as small as the median spacing
 

@@ -17,9 +17,10 @@ from ..metrics import Scores, label_dice
 from ..network import Network
 from ..preparation import Voxels
 from .case_files import CaseFiles
-from .classes import LabelRules, read_case
+from .classes import LabelRules
 from .learner import TrainedNetwork
 from .plan import Plan
+from .reading import read_case
 
 
 class Segments(Protocol):
