@@ -308,7 +308,7 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
         if in_a_row >= len(waiting) > 0:
             if in_a_row == len(waiting):
                 who = owner_of(target.path) or "another process"
-                logger.info("waiting for %s, which %s has in hand.", target.source.path, who)
+                logger.info("waiting for %s, on which %s is at work.", target.source.path, who)
             time.sleep(WAIT_S)
 
 
