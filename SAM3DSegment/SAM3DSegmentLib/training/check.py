@@ -192,8 +192,8 @@ def _predict_time(plan: Plan, options: Options) -> str:
     validating = config.validations * validation * (decode_s + again)
     train = f"{config.epochs} passes" if config.epochs else f"{config.minutes:g} min"
     return (
-        f"time: {train} of training steps, about {encode_s * before / 60:.1f} min of encoding before them, "
-        f"{encode_s * max(0, views - 1) * training / 60:.1f} min between them, {validating / 60:.1f} min of validation"
+        f"time: {train} of training steps; in addition about {encode_s * before / 60:.1f} min of encoding before and "
+        f"{encode_s * max(0, views - 1) * training / 60:.1f} min between them, and {validating / 60:.1f} min of validation"
     )
 
 
