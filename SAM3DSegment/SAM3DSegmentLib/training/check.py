@@ -191,9 +191,10 @@ def _predict_time(plan: Plan, options: Options) -> str:
     again = 0 if views else encode_s  # what is kept is not encoded again
     validating = config.validations * validation * (decode_s + again)
     train = f"{config.epochs} passes" if config.epochs else f"{config.minutes:g} min"
+    between = max(0, views - 1) * training
     return (
         f"time: {train} of training steps; in addition about {encode_s * before / 60:.1f} min of encoding before and "
-        f"{encode_s * max(0, views - 1) * training / 60:.1f} min between them, and {validating / 60:.1f} min of validation"
+        f"{encode_s * between / 60:.1f} min between them, and {validating / 60:.1f} min of validation"
     )
 
 
