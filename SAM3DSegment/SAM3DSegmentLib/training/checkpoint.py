@@ -55,8 +55,10 @@ class Checkpoint:
 
     @contextmanager
     def kept_when_stopped(self, loop: Loop) -> Iterator[None]:
-        """Written too where the block is cancelled, or interrupted: in a step that takes too long to wait for its end,
-        which then is not in it."""
+        """Around a training: a checkpoint is written also where it is cancelled or interrupted, if not amid a step.
+
+        Steps, and the encoding after them, are interrupted where they take too long to wait for their end.
+        """
         try:
             yield
         except (Cancelled, KeyboardInterrupt):
