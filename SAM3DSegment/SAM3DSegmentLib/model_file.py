@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .base.errors import InputError, ModelFileError
-from .base.files import check_new_file, is_utf8, linked, write_bytes
+from .base.files import check_new_file, openable, write_bytes
 from .base.folders import models_folder
 from .base.hashes import file_sha256
 from .base.jsonable import to_json
@@ -120,7 +119,7 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
     path = find_model(name_or_path)
     card = read_card(path)
     try:
-        with _openable(path) as name, safetensors.safe_open(name, framework="pt") as file:
+        with openable(path, f"model{SUFFIX}") as name, safetensors.safe_open(name, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelFileError(f"{str(path)!r} is not a model file, or it is damaged; copy it again.") from error
@@ -137,16 +136,11 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
 
 
 def _make(card: ModelCard, tensors: dict[str, Tensor], path: Path) -> Sam3dModel:
+    decoder, *more = (_fill(card.decoder, part, path) for part in _decoders(tensors))
     encoder = _under(tensors, _ENCODER)
     if not _is_of_card(encoder, card.encoder):
         raise _misfit(path)
-    decoder, *more = (_fill(card.decoder, part, path) for part in _decoders(tensors))
     return Sam3dModel(card, decoder, encoder, more_decoders=tuple(more))
-
-
-def _openable(path: Path) -> AbstractContextManager[Path]:
-    """The file under a name that safetensors can open."""
-    return nullcontext(path) if is_utf8(path) else linked(path, f"model{SUFFIX}")
 
 
 def import_model(source: Path, overwrite: bool = False) -> Path:

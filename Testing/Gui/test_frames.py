@@ -161,7 +161,7 @@ def test_frames_that_change_meanwhile_get_no_segmentations(widget, array, tiny_m
 
 def test_what_cannot_be_segmented_is_told_before_the_work(array, tiny_model):
     single = add_volume(array, MATRIX)
-    with pytest.raises(InputError, match="is no frame of a sequence"):
+    with pytest.raises(InputError, match="is not a frame of a sequence"):
         startSegment(single, model=tiny_model, allFrames=True)
     moved = MATRIX.copy()
     moved[0, 3] += 1

@@ -109,9 +109,10 @@ def files(folder):
 
 def read(folder, name):
     """Image, class indices and labels of a case, as the headless command reads them."""
-    from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
+    from SAM3DSegmentLib.training.classes import agree_on_labels
     from SAM3DSegmentLib.training.dataset import find_dataset
     from SAM3DSegmentLib.training.look import look_at_cases
+    from SAM3DSegmentLib.training.reading import read_case
 
     dataset = find_dataset(folder, least=1)
     labels, _ = agree_on_labels(dataset, look_at_cases(dataset))

@@ -9,9 +9,10 @@ from test_training_cases import SHAPE, oriented, scene  # noqa: F401 - a fixture
 from SAM3DSegmentLib.card import UNKNOWN
 from SAM3DSegmentLib.formats.images import read_header
 from SAM3DSegmentLib.formats.segments import EMPTY, IGNORE, ONLY_PAINTED_TAG
-from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
+from SAM3DSegmentLib.training.classes import agree_on_labels
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.look import look_at_cases
+from SAM3DSegmentLib.training.reading import read_case
 
 PAINTED = (1, 3, 4)
 

@@ -12,9 +12,10 @@ from vtk.util import numpy_support
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Terminology
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.classes import agree_on_labels, read_case
+from SAM3DSegmentLib.training.classes import agree_on_labels
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.look import look_at_cases
+from SAM3DSegmentLib.training.reading import read_case
 from SAM3DSegmentLib.training.run import train
 from SAM3DSegmentLib.training.run_folder import Options
 

@@ -21,10 +21,9 @@ import SimpleITK as sitk
 import image_files as make
 from conftest import MODULE, ijk_to_ras_of
 from image_files import voxels
-from SAM3DSegmentLib import evaluation
 from SAM3DSegmentLib.base.errors import Cancelled
 from SAM3DSegmentLib.base.watch import Watch
-from SAM3DSegmentLib.commands import inputs, sources
+from SAM3DSegmentLib.commands import evaluation, inputs, sources
 from SAM3DSegmentLib.commands.batch import Request, segment_files
 from SAM3DSegmentLib.formats import volumes
 from SAM3DSegmentLib.formats.images import read_header

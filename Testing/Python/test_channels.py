@@ -26,10 +26,11 @@ from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.check import describe_plan
-from SAM3DSegmentLib.training.classes import LabelRules, read_case
+from SAM3DSegmentLib.training.classes import LabelRules
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
+from SAM3DSegmentLib.training.reading import read_case
 
 VIT = VitConfig(16, 1, 2, (0,))
 SETTINGS = {
@@ -153,7 +154,7 @@ def test_of_a_folder_the_case_whose_channels_do_not_fit_fails_in_one_line(tmp_pa
     [
         (["{0}"], "the channel T2 is missing; the model 'pair' reads T1, T2."),
         ([MRI], "is one channel, but the model 'pair' reads T1, T2; add --channel NAME=FILE for the others"),
-        (["{0}", "--channel", "T3={1}"], "--channel 'T3' is none that the model knows: the model 'pair' reads T1, T2."),
+        (["{0}", "--channel", "T3={1}"], "--channel 'T3' is not one of the model's: the model 'pair' reads T1, T2."),
         (["{0}", "--channel", "T2"], "--channel 'T2' is not NAME=FILE"),
         (["{0}", "--channel", "T1={0}", "--channel", "T2={1}"], "2 channels are given by --channel beside the input"),
         (["{0}", "--channel", "T2=nowhere.nii"], "'nowhere.nii' does not exist"),

@@ -18,8 +18,8 @@ from conftest import HIPPOCAMPUS, MODULE
 from SAM3DSegmentLib.base import devices
 from SAM3DSegmentLib.base.errors import DependencyError, InputError
 from SAM3DSegmentLib.base.halving import RetryInHalves
+from SAM3DSegmentLib.commands.evaluation import evaluate_folders
 from SAM3DSegmentLib.commands.examination import examine
-from SAM3DSegmentLib.evaluation import evaluate_folders
 
 CPU = torch.device("cpu")
 HAS_NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: nothing was tried on a GPU")

@@ -20,11 +20,12 @@ from conftest import MRI, write_dicom
 from SAM3DSegmentLib.base.errors import DependencyError, InputError
 from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.commands.measuring import measure_masks, measure_result, read_masks, read_result
-from SAM3DSegmentLib.formats.label_maps import Provenance, check_fits, read_label_map, write_labels
+from SAM3DSegmentLib.formats.label_maps import check_fits, read_label_map, write_labels
+from SAM3DSegmentLib.formats.segments import Provenance
 from SAM3DSegmentLib.formats.volumes import Volume, read_volume
-from SAM3DSegmentLib.training.classes import read_case
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.look import look_at_cases
+from SAM3DSegmentLib.training.reading import read_case
 
 highdicom = pytest.importorskip("highdicom")
 

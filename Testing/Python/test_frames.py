@@ -26,9 +26,9 @@ from SAM3DSegmentLib.inference import Segmenter
 from SAM3DSegmentLib.model_file import Sam3dModel, load_model, save_model
 from SAM3DSegmentLib.sam.vit import build_vit, tensors_sha256
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.classes import read_case
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.reading import read_case
 
 FRAMES = 5
 SETTINGS = TrainingConfig(encoder="compact_vit", image_size=32)
@@ -289,8 +289,8 @@ def test_a_folder_of_frames_goes_on_where_it_ended(command, d):
     ("arguments", "message"),
     [
         (("movie.nii", "-o", "a.nii"), r"'movie.nii' has 4 dimensions.*--frames all, N or N:M, from 0"),
-        (("movie.nii", "-o", "a.nii", "--frames", "two"), "--frames 'two' are no frames; give all, N, or N:M"),
-        (("movie.nii", "-o", "a.nii", "--frames", "3:3"), "--frames '3:3' are no frames"),
+        (("movie.nii", "-o", "a.nii", "--frames", "two"), "--frames 'two' are not frames; give all, N, or N:M"),
+        (("movie.nii", "-o", "a.nii", "--frames", "3:3"), "--frames '3:3' are not frames"),
         (("movie.nii", "-o", "a.nii", "--frames", "3:9"), "--frames 3:9 are not all in 'movie.nii'.*frames 0 to 4"),
         (("movie.nii", "-o", "a.nii", "--frames", "5"), "--frames 5 are not all in"),
         (("flat.nrrd", "-o", "a.nii", "--frames", "1"), "which has frames 0 to 0"),

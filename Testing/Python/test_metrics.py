@@ -5,11 +5,11 @@ import pytest
 import SimpleITK as sitk
 
 from conftest import HIPPOCAMPUS
-from SAM3DSegmentLib import evaluation
 from SAM3DSegmentLib.base.errors import Cancelled, InputError
 from SAM3DSegmentLib.base.watch import Watch
+from SAM3DSegmentLib.commands import evaluation
+from SAM3DSegmentLib.commands.evaluation import compare_label, evaluate_folders
 from SAM3DSegmentLib.commands.figures import as_csv, as_dicts
-from SAM3DSegmentLib.evaluation import compare_label, evaluate_folders
 from SAM3DSegmentLib.metrics import dice
 
 

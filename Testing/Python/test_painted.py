@@ -14,7 +14,7 @@ from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.base.watch import UNWATCHED
 from SAM3DSegmentLib.card import UNKNOWN, Label
 from SAM3DSegmentLib.cli import main
-from SAM3DSegmentLib.evaluation import evaluate_folders
+from SAM3DSegmentLib.commands.evaluation import evaluate_folders
 from SAM3DSegmentLib.formats.label_maps import read_label_map
 from SAM3DSegmentLib.formats.painted import (
     EMPTY,
@@ -31,11 +31,12 @@ from SAM3DSegmentLib.preparation import Preparation
 from SAM3DSegmentLib.settings import AugmentationConfig
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.case_files import CaseFiles
-from SAM3DSegmentLib.training.classes import COMPLETE, LabelRules, read_case
+from SAM3DSegmentLib.training.classes import COMPLETE, LabelRules
 from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.loop import make_fabric
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import prepare_case
+from SAM3DSegmentLib.training.reading import read_case
 from SAM3DSegmentLib.training.report import draw_case
 from SAM3DSegmentLib.training.samples import FreshViews, Samples
 from SAM3DSegmentLib.training.scoring import score_cases

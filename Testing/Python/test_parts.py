@@ -40,7 +40,7 @@ def test_each_case_is_in_one_part_and_stays_there():
 
 @pytest.mark.parametrize("text", ["0/8", "9/8", "3", "3/0", "-1/2", "a/b", "", "1/2/3", "1.0/2", "\u0663/8"])
 def test_what_is_no_part_is_told(text):
-    with pytest.raises(InputError, match="is no part; give K/N"):
+    with pytest.raises(InputError, match="is not a part; give K/N"):
         parse_part(text, {})
 
 

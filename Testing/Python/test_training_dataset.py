@@ -15,12 +15,14 @@ from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.geometry import is_same_grid
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training import classes, description, look
+from SAM3DSegmentLib.training import description, look, reading
 from SAM3DSegmentLib.training.check import check, find_suspicious
-from SAM3DSegmentLib.training.classes import LabelRules, agree_on_labels, read_case
-from SAM3DSegmentLib.training.dataset import files_of_case, find_dataset, new_case_files
+from SAM3DSegmentLib.training.classes import LabelRules, agree_on_labels
+from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.look import look_at_cases
+from SAM3DSegmentLib.training.new_case import files_of_case, new_case_files
 from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.reading import read_case
 from SAM3DSegmentLib.training.run_folder import Options, describe_difference
 from SAM3DSegmentLib.training.splits import split_cases
 
@@ -457,7 +459,7 @@ def test_one_look_reads_each_label_map_and_each_image_header_once(decathlon, mon
     for name in ("read_label_map", "read_header"):
         original = getattr(look, name)
         monkeypatch.setattr(look, name, lambda path, *more, of=original: read.append(path.name) or of(path, *more))
-    monkeypatch.setattr(classes, "read_label_map", lambda path, *more: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(reading, "read_label_map", lambda path, *more: pytest.fail(f"{path} is read again"))
     plan = make_plan(decathlon, CONFIG, hashed=True)
     assert find_suspicious(plan) == []
     assert len(plan.fingerprint) == 3

@@ -15,7 +15,8 @@ from SAM3DSegmentLib.preparation import SquareFit
 from SAM3DSegmentLib.sam.encoders import ENCODERS, published
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.classes import has_sides
-from SAM3DSegmentLib.training.plan import _depth_for, make_config, make_plan
+from SAM3DSegmentLib.training.design import depth_for
+from SAM3DSegmentLib.training.plan import make_config, make_plan
 from test_training_samples import write_case
 
 
@@ -84,7 +85,7 @@ def test_sizes_come_from_the_cases(tmp_path):
 
 @pytest.mark.parametrize(("pixels", "depth"), [(16, 64), (128, 64), (200, 26), (256, 16), (512, 16)])
 def test_a_training_sample_has_the_fewer_slices_the_larger_these_are(pixels, depth):
-    assert _depth_for(SquareFit.of_slices(pixels, pixels, (1.0, 1.0), 256)) == depth
+    assert depth_for(SquareFit.of_slices(pixels, pixels, (1.0, 1.0), 256)) == depth
 
 
 def test_the_settings_of_the_benchmark_repeat_no_default():

@@ -18,8 +18,8 @@ from SAM3DSegmentLib.card import UNKNOWN, SlicingRule
 from SAM3DSegmentLib.formats.painted import PaintedSlices
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.settings import TrainingConfig
-from SAM3DSegmentLib.training.classes import read_case
 from SAM3DSegmentLib.training.plan import make_plan
+from SAM3DSegmentLib.training.reading import read_case
 
 CONFIG = TrainingConfig(
     encoder="compact_vit",

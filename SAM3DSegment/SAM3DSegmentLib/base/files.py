@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises InputError with the reason if it cannot be written. What a process that was killed left for `path` is removed
     first.
     """
-    _remove_abandoned(path)
     partial = partial_path(path)
     with temporary(partial):
+        _remove_abandoned(path)
         try:
             yield partial
             os.replace(partial, path)
@@ -103,6 +103,11 @@ def is_utf8(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def openable(path: Path, name: str) -> AbstractContextManager[Path]:
+    """The file under a name that libraries in other languages can open: its own, or a link called `name`."""
+    return nullcontext(path) if is_utf8(path) else linked(path, name)
 
 
 @contextmanager

@@ -18,11 +18,12 @@ from ..inference import Segmenter
 from ..metrics import label_dice
 from ..model_file import load_model
 from ..training.between_slices import interpolate_distance
-from ..training.classes import LabelRules, agree_on_labels, read_case
+from ..training.classes import LabelRules, agree_on_labels
 from ..training.completion import Completion, Matched, complete_classes
 from ..training.dataset import find_dataset
 from ..training.look import look_at_cases
 from ..training.painted_volume import keys_of, match_model
+from ..training.reading import read_case
 from .measuring import BenchResult, Row, clock, conditions, threads
 
 SEED = 0  # by which cases are drawn

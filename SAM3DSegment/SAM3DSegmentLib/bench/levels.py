@@ -14,8 +14,9 @@ from ..metrics import label_dice
 from ..model_file import load_model
 from ..quality import BEST, QUALITIES
 from ..settings import TrainingConfig
-from ..training.classes import LabelRules, read_case
+from ..training.classes import LabelRules
 from ..training.dataset import find_dataset
+from ..training.reading import read_case
 from ..training.splits import split_cases
 from .measuring import BenchResult, Row, clock, conditions, threads
 

@@ -16,9 +16,9 @@ from ..formats.painted import EMPTY as EMPTY_SLICE
 from ..formats.segments import EMPTY
 from ..formats.volumes import SEGMENTATION_SUFFIX, write_volume
 from ..geometry import slicing_of
-from ..training.classes import read_case
 from ..training.description import DESCRIPTION
 from ..training.plan import Plan
+from ..training.reading import read_case
 
 
 def paint_in_part(plan: Plan, cases: Collection[str], painted: Mapping[str, Collection[int]], folder: Path) -> None:

@@ -23,9 +23,9 @@ from ..inference import Segmenter
 from ..metrics import label_dice, mean_defined
 from ..model_file import Sam3dModel, load_model
 from ..settings import TrainingConfig
-from ..training.classes import read_case
 from ..training.dataset import find_dataset
 from ..training.plan import make_plan
+from ..training.reading import read_case
 from ..training.run import train
 from ..training.run_folder import Options
 from ..training.splits import split_cases

@@ -19,9 +19,9 @@ from ..base.watch import Watch
 from ..formats.label_maps import write_labels
 from ..formats.volumes import Volume, write_volume
 from ..geometry import Crop
-from ..training.classes import read_case
 from ..training.description import DESCRIPTION
 from ..training.plan import Plan
+from ..training.reading import read_case
 
 TILE, OVERLAP = 16, 4  # voxels along each axis: of a part, and of what it shares with the next
 SEAM = 3  # voxels over which the small volume's border passes into its surroundings

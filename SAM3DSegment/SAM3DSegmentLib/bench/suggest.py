@@ -27,9 +27,9 @@ from ..geometry import slicing_of
 from ..inference import Segmenter
 from ..model_file import Sam3dModel, load_model, save_model
 from ..settings import TrainingConfig
-from ..training.classes import read_case
+from ..training.execution import train_as_planned
 from ..training.plan import make_plan
-from ..training.run import train_as_planned
+from ..training.reading import read_case
 from ..training.run_folder import Options, RunFolder
 from ..training.splits import Split
 from .kept_rows import KeptRows

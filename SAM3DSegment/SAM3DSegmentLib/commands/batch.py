@@ -18,7 +18,8 @@ from ..base.errors import Cancelled, InputError
 from ..base.files import one_line
 from ..base.watch import UNWATCHED, Watch
 from ..formats.frames_writing import write_frames
-from ..formats.label_maps import Provenance, check_fits, write_delivered
+from ..formats.label_maps import check_fits, write_delivered
+from ..formats.segments import Provenance
 from ..formats.volumes import Volume, check_axes, write_volume
 from ..geometry import AUTO_REGION
 from ..inference import Segmenter
@@ -307,7 +308,7 @@ def _share(todo: Sequence[Target], run: _Run) -> None:
         if in_a_row >= len(waiting) > 0:
             if in_a_row == len(waiting):
                 who = owner_of(target.path) or "another process"
-                logger.info("waiting for %s, which %s has in hand.", target.source.path, who)
+                logger.info("waiting for %s, on which %s is at work.", target.source.path, who)
             time.sleep(WAIT_S)
 
 

@@ -72,7 +72,7 @@ def _with_others(sources: list[Source], card: ModelCard, given: Mapping[str, Pat
     reads = f"the model {card.name!r} reads {', '.join(wanted) or 'one channel, without a name'}"
     by_key = {name_key(name): path for name, path in given.items()}
     if unknown := [name for name in given if name_key(name) not in map(name_key, wanted)]:
-        raise InputError(f"--channel {unknown[0]!r} is none that the model knows: {reads}.")
+        raise InputError(f"--channel {unknown[0]!r} is not one of the model's: {reads}.")
     own = [name for name in wanted if name_key(name) not in by_key]
     if len(own) != 1:
         raise InputError(

@@ -34,8 +34,8 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Without a watch: distances of one case can take minutes, and an interrupt should end them at once."""
     from ..base.files import check_new_file, write_json, write_text
-    from ..evaluation import evaluate_folders
     from ..training.description import as_regions, names_of_values, regions_of
+    from .evaluation import evaluate_folders
     from .figures import as_csv, as_dicts, as_table
 
     outputs = [path for path in (options.json, options.csv) if path]

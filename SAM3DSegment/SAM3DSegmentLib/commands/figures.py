@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation import METRICS, Row
+from .evaluation import METRICS, Row
 
 
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def parse_frames(text: str) -> FrameChoice:
     first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
     if end <= first:
         raise InputError(
-            f"--frames {text!r} are no frames; give {ALL}, N, or N:M for those from N to M - 1, counted from 0, such "
+            f"--frames {text!r} are not frames; give {ALL}, N, or N:M for those from N to M - 1, counted from 0, such "
             "as 0:10."
         )
     return FrameChoice(first, end)

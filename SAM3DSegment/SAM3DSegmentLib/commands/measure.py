@@ -165,7 +165,7 @@ def _pair_series(predictions: Path, images: Path) -> list[_Pair]:
     """Each DICOM segmentation with the series that it names, by UIDs, in the folders and all below them."""
     from ..formats.dicom_tree import find_in_tree  # pydicom is loaded where there is DICOM
 
-    masks, series = find_in_tree(predictions).by_series(), find_in_tree(images).series
+    masks, series = find_in_tree(predictions).by_series, find_in_tree(images).series
     _tell_lonely([str(path) for uid, path in masks.items() if uid not in series])
     pairs = [
         _Pair(path.relative_to(predictions).with_suffix("").as_posix(), series[uid], path, uid)

@@ -54,7 +54,7 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
         return _of_array(environment)
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"--part {text!r} is no part; give K/N with K from 1 to N, such as 3/8, or {AUTO}.")
+        raise InputError(f"--part {text!r} is not a part; give K/N with K from 1 to N, such as 3/8, or {AUTO}.")
     return Part(int(match[1]), int(match[2]))
 
 

@@ -103,5 +103,6 @@ def run(options: argparse.Namespace) -> int:
         model = train(options.data, options.output, config, how, replace(watch, finishing=should_finish))
     summary = model.card.training
     dice = ", ".join(f"{name} {value:.4f}" for name, value in summary.dice.items())
-    logger.info("%s: Dice %s (%s, %d cases).", options.output, dice, summary.dice_note, summary.dice_cases)
+    cases = f"{summary.dice_cases} case{'s' if summary.dice_cases > 1 else ''}"
+    logger.info("%s: Dice %s (%s; %s).", options.output, dice, summary.dice_note, cases)
     return DONE

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from ..base.errors import InputError
 from .inflation import GZIP_MARK, PIECE, inflated_head
@@ -22,6 +23,7 @@ FORMAT_OF_SUFFIX = {
 VOLUME_SUFFIXES = tuple(FORMAT_OF_SUFFIX)
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # DICOM's: masks, label maps
 STRUCTURE_SET_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"  # contours (RTSTRUCT)
+_STAND_IN_BYTES = 512  # by which the following are known
 # What stands in a file instead of its content: how it begins, what it is, and the remedy.
 _STAND_INS = (
     (rb"\Z", "is empty; copy or export it again."),
@@ -29,6 +31,13 @@ _STAND_INS = (
     (rb"/annex/objects/", "is a git-annex pointer instead of the file; run git annex get."),
     (rb"\s*(<\?xml[^>]*>\s*)?<(!doctype )?html", "is a web page instead of the file; download it again."),
 )
+
+
+class Head(NamedTuple):
+    """How a file begins: some of its content, inflated if the file `is_deflated`."""
+
+    content: bytes
+    is_deflated: bool
 
 
 def image_suffix(path: Path) -> str | None:
@@ -85,14 +94,7 @@ def holds_dicom(folder: Path, besides: Collection[Path] = ()) -> bool:
 
 def missing_content(path: Path) -> str | None:
     """Why a file does not hold what its name promises, with the remedy; None if something else is in it."""
-    if is_dangling(path):
-        return f"is a link to {os.readlink(path)!r}, which does not exist; fetch that file, or copy it here."
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error}); check the file."
-    return next((what for begin, what in _STAND_INS if re.match(begin, head, re.IGNORECASE)), None)
+    return _read_head(path, _STAND_IN_BYTES)[1]
 
 
 def check_exists(path: Path) -> None:
@@ -103,19 +105,19 @@ def check_exists(path: Path) -> None:
         raise InputError(f"{str(path)!r} does not exist; check the path.")
 
 
-def check_content(path: Path, suffix: str) -> None:
-    """Raises InputError if a file is of another format than its `suffix` says, or cannot be read."""
-    if what := missing_content(path):
+def checked_head(path: Path, suffix: str) -> Head:
+    """How a file begins. Raises InputError if it is of another format than its `suffix` says, or cannot be read."""
+    head, what = _read_head(path, PIECE)
+    if what:
         raise InputError(f"{str(path)!r} {what}")
     expected = FORMAT_OF_SUFFIX[suffix]
-    with open(path, "rb") as file:
-        head = file.read(PIECE)
     content = _format_of(head)
     compressed = content == GZIP
     if compressed:
-        content = _format_of(inflated_head(path))
+        head = inflated_head(head)
+        content = _format_of(head)
     if content == expected and (not compressed or suffix == ".nii.gz"):
-        return
+        return Head(head, compressed)
     if content is None:
         raise InputError(f"{str(path)!r} is not a {expected} file, or it is damaged; check that the image is complete.")
     kind = f"gzip-compressed {content}" if compressed else content
@@ -125,6 +127,19 @@ def check_content(path: Path, suffix: str) -> None:
     raise InputError(
         f"{str(path)!r} contains {kind} data, but its name ends in {suffix}; rename it to end in {ending}."
     )
+
+
+def _read_head(path: Path, count: int) -> tuple[bytes, str | None]:
+    """The first `count` bytes of a file, and why they are not what its name promises, as `missing_content`."""
+    if is_dangling(path):
+        return b"", f"is a link to {os.readlink(path)!r}, which does not exist; fetch that file, or copy it here."
+    try:
+        with open(path, "rb") as file:
+            head = file.read(count)
+    except OSError as error:
+        return b"", f"cannot be read ({error.strerror or error}); check the file."
+    start = head[:_STAND_IN_BYTES]
+    return head, next((what for begin, what in _STAND_INS if re.match(begin, start, re.IGNORECASE)), None)
 
 
 def _format_of(head: bytes) -> str | None:

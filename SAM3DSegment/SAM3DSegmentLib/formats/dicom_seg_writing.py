@@ -21,8 +21,7 @@ from ..base.files import last_line
 from ..card import Label, Terminology
 from ..geometry import spacing_and_directions
 from .dicom_tags import quoted, read_dataset, tag_items, tag_number, tag_text
-from .label_maps import Provenance
-from .segments import PROGRAM
+from .segments import PROGRAM, Provenance
 from .volumes import Volume
 
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")

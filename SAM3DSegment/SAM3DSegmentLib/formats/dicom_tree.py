@@ -30,6 +30,7 @@ class DicomTree:
     series: dict[str, Path] = field(default_factory=dict)
     segmentations: dict[Path, str] = field(default_factory=dict)
 
+    @cached_property
     def by_series(self) -> dict[str, Path]:
         """The segmentation of each series that one names. Raises InputError where two do."""
         found: dict[str, Path] = {}
@@ -103,7 +104,7 @@ class DicomTrees:
 
         Raises InputError where two of a folder are of one series.
         """
-        found = [(folder, tree.by_series()) for folder, tree in zip(self.folders, self._trees)]
+        found = [(folder, tree.by_series) for folder, tree in zip(self.folders, self._trees)]
         names: dict[str, str] = {}
         for folder, segmentations in found:
             for uid, path in segmentations.items():

@@ -7,7 +7,7 @@ import os
 import secrets
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,17 @@ from ..base.errors import GeometryError, InputError
 from ..base.files import is_utf8, last_line, link_or_copy, linked
 from ..geometry import is_same_grid, matrix_from_lps, spacing_and_directions
 from . import metaimage, nifti, nrrd
-from .content import FORMAT_OF_SUFFIX, METAIMAGE, NIFTI, NRRD, VOLUME_SUFFIXES, check_content, image_suffix, is_dicom
+from .content import (
+    FORMAT_OF_SUFFIX,
+    METAIMAGE,
+    NIFTI,
+    NRRD,
+    VOLUME_SUFFIXES,
+    Head,
+    checked_head,
+    image_suffix,
+    is_dicom,
+)
 from .frames import read_frame
 from .header import ImageHeader, check_frame
 from .voxels import read_voxels
@@ -26,7 +36,11 @@ from .voxels import read_voxels
 logger = logging.getLogger(__name__)
 
 _DICOM_SUFFIX = ".dcm"
-_READERS = {NIFTI: nifti.read_header, NRRD: nrrd.read_header, METAIMAGE: metaimage.read_header}
+_READERS: dict[str, Callable[[Path, Head], ImageHeader]] = {
+    NIFTI: nifti.read_header,
+    NRRD: lambda path, _: nrrd.read_header(path),  # text of any length
+    METAIMAGE: lambda path, _: metaimage.read_header(path),
+}
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -37,8 +51,7 @@ def read_header(path: Path) -> ImageHeader:
             raise InputError(f"{str(path)!r} is one DICOM file; give the folder that holds its whole series.")
         raise InputError(f"{str(path)!r} is not in a known format; use {', '.join(VOLUME_SUFFIXES)} or a DICOM folder.")
     try:
-        check_content(path, suffix)
-        return _READERS[FORMAT_OF_SUFFIX[suffix]](path)
+        return _READERS[FORMAT_OF_SUFFIX[suffix]](path, checked_head(path, suffix))
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read ({error.strerror or error}); check the file.") from error
     except (ValueError, IndexError, OverflowError, struct.error) as error:

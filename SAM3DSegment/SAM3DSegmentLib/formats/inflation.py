@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 GZIP_MARK = b"\x1f\x8b"
@@ -14,13 +13,12 @@ _HEAD = 4096  # bytes; the headers of all formats begin within
 _AUTODETECT = 47  # zlib's `wbits` for a gzip or a zlib stream, whichever comes
 
 
-def inflated_head(path: Path) -> bytes:
-    """The first bytes that a gzip file holds, or b"" if it is damaged."""
-    with open(path, "rb") as file:
-        try:
-            return zlib.decompressobj(_AUTODETECT).decompress(file.read(PIECE), _HEAD)
-        except zlib.error:
-            return b""
+def inflated_head(head: bytes) -> bytes:
+    """The first bytes that a gzip file holds which begins like this, or b"" if it is damaged."""
+    try:
+        return zlib.decompressobj(_AUTODETECT).decompress(head, _HEAD)
+    except zlib.error:
+        return b""
 
 
 def inflated(file: BinaryIO) -> Iterator[bytes]:

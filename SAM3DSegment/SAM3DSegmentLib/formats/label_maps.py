@@ -19,21 +19,10 @@ from ..geometry import Grid, turn_like
 from .content import is_dicom_segmentation, is_structure_set
 from .delivered import NOTHING_DRAWN, Drawn, describe_labels
 from .images import checked_matrix, read_header, read_image, write_image
-from .segments import OWN_FIELD, PROGRAM, Segment, read_segments, segmentation_fields
+from .segments import NOBODY, OWN_FIELD, PROGRAM, Provenance, Segment, read_segments, segmentation_fields
 from .volumes import DICOM_SUFFIX, OUTPUT_SUFFIXES, SEGMENTATION_SUFFIX, Volume, check_axes, image_on_grid
 
 ROUNDING = 1e-3  # how far a label may lie from a whole number
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Which model made a mask: its name, and the hash of its file."""
-
-    model: str
-    sha256: str
-
-
-NOBODY = Provenance("unknown", "unknown")
 
 
 @dataclass(frozen=True)

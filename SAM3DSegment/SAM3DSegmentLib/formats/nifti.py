@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import InputError
+from .content import Head
 from .header import MAGNITUDES, SLOPES, ImageHeader, check_finite, check_spacing, checked, volume_shape
-from .inflation import GZIP_MARK, PIECE, inflated_head
 
 _TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -25,13 +25,9 @@ _FIELDS = {
 }  # fmt: skip
 
 
-def read_header(path: Path) -> ImageHeader:
-    """The checked header. Raises InputError, or struct.error for one that is cut short."""
-    with open(path, "rb") as file:
-        head = file.read(PIECE)
-    deflated = head.startswith(GZIP_MARK)
-    if deflated:
-        head = inflated_head(path)
+def read_header(path: Path, start: Head) -> ImageHeader:
+    """The checked header of a file that begins so. Raises InputError, or struct.error for one that is cut short."""
+    head, deflated = start
     if head[4:6] in (b"n+", b"ni"):
         raise InputError(f"{str(path)!r} is a NIfTI-2 file; save it as NIfTI-1, or as .nrrd.")
     if head[344:346] == b"ni":

@@ -27,6 +27,17 @@ OWN_FIELD = PROGRAM  # marks what this program wrote; Slicer drops it, so what w
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Which model made a mask: its name, and the hash of its file."""
+
+    model: str
+    sha256: str
+
+
+NOBODY = Provenance("unknown", "unknown")
+
+
+@dataclass(frozen=True)
 class Segment:
     """One structure as a Slicer segmentation stores it: where it is (`value` in `layer`), and what it is.
 

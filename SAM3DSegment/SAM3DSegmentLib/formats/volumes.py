@@ -12,7 +12,15 @@ import SimpleITK as sitk
 from ..base.errors import InputError
 from ..base.files import written_whole
 from ..geometry import RAS_FROM_LPS, Grid, has_right_angles, spacing_and_directions
-from .content import VOLUME_SUFFIXES, check_exists, image_suffix, is_dicom_segmentation, visible_files
+from .content import (
+    VOLUME_SUFFIXES,
+    check_exists,
+    image_suffix,
+    is_dangling,
+    is_dicom_segmentation,
+    missing_content,
+    visible_files,
+)
 from .header import ImageHeader
 from .images import checked_matrix, read_header, read_image, write_image
 
@@ -71,12 +79,35 @@ class VolumeFile:
         except InputError:
             return None
 
-    @property
+    @cached_property
     def is_segmentation(self) -> bool:
         """Whether the file's ending or its header says so; False if the header cannot be used."""
         if self.path.name.lower().endswith(SEGMENTATION_SUFFIXES) or is_dicom_segmentation(self.path):
             return True
         return self.header is not None and self.header.is_segmentation
+
+
+@dataclass(frozen=True)
+class VolumeFolder:
+    """A folder of volume files, which is listed once, when it is first asked what it holds."""
+
+    path: Path
+
+    @cached_property
+    def files(self) -> list[VolumeFile]:
+        """Directly in it, by name, as `list_volume_files` has them."""
+        return list_volume_files(self.path)
+
+    @cached_property
+    def folders(self) -> list[VolumeFolder]:
+        """Directly in it, by name, without hidden ones."""
+        inner = (path for path in self.path.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [VolumeFolder(path) for path in sorted(inner)]
+
+    @cached_property
+    def missing(self) -> dict[Path, str]:
+        """Links to nothing directly in it, and the remedy for each."""
+        return {path: str(missing_content(path)) for path in visible_files(self.path) if is_dangling(path)}
 
 
 def volume_name(path: Path) -> str:

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 from ..geometry import Crop, spacing_and_directions
 from .blocks import Blocks
 
-SURE, POSSIBLE = 0.5, 0.1  # probability that a place has somewhere, and to which it reaches
+SURE, POSSIBLE = 0.5, 0.05  # probability that a place has somewhere, and to which it reaches
+REACH = 2  # blocks beyond what is sure, so that a network that is sure of nothing finds no place as large as the volume
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Place:
 
 def find_places(probability_kji: np.ndarray, most: int) -> list[Place]:
     """At most so many places, the heaviest first, on a map of probabilities (0..1) of blocks."""
-    numbers, count = _components(probability_kji >= POSSIBLE)
+    near = dilated(probability_kji >= SURE, REACH)
+    numbers, count = _components(near & (probability_kji >= POSSIBLE))
     places = []
     for number in range(1, count + 1):
         mask = numbers == number
@@ -57,6 +59,11 @@ def join_overlapping(boxes: list[Crop]) -> tuple[Crop, ...]:
     return tuple(joined)
 
 
+def dilated(mask_kji: np.ndarray, count: int) -> np.ndarray:
+    """A mask with so many blocks more in all directions."""
+    return sitk.GetArrayFromImage(sitk.BinaryDilate(_as_image(mask_kji), (count,) * 3, sitk.sitkBox)) > 0
+
+
 def _hull(boxes: list[Crop]) -> Crop:
     low = np.min([box.low_ijk for box in boxes], axis=0).tolist()
     high = np.max([box.high_ijk for box in boxes], axis=0).tolist()
@@ -65,9 +72,12 @@ def _hull(boxes: list[Crop]) -> Crop:
 
 def _components(mask_kji: np.ndarray) -> tuple[np.ndarray, int]:
     """Numbers from 1 of the parts connected by faces, edges or corners, and how many there are."""
-    image = sitk.ConnectedComponent(sitk.GetImageFromArray(np.ascontiguousarray(mask_kji).view(np.uint8)), True)
-    numbers = sitk.GetArrayFromImage(image)
+    numbers = sitk.GetArrayFromImage(sitk.ConnectedComponent(_as_image(mask_kji), True))
     return numbers, int(numbers.max(initial=0))
+
+
+def _as_image(mask_kji: np.ndarray) -> sitk.Image:
+    return sitk.GetImageFromArray(np.ascontiguousarray(mask_kji).view(np.uint8))
 
 
 def _place(mask_kji: np.ndarray, weight: float) -> Place:

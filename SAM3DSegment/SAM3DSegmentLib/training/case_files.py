@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..base.errors import InputError, require
+from ..base.errors import InputError
 from ..formats.channels import ChannelFile
 from ..formats.segments import name_key
+from .description import DESCRIPTION
+from .patients import frame_name
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,29 @@ class Dataset:
     def check_channels(self, case: CaseFiles) -> None:
         """Raises InputError unless a case has all channels."""
         has = [part.name for part in case.parts]
-        require(
-            has == list(self.channels),
-            f"the channels of {case.name} are {', '.join(filter(None, has)) or 'one without a name'}, but "
-            f"{', '.join(self.channels)} are wanted; add the missing file, or take the case out.",
-        )
+        if has != list(self.channels):
+            raise InputError(
+                f"the channels of {case.name} are {', '.join(filter(None, has)) or 'one without a name'}, but "
+                f"{', '.join(self.channels)} are wanted; add the missing file, or take the case out."
+            )
+
+
+def channels_of(cases: tuple[CaseFiles, ...]) -> tuple[str, ...]:
+    """The names of all channels that cases have; () if no case has more than one."""
+    if all(len(case.parts) < 2 for case in cases):
+        return ()
+    return tuple(dict.fromkeys(part.name for case in cases for part in case.parts if part.name))
+
+
+def with_frames(cases: tuple[CaseFiles, ...], frames: dict[str, tuple[int, ...]]) -> tuple[CaseFiles, ...]:
+    """The cases; of each that has frames these instead."""
+    found: list[CaseFiles] = []
+    for case in cases:
+        numbers = frames.get(case.name)
+        if numbers is not None and any(part.place is not None for part in case.parts):
+            raise InputError(
+                f"{DESCRIPTION} gives {case.name!r} frames and several channels, which both are its last axis; "
+                "keep one."
+            )
+        found += [case] if numbers is None else [replace(case, name=frame_name(case.name, n), frame=n) for n in numbers]
+    return tuple(found)

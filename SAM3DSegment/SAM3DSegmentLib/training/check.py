@@ -22,11 +22,11 @@ from ..network import Network
 from ..settings import TrainingConfig
 from ..suitability import describe_lengths
 from .classes import CaseFacts
-from .patients import by_patient
 from .places import SHARE
 from .plan import Plan, make_plan
 from .prepared import CLASS_BYTES, GREY_BYTES
 from .run_folder import Options
+from .splits import by_patient
 
 FAR = 2.0  # times as large or as small as the median spacing
 
@@ -208,9 +208,10 @@ def _predict_time(plan: Plan, options: Options) -> str:
     again = 0 if views else encode_s  # what is kept is not encoded again
     validating = config.validations * validation * (decode_s + again)
     train = f"{config.epochs} passes" if config.epochs else f"{config.minutes:g} min"
+    between = max(0, views - 1) * training
     return (
-        f"time: {train} of training steps, about {encode_s * before / 60:.1f} min of encoding before them, "
-        f"{encode_s * max(0, views - 1) * training / 60:.1f} min between them, {validating / 60:.1f} min of validation"
+        f"time: {train} of training steps; in addition about {encode_s * before / 60:.1f} min of encoding before and "
+        f"{encode_s * between / 60:.1f} min between them, and {validating / 60:.1f} min of validation"
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..base.errors import InputError
+from ..base.errors import Cancelled, InputError
 from ..base.files import written_whole
 from .loop import Loop, TrainingState
 
@@ -50,6 +52,19 @@ class Checkpoint:
         }
         with written_whole(self.path) as partial:
             torch.save(state, partial)
+
+    @contextmanager
+    def kept_when_stopped(self, loop: Loop) -> Iterator[None]:
+        """Around a training: a checkpoint is written also where it is cancelled or interrupted, if not amid a step.
+
+        Steps, and the encoding after them, are interrupted where they take too long to wait for their end.
+        """
+        try:
+            yield
+        except (Cancelled, KeyboardInterrupt):
+            if loop.is_whole:
+                self.save(loop)
+            raise
 
     def restore(self, loop: Loop) -> None:
         """Bring the loop to where the checkpoint was written. Raises InputError if it is damaged."""

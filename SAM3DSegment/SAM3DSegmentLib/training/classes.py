@@ -12,8 +12,7 @@ import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..card import UNKNOWN, Label, Terminology
-from ..formats.channels import read_channels
-from ..formats.label_maps import LabelMap, read_label_map
+from ..formats.label_maps import LabelMap
 from ..formats.painted import EMPTY, PaintedSlices, find_painted, painted_across
 from ..formats.segments import EMPTY as EMPTY_NAME
 from ..formats.segments import IGNORE, NO_STRUCTURES, Segment, name_key
@@ -142,13 +141,6 @@ def agree_on_labels(
     return labels, tuple(_facts_of(look, labels) for look in looks)
 
 
-def read_case(case: CaseFiles, labels: tuple[Label, ...], rules: LabelRules = COMPLETE) -> tuple[Volume, np.ndarray]:
-    """The image, and class indices (K, J, I) uint8 on its grid. Raises InputError where they do not fit."""
-    image = read_channels(case.channels, case.series_uid, rules.resample, case.frame)
-    label_map = read_label_map(case.label_map, case.frame, lambda: image.grid)
-    return image, classes_on(image, label_map, labels, rules)[0]
-
-
 def classes_on(
     image: Volume, label_map: LabelMap, labels: tuple[Label, ...], rules: LabelRules
 ) -> tuple[np.ndarray, PaintedSlices | None]:
@@ -158,7 +150,8 @@ def classes_on(
     nothing is known.
     """
     label_map = label_map.along(image.ijk_to_ras)
-    indices = on_grid_of(image, class_indices(label_map, labels, rules.ignore), label_map, rules.resample)
+    own = class_indices(label_map, labels, rules.ignore)
+    indices = on_grid_of(image, own, label_map, rules.resample)
     painted = None
     if rules.only_painted or any(segment.only_painted for segment in label_map.segments or ()):
         painted = _painted_slices(indices, image.ijk_to_ras, label_map.path)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from ..base.progress import Display, Silent
 from ..base.watch import Watch
@@ -18,16 +17,16 @@ from ..formats.label_maps import write_labels
 from ..formats.volumes import Volume, write_volume
 from ..inference import Segmenter
 from ..model_file import Sam3dModel, load_model
-from ..places.boxes import boxes_around, find_places
+from ..places.boxes import boxes_around, dilated, find_places
 from ..places.finder import Finder
 from ..settings import TrainingConfig
 from .case_files import CaseFiles
-from .classes import read_case
 from .finish import finish
 from .fold import train_fold
 from .open_run import Run, open_run, prepare_cases
 from .places import MOST_OFF, SHARE, Misses, find_misses, jitter_boxes
 from .plan import Plan, plan_for
+from .reading import read_case
 from .run_folder import Options, RunFolder
 from .splits import Split
 
@@ -171,7 +170,7 @@ def _write_coarse(plan: Plan, files: CaseFiles) -> None:
     matrix = blocks.move(image.ijk_to_ras)
     for channel, file in zip(image.channels, files.channels):
         write_volume(file.path, blocks.average(channel), matrix)
-    is_place = ndimage.binary_dilation(blocks.any(classes_kji > 0), np.ones((3, 3, 3)))
+    is_place = dilated(blocks.any(classes_kji > 0), 1)
     source = Volume(np.empty(blocks.counts_kji, np.uint8), matrix, files.image)
     write_labels(files.label_map, is_place.astype(np.uint8), source, (PLACE,))
 

@@ -47,7 +47,7 @@ class Completion:
     sam_checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.seconds > 0, f"{self.seconds:g} seconds are no time to compute in; give more, such as 60.")
+        require(self.seconds > 0, f"{self.seconds:g} seconds are too few to compute anything; give more, such as 60.")
 
 
 COMPLETION = Completion()  # as the command does it

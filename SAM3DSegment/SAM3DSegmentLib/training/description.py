@@ -4,14 +4,51 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import InputError, require
+from ..base.errors import InputError
 from ..formats.segments import BACKGROUND, IGNORE, name_key
 
 DESCRIPTION = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a folder's `dataset.json` says of its cases; nothing without the file.
+
+    labels: the names of the structures' values, 0 not among them; background: that of 0. ignore: the value of voxels
+    of which nothing is known. channels: names by their numbers. frames: by case over time, those that are cases of
+    their own. patients: by case, of whom it is.
+    """
+
+    labels: dict[int, str]
+    background: str
+    ignore: int | None
+    channels: dict[int, str]
+    modality: str
+    licence: str
+    frames: dict[str, tuple[int, ...]]
+    patients: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Description:
+        """Raises InputError for what cannot be understood."""
+        given = read_description(path)
+        labels = label_names(given, path)
+        ignore = _pop_ignored(labels)
+        return cls(
+            background=labels.pop(0, BACKGROUND),
+            labels=labels,
+            ignore=ignore,
+            channels=_channel_names(given),
+            modality=_as_text(given.get("modality") or given.get("channel_names")),
+            licence=_as_text(given.get("licence") or given.get("license")),
+            frames=_frames(given, path),
+            patients=_patients(given, path),
+        )
 
 
 def names_of_values(folders: Iterable[Path]) -> dict[int, str]:
@@ -48,7 +85,10 @@ def as_regions(given: Any, path: Path) -> dict[str, tuple[int | str, ...]]:
         and all(isinstance(member, (int, str)) and not isinstance(member, bool) for member in members)
         for members in given.values()
     )
-    require(whole, f'regions of {str(path)!r} cannot be read; give values for each name, as in {{"WT": [1, 2, 3]}}.')
+    if not whole:
+        raise InputError(
+            f'regions of {str(path)!r} cannot be read; give values for each name, as in {{"WT": [1, 2, 3]}}.'
+        )
     return {" ".join(name.split()): tuple(members) for name, members in given.items()}
 
 
@@ -59,11 +99,12 @@ def read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{str(path)!r} is not valid JSON ({error}); fix or remove it.") from error
-    require(isinstance(description, dict), f"{str(path)!r} is not a JSON object; fix or remove it.")
+    if not isinstance(description, dict):
+        raise InputError(f"{str(path)!r} is not a JSON object; fix or remove it.")
     return description
 
 
-def channel_names(description: dict[str, Any]) -> dict[int, str]:
+def _channel_names(description: dict[str, Any]) -> dict[int, str]:
     """Number to name, from nnU-Net's `channel_names` or Decathlon's `modality`; only names that tell channels apart."""
     given = description.get("channel_names") or description.get("modality")
     items = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
@@ -111,7 +152,7 @@ def label_names(description: dict[str, Any], path: Path) -> dict[int, str]:
     return names
 
 
-def pop_ignored(names: dict[int, str]) -> int | None:
+def _pop_ignored(names: dict[int, str]) -> int | None:
     """The value that is named "ignore", as in nnU-Net's data; it is no structure, and taken out of `names`."""
     value = next((number for number, name in names.items() if name_key(name) == IGNORE), None)
     if value is not None:
@@ -119,10 +160,39 @@ def pop_ignored(names: dict[int, str]) -> int | None:
     return value
 
 
-def as_text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """ "MRI", ["MRI"] and {"0": "MRI"} are all "MRI"."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return str(value or "")
+
+
+def _patients(description: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """By case, from the entry "patients"; nothing without it. Raises InputError."""
+    given = description.get("patients", {})
+    example = 'as in {"patients": {"case_1": "P7", "case_2": "P7"}}.'
+    if not isinstance(given, dict):
+        raise InputError(f"{str(path)!r} has patients {given!r}; name one for each case, {example}")
+    for case, patient in given.items():
+        if not isinstance(patient, str | int) or not str(patient).strip():
+            raise InputError(
+                f"{str(path)!r} names {patient!r} as the patient of the case {case!r}; give a text, {example}"
+            )
+    return {case: str(patient) for case, patient in given.items()}
+
+
+def _frames(description: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """By case over time, from the entry "frames", those that are cases of their own, from 0."""
+    given = description.get("frames", {})
+    example = 'as in {"frames": {"case_1": [0, 9]}}.'
+    if not isinstance(given, dict):
+        raise InputError(f"{str(path)!r} has frames {given!r}; list some for each case, {example}")
+    for case, numbers in given.items():
+        are_numbers = isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
+        if not are_numbers or not 0 < len(numbers) == len(set(numbers)):
+            raise InputError(
+                f"{str(path)!r} has the frames {numbers!r} of the case {case!r}; list their numbers, from 0, {example}"
+            )
+    return {case: tuple(numbers) for case, numbers in given.items()}

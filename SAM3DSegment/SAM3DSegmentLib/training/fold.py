@@ -43,20 +43,16 @@ def train_fold(run: Run, number: int, split: Split) -> FoldResult:
     checkpoint = Checkpoint(run.folder.checkpoint(number), run.record)
     if checkpoint.path.is_file():
         checkpoint.restore(loop)
+    numbers = StepNumbers(loop.state.step, config.batch_size, fabric.global_rank, fabric.world_size)
+    on_gpu = fabric.device.type == "cuda"
+    loader = make_loader(samples, numbers, GPU_WORKERS if on_gpu else 0, on_gpu)
     validation = validate_fold(run, number, split, lesson.learner, checkpoint, log)
     lesson.before(loop.state.step, run.watch)
     try:
-        validation(loop)  # where it was interrupted
-        numbers = StepNumbers(loop.state.step, config.batch_size, fabric.global_rank, fabric.world_size)
-        on_gpu = fabric.device.type == "cuda"
-        loader = make_loader(samples, numbers, GPU_WORKERS if on_gpu else 0, on_gpu)
-        if not loop.run(loader, [*callbacks, checkpoint, validation], run.watch):
-            checkpoint.save(loop)
-            raise Cancelled(f"cancelled after {loop.state.step} steps; add --resume to go on.")
-    except KeyboardInterrupt:  # in a step, or in the encoding after it, that takes too long to wait for its end
-        if loop.is_whole:
-            checkpoint.save(loop)
-        raise
+        with checkpoint.kept_when_stopped(loop):
+            validation(loop)  # where it was interrupted
+            if not loop.run(loader, [*callbacks, checkpoint, validation], run.watch):
+                raise Cancelled(f"cancelled after {loop.state.step} steps; add --resume to go on.")
     except TrainingError as error:
         kept = str(run.folder.of_fold(number))
         hint = f" What was best at a validation before it is in {kept!r}." if checkpoint.best else ""

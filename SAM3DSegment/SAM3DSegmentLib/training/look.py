@@ -32,17 +32,17 @@ def look_at_cases(
     dataset: Dataset, rules: LabelRules = COMPLETE, hashed: bool = False, watch: Watch = UNWATCHED
 ) -> tuple[Look, ...]:
     """Reads the headers of images, label maps, and if `hashed` all files to their end. Raises Cancelled."""
-    return tuple(_look(case, dataset, rules, hashed) for case in watch.each("look", dataset.cases))
+    cases = watch.each("look", dataset.cases)
+    return tuple(_look(case, dataset, rules, hashed) for case in cases)
 
 
 def _look(case: CaseFiles, dataset: Dataset, rules: LabelRules, hashed: bool) -> Look:
     own: tuple[Label, ...] = ()
     by_name = False
-    read_image = cache(lambda: _read_grids(case, rules.resample))
+    read_image = cache(lambda: _read_grids(case, dataset, rules.resample))
     try:
         label_map = read_label_map(case.label_map, case.frame, lambda: read_image().grid)
         own, by_name = own_labels(label_map, rules.ignore), label_map.segments is not None
-        dataset.check_channels(case)
         image = read_image()
         indices, painted = classes_on(image, label_map, own, rules)
     except Sam3dError as error:
@@ -96,8 +96,9 @@ def _sides(indices_kji: np.ndarray, ijk_to_ras: np.ndarray, count: int) -> tuple
     return tuple((np.sign(along[axis]) * (high - low) / np.maximum(low + high, 1)).tolist())
 
 
-def _read_grids(case: CaseFiles, resample: bool) -> Volume:
-    """The grid of a case's image. Raises InputError for a channel that lies on another, unless `resample`."""
+def _read_grids(case: CaseFiles, dataset: Dataset, resample: bool) -> Volume:
+    """The grid of a case's image. Raises InputError for a channel that lies on another, unless `resample`, or lacks."""
+    dataset.check_channels(case)
     grids = [_read_grid(channel.path, case.series_uid, channel.on_last_axis(case.frame)) for channel in case.channels]
     if not resample:
         check_grids(case.channels, grids)

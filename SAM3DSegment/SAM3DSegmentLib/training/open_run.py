@@ -8,10 +8,8 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from ..base.errors import InputError
 from ..base.watch import Watch
-from ..card import ModelCard
-from ..model_file import Sam3dModel, load_model
+from ..model_file import Sam3dModel
 from ..places.finder import Finder
 from .case_files import CaseFiles
 from .check import describe_encoder, describe_places, find_suspicious
@@ -20,6 +18,7 @@ from .plan import Plan
 from .prepared import PreparedCase, prepare_case
 from .run_folder import Options, RunFolder
 from .splits import share_out
+from .start import load_start
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +52,9 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
     if plan.config.folds > 1:
         watch = watch.unfinished()  # each fold needs its share
     encoder = plan.encoder.load_for_training(plan.card.encoder, fabric.device, options.sam_checkpoint)
-    start = load_model(plan.config.start_from) if plan.config.start_from else None
-    if start is not None:
-        if len(start.decoders) > 1 and fabric.is_global_zero:
-            logger.warning(
-                "start_from %r has %d decoders; the first is begun with.", start.card.name, len(start.decoders)
-            )
-        encoder.check_start(plan.config.start_from, plan.card.decoder, start.card)
-        _check_channels(plan.config.start_from, plan.card, start.card)
+    start = load_start(plan, encoder) if plan.config.start_from else None
+    if start is not None and len(start.decoders) > 1 and fabric.is_global_zero:
+        logger.warning("start_from %r has %d decoders; the first is begun with.", start.card.name, len(start.decoders))
     record = folder.begin(plan, encoder.sha256, options.resume, fabric.is_global_zero)
     if fabric.is_global_zero:
         for text in (describe_encoder(plan), *describe_places(plan)):
@@ -86,15 +80,3 @@ def prepare_cases(run: Run) -> Run:
     fabric.barrier()
     cases = {case.name: prepare(case) for case in files}
     return replace(run, cases=cases)
-
-
-def _check_channels(name: str, wanted: ModelCard, card: ModelCard) -> None:
-    """Raises InputError unless a model such as `wanted` can begin with the model `name`, which has this card."""
-    (own, own_layout), (has, has_layout) = (
-        ([channel.name for channel in one.channels], one.encoder.channel_layout) for one in (wanted, card)
-    )
-    if (own, own_layout) != (has, has_layout):
-        raise InputError(
-            f"{name!r} reads the channels {', '.join(has) or 'one'} ({has_layout}), not {', '.join(own) or 'one'} "
-            f"({own_layout}); give the same input_channels and channel_layout, or do not start from it."
-        )

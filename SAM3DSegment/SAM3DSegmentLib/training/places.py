@@ -17,7 +17,7 @@ SHARE = 0.4  # of the minutes of a training, for what finds places
 SMALL = 1 / 3  # of a volume's length, in each direction that counts
 COUNTS_FROM = 64  # voxels of a direction; where there are fewer, little is gained by cutting them
 BLOCKS_ACROSS = 4  # of the coarse grid, across the shortest side of a structure's box
-MOST_OFF = 6  # blocks between the end of a box that was found and that of the structure
+MOST_OFF = 8  # blocks between the end of a box that was found and that of the structure
 GUESSED_MARGIN = 2  # blocks, before the coarse look has shown its own
 Boxes = dict[str, tuple[Crop, ...]]  # by case
 

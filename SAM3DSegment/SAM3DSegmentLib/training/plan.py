@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import numpy as np
 from ..base.errors import InputError
 from ..base.jsonable import from_json, to_json
 from ..base.watch import UNWATCHED, Watch
-from ..card import EMBEDDING_CHANNELS, PATCH_SIZE, DecoderConfig, EncoderConfig, Label, ModelCard, WindowRule
-from ..channel import Channel
+from ..card import PATCH_SIZE, Label, ModelCard
 from ..geometry import slicing_of
 from ..model_store import find_model, read_card
 from ..places.blocks import Blocks
@@ -25,17 +23,11 @@ from ..settings import TrainingConfig
 from .case_files import CaseFiles, Dataset
 from .classes import CaseFacts, LabelRules, agree_on_labels, has_sides
 from .dataset import find_dataset
+from .design import Triple, depth_for, make_card, with_flips
 from .encoders import TrainingEncoder, find_encoder
 from .look import look_at_cases
 from .places import Boxes, CoarseGrid, choose_grid, grid_of, guess_boxes, median_extent_mm
 from .splits import Split, split_cases
-
-Triple = tuple[float, float, float]
-
-# Of a training sample, where the settings leave its slices open.
-SAMPLE_PIXELS = 16 * 256 * 256
-LEAST_DEPTH, MOST_DEPTH = 16, 64
-_MODALITIES = ("CT", "MR", "MRI", "PT")
 
 
 @dataclass(frozen=True)
@@ -149,7 +141,7 @@ def plan_for(
     rules = LabelRules.of(config, dataset)
     looks = look_at_cases(dataset, rules, hashed, watch)
     labels, facts = agree_on_labels(dataset, looks, config.labels)
-    config = _with_flips(config, facts, labels)
+    config = with_flips(config, has_sides(facts, labels))
     sound = [case for case in facts if not case.problem]
     if not sound:
         raise InputError(facts[0].problem)
@@ -166,8 +158,8 @@ def plan_for(
     image_size = config.image_size or encoder.image_size(spacing, extent)
     height, width = (max(1, round(e / s)) for e, s in zip(extent[1:], spacing[1:]))
     fit = SquareFit.of_slices(height, width, spacing[1:], image_size)
-    config = replace(config, training_depth=config.training_depth or _depth_for(fit))
-    card = _make_card(config, dataset, labels, fit, spacing, median_extent_mm(sound, {}, config.slicing))
+    config = replace(config, training_depth=config.training_depth or depth_for(fit))
+    card = make_card(config, dataset, labels, fit, spacing, median_extent_mm(sound, {}, config.slicing))
     files = {case.name: case for case in dataset.cases}
     plan = Plan(
         config=config,
@@ -197,46 +189,6 @@ def _coarse_grid(config: TrainingConfig, sound: list[CaseFacts]) -> CoarseGrid |
     return None if look is None else grid_of(look.spacing_mm, look.places, sound)
 
 
-def _make_card(
-    config: TrainingConfig, dataset: Dataset, labels: tuple[Label, ...], fit: SquareFit, spacing: Triple, extent: Triple
-) -> ModelCard:
-    """But for what only the training finds out."""
-    channels = config.input_channels or tuple(map(_channel, dataset.channels))
-    encoder = EncoderConfig(config.encoder, fit.size, channel_layout=config.channel_layout)
-    count = max(1, len(channels))
-    width = EMBEDDING_CHANNELS * encoder.passes(count)
-    decoder = DecoderConfig(
-        len(labels) + 1,
-        (width, *config.channels[1:]),
-        levels=_levels(config, fit),
-        detail=config.detail,
-        grey_channels=count,
-    )
-    return ModelCard(
-        name=config.name,
-        description=config.description,
-        modality=config.modality or dataset.modality,
-        labels=labels,
-        encoder=encoder,
-        decoder=decoder,
-        slicing=config.slicing,
-        intensity=config.intensity,
-        channels=tuple(replace(channel, intensity=channel.intensity or config.intensity) for channel in channels),
-        window=config.window or WindowRule(config.training_depth, config.training_depth // 2),
-        mirror=bool(config.mirror),
-        island_share=config.island_share,
-        spacing_mm=spacing,
-        extent_mm=extent,
-        licence=config.licence or dataset.licence,
-        author=config.author,
-    )
-
-
-def _channel(name: str) -> Channel:
-    """A channel of the data; nnU-Net calls some by the modality."""
-    return Channel(name, modality=name.upper() if name.upper() in _MODALITIES else "")
-
-
 def _within_cache(plan: Plan) -> Plan:
     """With as many changed copies of each case as the cache has room for: others would be encoded in each step anew."""
     asked, needed = plan.config.augmented_copies, plan.encoder.kept_views(plan.config) * plan.view_bytes
@@ -257,27 +209,6 @@ def _with_encoder(config: TrainingConfig, sam_checkpoint: Path | None) -> Traini
         return config
     given, usual = to_json(config), to_json(TrainingConfig())
     return make_config({key: value for key, value in given.items() if value != usual[key]}, {}, sam_checkpoint)
-
-
-def _with_flips(config: TrainingConfig, facts: tuple[CaseFacts, ...], labels: tuple[Label, ...]) -> TrainingConfig:
-    """With what the cases say where the settings leave open whether views may be flipped and mirrored."""
-    flips = config.augmentation.flip_left_right
-    if flips is None:
-        flips = not has_sides(facts, labels)
-    mirror = flips if config.mirror is None else config.mirror
-    return replace(config, augmentation=replace(config.augmentation, flip_left_right=flips), mirror=mirror)
-
-
-def _depth_for(fit: SquareFit) -> int:
-    """Slices of a training sample, so that it takes no more memory and time than 16 slices of 256 x 256 pixels."""
-    return min(MOST_DEPTH, max(LEAST_DEPTH, SAMPLE_PIXELS // math.prod(fit.grid)))
-
-
-def _levels(config: TrainingConfig, fit: SquareFit) -> int:
-    """As many as asked for; else as in the model to begin with; else what the cases' own grid needs."""
-    if config.levels or not config.start_from:
-        return config.levels or fit.level()
-    return read_card(find_model(config.start_from)).decoder.levels
 
 
 def _median(triples: list[Any]) -> Triple:

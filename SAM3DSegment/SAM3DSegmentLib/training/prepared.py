@@ -17,7 +17,8 @@ from ..card import UNKNOWN, Label
 from ..geometry import Crop
 from ..preparation import Preparation, Prepared, SquareFit
 from .case_files import CaseFiles
-from .classes import LabelRules, read_case
+from .classes import LabelRules
+from .reading import read_case
 
 SLICES_AT_A_TIME = 16
 GREY_BYTES = 4  # of a pixel of each channel: float32, so that it is what inference sees to the bit
@@ -96,7 +97,14 @@ def _write(name: str, prepared: Prepared, classes_kji: np.ndarray, labels: tuple
         "is_partly_known": bool((classes == UNKNOWN).any()),
         "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
     }
-    _write_grey(_file_of(name, folder, "grey"), prepared)
+    with written_whole(_file_of(name, folder, "grey")) as partial:
+        shape = (prepared.channels, prepared.depth, *fit.grid)
+        grey = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        for start in range(0, prepared.depth, SLICES_AT_A_TIME):
+            stop = min(start + SLICES_AT_A_TIME, prepared.depth)
+            grey[:, start:stop] = prepared.grey(start, stop).transpose(0, 1).numpy()
+        grey.flush()
+        del grey  # Windows renames no file that is mapped
     with written_whole(_file_of(name, folder, "classes")) as partial:
         np.save(partial, classes.numpy())
     write_json(_facts_file(name, folder), facts)  # last, so that a case with facts is complete
@@ -130,14 +138,3 @@ def _open_case(name: str, folder: Path) -> PreparedCase:
         np.array(facts["has_class"]),
         facts["is_partly_known"],
     )
-
-
-def _write_grey(path: Path, prepared: Prepared) -> None:
-    with written_whole(path) as partial:
-        shape = (prepared.channels, prepared.depth, *prepared.fit.grid)
-        array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-        for start in range(0, prepared.depth, SLICES_AT_A_TIME):
-            stop = min(start + SLICES_AT_A_TIME, prepared.depth)
-            array[:, start:stop] = prepared.grey(start, stop).transpose(0, 1).numpy()
-        array.flush()
-        del array

@@ -1,23 +1,14 @@
-"""A training from a folder of labelled volumes to a model: plan, prepare the cases, train each fold, measure, write."""
+"""A training from a folder of labelled volumes to a model: it is planned, and then carried out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from ..base.devices import is_out_of_memory, resolve_device
-from ..base.errors import InputError, OutOfMemoryError
-from ..base.files import last_line
 from ..base.watch import UNWATCHED, Watch
 from ..model_file import Sam3dModel
 from ..settings import TrainingConfig
-from .coarse import look_for_places
-from .finish import finish
-from .fold import train_fold
-from .loop import make_fabric
-from .open_run import open_run, prepare_cases
-from .plan import Plan, make_plan
+from .execution import train_as_planned
+from .plan import make_plan
 from .run_folder import Options, RunFolder
 
 
@@ -39,33 +30,3 @@ def train(
     folder.check(options)
     plan = make_plan(data, config, options.cases, True, watch, options.sam_checkpoint)
     return train_as_planned(plan, folder, options, watch)
-
-
-def train_as_planned(plan: Plan, folder: RunFolder, options: Options, watch: Watch = UNWATCHED) -> Sam3dModel:
-    """As `train`, which makes the plan from the data: made to be carried out, with the files' fingerprint."""
-    if plan.problems:
-        more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
-        raise InputError(plan.problems[0].problem + more)
-    with _told_if_memory_runs_out(plan):
-        run = open_run(plan, folder, make_fabric(resolve_device(options.device)), options, watch)
-        if plan.coarse is not None:
-            run = look_for_places(run, options)
-        run = prepare_cases(run)
-        results = [train_fold(run, number, split) for number, split in enumerate(run.plan.splits)]
-        return finish(run, results)
-
-
-@contextmanager
-def _told_if_memory_runs_out(plan: Plan) -> Iterator[None]:
-    """Raises OutOfMemoryError, naming the settings by which a training takes less."""
-    try:
-        yield
-    except (RuntimeError, MemoryError, ImportError, OSError) as error:
-        if not is_out_of_memory(error):
-            raise
-        config = plan.config
-        raise OutOfMemoryError(
-            f"memory ran out in training ({last_line(error)[:200]}); close other programs, or give a smaller "
-            f"batch_size than {config.batch_size}, training_depth than {config.training_depth} or image_size than "
-            f"{plan.image_size} in the file of --config."
-        ) from error

@@ -18,9 +18,10 @@ from ..network import Network
 from ..places.finder import Finder
 from ..preparation import Voxels
 from .case_files import CaseFiles
-from .classes import LabelRules, read_case
+from .classes import LabelRules
 from .learner import TrainedNetwork
 from .plan import Plan
+from .reading import read_case
 
 
 class Segments(Protocol):

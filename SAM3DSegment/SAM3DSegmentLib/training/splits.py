@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base.errors import InputError, require
+from ..base.errors import InputError
 from ..settings import TrainingConfig
-from .patients import by_patient
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,17 @@ def split_cases(
     return (Split(_flat(training)[:most_training], _flat(validation), _flat(test)),)
 
 
+def by_patient(cases: Iterable[str], patients: Mapping[str, str]) -> list[list[str]]:
+    """The cases of each patient, in their order; patients in the order of their first cases.
+
+    A case that `patients` does not name is of a patient of its own.
+    """
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for name in cases:
+        groups.setdefault((name in patients, patients.get(name, name)), []).append(name)
+    return list(groups.values())
+
+
 def share_out(sizes: Sequence[int], ranks: int) -> list[list[int]]:
     """Numbers of the items of each of `ranks` processes, in their order: the next goes to the one with least so far."""
     shares: list[list[int]] = [[] for _ in range(ranks)]
@@ -81,10 +91,10 @@ def _flat(groups: Iterable[list[str]]) -> tuple[str, ...]:
 def _folds(groups: Sequence[list[str]], test: tuple[str, ...], folds: int) -> tuple[Split, ...]:
     total = sum(map(len, groups))
     of_patients = f" of {len(groups)} patients" if len(groups) < total else ""
-    require(
-        len(groups) >= folds,
-        f"{total} cases{of_patients} cannot be divided into {folds} folds; give fewer folds, or more cases.",
-    )
+    if len(groups) < folds:
+        raise InputError(
+            f"{total} cases{of_patients} cannot be divided into {folds} folds; give fewer folds, or more cases."
+        )
     parts = share_out([len(group) for group in groups], folds)
     return tuple(
         Split(

@@ -41,7 +41,7 @@ class NewCase:
 
         Raises InputError for a missing folder or an unusable name.
         """
-        from ...training.dataset import files_of_case, new_case_files
+        from ...training.new_case import files_of_case, new_case_files
 
         if not folder.is_dir():
             raise InputError(_("folder {path!r} does not exist; choose another.").format(path=str(folder)))

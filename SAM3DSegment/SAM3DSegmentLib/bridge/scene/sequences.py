@@ -37,7 +37,7 @@ class Frames:
         """Those of which the node shows one. Raises InputError if there are none, or they are on different grids."""
         browser = browserOf(volumeNode)
         if browser is None:
-            raise InputError(f"volume {volumeNode.GetName()!r} is no frame of a sequence; segment it alone.")
+            raise InputError(f"volume {volumeNode.GetName()!r} is not a frame of a sequence; segment it alone.")
         ijkToWorld, shapeKji = readGrid(volumeNode)
         nodes = _nodesOf(browser.GetSequenceNode(volumeNode))
         for number, node in enumerate(nodes):

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from .base.devices import check_numpy
-from .base.errors import InputError
-from .base.files import one_line
-from .base.watch import UNWATCHED, Watch
-from .formats.dicom_tree import DicomTrees
-from .formats.label_maps import LabelMap, read_label_map, segments_of
-from .formats.painted import known_voxels
-from .formats.segments import IGNORE, NO_STRUCTURES, name_key
-from .formats.volumes import volumes_by_name
-from .geometry import grid_offset, is_same_grid, spacing_and_directions, voxel_ml
-from .metrics import dice, mean_defined
+from ..base.devices import check_numpy
+from ..base.errors import InputError
+from ..base.files import one_line
+from ..base.watch import UNWATCHED, Watch
+from ..formats.dicom_tree import DicomTrees
+from ..formats.label_maps import LabelMap, read_label_map, segments_of
+from ..formats.painted import known_voxels
+from ..formats.segments import IGNORE, NO_STRUCTURES, name_key
+from ..formats.volumes import volumes_by_name
+from ..geometry import grid_offset, is_same_grid, spacing_and_directions, voxel_ml
+from ..metrics import dice, mean_defined
 
 logger = logging.getLogger(__name__)
 
