@@ -313,7 +313,7 @@ def test_a_small_structure_in_a_large_volume_is_found_by_the_command(balls, tmp_
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "o.nii"))) > 0
     ball = sitk.GetArrayFromImage(sitk.ReadImage(str(balls / f"{case}_label.nii"))) > 0
     assert 2 * (found & ball).sum() / (found.sum() + ball.sum()) > 0.8
-    (box,) = json.loads(report.read_text())["volumes"][0]["boxes"]
+    (box,) = json.loads(report.read_text())["segmented"][0]["boxes"]
     crop = Crop.named(box, ball.shape)
     assert crop.view(ball).sum() == ball.sum()
     assert max(crop.size_kji) < SIZE / 2

@@ -27,7 +27,7 @@ from ..training.dataset import find_dataset
 from ..training.plan import make_plan
 from ..training.reading import read_case
 from ..training.run import train
-from ..training.run_folder import Options
+from ..training.run_folder import Options, RunFolder
 from ..training.splits import split_cases
 from .measuring import BenchResult, Row, clock, conditions, threads
 from .set_in import set_in
@@ -93,7 +93,8 @@ def _trained(setting: Setting) -> Sam3dModel:
     if path.is_file():
         return load_model(path)
     config = replace(setting.config, test_cases=0)
-    return train(setting.output / "training", path, config, Options(device=setting.device, overwrite=True))
+    stopped = RunFolder(path).record.is_file()
+    return train(setting.output / "training", path, config, Options(device=setting.device, resume=stopped))
 
 
 @dataclass
