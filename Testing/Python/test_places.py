@@ -28,6 +28,7 @@ from SAM3DSegmentLib.training.places import Misses, choose_grid, find_misses, gu
 from SAM3DSegmentLib.training.plan import make_config
 from SAM3DSegmentLib.training.run import train
 from SAM3DSegmentLib.training.run_folder import Options
+from SAM3DSegmentLib.training.soft_labels import Wanted, find_soft_labels
 from test_training import Recorded
 
 SIZE, RADIUS = 80, 6
@@ -322,3 +323,14 @@ def test_a_small_structure_in_a_large_volume_is_found_by_the_command(balls, tmp_
     config.write_text(json.dumps({"encoder": "compact_vit", "start_from": str(model), "validations": 1}))
     assert main([*again, str(config)]) == 0
     assert load_model(more).card.coarse.card == load_model(model).card.coarse.card, "begun with the same coarse look"
+
+
+def test_complete_asks_a_model_that_looks_twice_around_the_painted_slices_alone(model):
+    voxels = np.random.default_rng(0).normal(100, 30, (48, 50, 52)).astype(np.float32)
+    box = (slice(20, 30), slice(10, 24), slice(30, 41))
+    found = find_soft_labels(looking_twice(model), voxels, np.eye(4), {1: Wanted(1, box)}, Watch())
+    part = tuple(slice(side.start - 2, side.stop + 2) for side in box)  # with the margin
+    inner = tuple(slice(2, 2 + side.stop - side.start) for side in box)
+    alone = find_soft_labels(Segmenter.load(model), voxels[part], np.eye(4), {1: Wanted(1, inner)}, Watch())
+    np.testing.assert_array_equal(found[1], alone[1])
+    assert find_soft_labels(looking_twice(model), voxels, np.eye(4), {}, Watch()) == {}
