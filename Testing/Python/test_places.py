@@ -275,8 +275,9 @@ def test_the_check_says_that_places_are_looked_for_first_and_how_not_to(balls):
 
 @pytest.mark.slow
 def test_a_training_is_stopped_in_the_coarse_look_and_goes_on(balls, tmp_path):
+    """By finishing, which makes a model of what was learnt, but of places alone none can be made."""
     told = Recorded()
-    stop = Watch(told, lambda: any(stage == "train" for stage, *_ in told.stages))
+    stop = Watch(told, finishing=lambda: any(stage == "train" for stage, *_ in told.stages))
     output, config = tmp_path / "m.sam3d", settings(epochs=1)
     with pytest.raises(Cancelled, match="--resume"):
         train(balls, output, config, CPU, stop)

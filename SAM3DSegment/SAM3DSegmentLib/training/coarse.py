@@ -50,14 +50,14 @@ def look_for_places(run: Run, options: Options) -> Run:
     """
     plan, grid = run.plan, run.plan.coarse
     assert grid is not None
-    total = _PARTS if plan.config.epochs else round(60 * plan.config.minutes)
-    begun = 0
+    share, total = 0.0, _PARTS if plan.config.epochs else max(1, round(60 * plan.config.minutes))
     if run.start is not None and run.start.coarse is not None:
         model = run.start.coarse
     else:
-        begun = round(SHARE * total)
-        watch = Watch(_OnlyProgress(run.watch.display), run.watch.cancelled)
-        model = _learn(run, options, watch.part("train", 0, begun, total))
+        share = SHARE
+        # Of places alone no model can be made: who wants to finish now stops the training, and may resume it.
+        watch = Watch(_OnlyProgress(run.watch.display), lambda: run.watch.cancelled() or run.watch.finishing())
+        model = _learn(run, options, watch.part("train", 0, round(share * total), total))
     segmenter = Segmenter.load(model, str(run.fabric.device), "auto", options.sam_checkpoint)
     look = CoarseLook(model.card, grid.spacing_mm, grid.places, 0.0, plan.fine_extent_mm)
     misses = _find_misses(run, Finder(look, segmenter))
@@ -71,8 +71,8 @@ def look_for_places(run: Run, options: Options) -> Run:
         plan=replace(plan, card=replace(plan.card, coarse=look)),
         coarse=model,
         finder=Finder(look, segmenter),
-        share=1 - SHARE if begun else 1.0,
-        watch=run.watch.part("train", begun, total, total),
+        share=1 - share,
+        watch=run.watch.part("train", round(share * total), total, total),
     )
 
 
