@@ -9,9 +9,10 @@ import pytest
 import safetensors
 import SimpleITK as sitk
 
-from conftest import ijk_to_ras_of
+from conftest import HIPPOCAMPUS, ijk_to_ras_of
 from SAM3DSegmentLib.base.errors import Cancelled, InputError, ModelFileError
 from SAM3DSegmentLib.base.watch import Watch
+from SAM3DSegmentLib.bench.set_in import SEAM, set_in
 from SAM3DSegmentLib.card import CoarseLook, SlicingRule
 from SAM3DSegmentLib.cli import main
 from SAM3DSegmentLib.geometry import Crop
@@ -24,8 +25,10 @@ from SAM3DSegmentLib.suitability import VolumeFacts, find_misfits
 from SAM3DSegmentLib.training.case_files import CaseFiles
 from SAM3DSegmentLib.training.check import check
 from SAM3DSegmentLib.training.classes import CaseFacts
+from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.places import Misses, choose_grid, find_misses, guess_boxes, jitter_boxes
-from SAM3DSegmentLib.training.plan import make_config
+from SAM3DSegmentLib.training.plan import make_config, make_plan
+from SAM3DSegmentLib.training.reading import read_case
 from SAM3DSegmentLib.training.run import train
 from SAM3DSegmentLib.training.run_folder import Options
 from SAM3DSegmentLib.training.soft_labels import Wanted, find_soft_labels
@@ -335,3 +338,43 @@ def test_complete_asks_a_model_that_looks_twice_around_the_painted_slices_alone(
     alone = find_soft_labels(Segmenter.load(model), voxels[part], np.eye(4), {1: Wanted(1, inner)}, Watch())
     np.testing.assert_array_equal(found[1], alone[1])
     assert find_soft_labels(looking_twice(model), voxels, np.eye(4), {}, Watch()) == {}
+
+
+def test_cases_are_set_into_larger_volumes_among_parts_without_a_structure(tmp_path):
+    plan = make_plan(HIPPOCAMPUS, settings())
+    names = sorted(plan.files)
+    regions = set_in(plan, names, 64, tmp_path / "a", 0, Watch())
+    assert regions == set_in(plan, names, 64, tmp_path / "b", 0, Watch())
+    large = {case.name: case for case in find_dataset(tmp_path / "a").cases}
+    assert set(large) == set(names)
+    for name in names:
+        image, classes = read_case(plan.files[name], plan.labels, plan.rules)
+        whole, found = read_case(large[name], plan.labels)
+        crop = Crop.named(regions[name], whole.array_kji.shape)
+        np.testing.assert_array_equal(crop.view(found), classes)
+        assert found.sum() == classes.sum(), "no structure around"
+        inner = (slice(SEAM - 1, 1 - SEAM),) * 3
+        np.testing.assert_array_equal(crop.view(whole.array_kji)[inner], image.array_kji[inner])
+        np.testing.assert_allclose(crop.move(whole.ijk_to_ras), image.ijk_to_ras, atol=1e-4)
+    assert whole.array_kji.shape == (64, 64, 64)
+    assert (tmp_path / "a" / "imagesTr" / f"{name}.nii").read_bytes() == (
+        tmp_path / "b" / "imagesTr" / f"{name}.nii"
+    ).read_bytes()
+    with pytest.raises(InputError, match="give a size of"):
+        set_in(plan, names, 30, tmp_path / "c", 0, Watch())
+
+
+@pytest.mark.slow
+def test_bench_region_shows_what_finding_costs_and_saves(tmp_path, capfd):
+    """Hardly trained, on few cases: that each way is measured, not how good it is."""
+    config, figures = tmp_path / "c.json", tmp_path / "f.json"
+    config.write_text(json.dumps({"encoder": "compact_vit", "epochs": 1, "validations": 1, "test_cases": 1}))
+    command = ["bench", "region", "--data", str(HIPPOCAMPUS), "-o", str(tmp_path / "out"), "--config", str(config)]
+    options = ["--size", "80", "--json", str(figures), "--device", "cpu"]
+    assert main([*command, *options]) == 0
+    rows = {row["name"]: row for row in json.loads(figures.read_text())["rows"]}
+    assert set(rows) == {"found", "given", "whole"}
+    assert "of 1 boxes hold 99%" in capfd.readouterr().out
+    model = (tmp_path / "out" / "model.sam3d").stat().st_mtime_ns
+    assert main([*command, *options]) == 0
+    assert (tmp_path / "out" / "model.sam3d").stat().st_mtime_ns == model, "it is used again"

@@ -107,7 +107,7 @@ class _Found:
 
 
 def _measure(setting: Setting, model: Sam3dModel, regions: dict[str, str]) -> BenchResult:
-    cases = {case.name: case for case in find_dataset(setting.output / "test").cases}
+    cases = {case.name: case for case in find_dataset(setting.output / "test", least=1).cases}
     segmenter = Segmenter.load(model, setting.device)
     kind, now = clock(segmenter.network.encoder.device)
     found = {name: _Found([], [], []) for name in ("found", "given", "whole")}

@@ -41,8 +41,9 @@ class Part:
 def set_in(plan: Plan, names: Sequence[str], size: int, folder: Path, seed: int, watch: Watch) -> dict[str, str]:
     """Write these cases of a plan, each set into size^3 voxels, into `folder`, as a data set to train on.
 
-    What surrounds a case is of the others of `names`. Returns the region in which each of them lies, as `Crop.named`
-    reads it. Raises InputError for cases of several channels, larger than `size`, or without room beside structures.
+    What surrounds a case is of the others of `names`, if there are any. Returns the region in which each of them lies,
+    as `Crop.named` reads it. Raises InputError for cases of several channels, larger than `size`, or without room
+    beside structures.
     """
     require(not plan.dataset.channels, f"{str(plan.dataset.folder)!r} has cases of several channels; give such of one.")
     images, label_maps = folder / "imagesTr", folder / "labelsTr"
@@ -55,9 +56,10 @@ def set_in(plan: Plan, names: Sequence[str], size: int, folder: Path, seed: int,
     for number, name in enumerate(watch.each("set in", names)):
         rng = np.random.default_rng((seed, number))
         image, classes = cases[name]
-        others = [part for other, part in parts.items() if other != name and len(part.starts)]
-        if not others:
-            raise InputError(f"no case beside {name!r} has {TILE} x {TILE} x {TILE} voxels without a structure.")
+        usable = {other: part for other, part in parts.items() if len(part.starts)}
+        if not usable:
+            raise InputError(f"none of {len(names)} cases has {TILE} x {TILE} x {TILE} voxels without a structure.")
+        others = [part for other, part in usable.items() if other != name] or [*usable.values()]
         crop = _random_place(image.array_kji.shape, size, rng, name)
         regions[name] = str(crop)
         voxels = _blend_in(_surroundings(others, size, rng), image.array_kji, crop)
@@ -116,7 +118,7 @@ def _blend_in(surroundings: np.ndarray, volume_kji: np.ndarray, crop: Crop) -> n
         depth = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
         share *= np.minimum(depth / SEAM, 1).reshape([-1 if own == axis else 1 for own in range(3)])
     place = crop.view(scaled)
-    place += share * (volume_kji - place)
+    place[:] = share * volume_kji + (1 - share) * place
     if np.issubdtype(volume_kji.dtype, np.integer):
         limits = np.iinfo(volume_kji.dtype)
         scaled = scaled.round().clip(max(limits.min, volume_kji.min()), limits.max)
