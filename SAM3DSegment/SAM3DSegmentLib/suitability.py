@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .card import ModelCard
+from .channel import modality_agrees
 from .geometry import WHOLE_REGION, Crop, Slicing, slicing_of
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _modality_misfits(modality: str, volume: VolumeFacts, tr: Callable[[str], st
     """By what DICOM states; without that, by the least value."""
     wanted, stated, least = modality.upper(), volume.modality, volume.least_value
     if stated:
-        if not wanted or wanted.startswith(stated):
+        if modality_agrees(wanted, stated):
             return []
         return [
             tr("Its modality is {here}, but the model is for {there}; choose another model.").format(

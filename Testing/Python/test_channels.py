@@ -9,20 +9,18 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from channel_cases import make_case, write_image, write_nnunet
+from channel_cases import make_case, make_model, write_image, write_nnunet
 from conftest import MRI
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.channel import Channel, IntensityRule
-from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import segment_volume
-from SAM3DSegmentLib.model_file import Sam3dModel, load_model, save_model
+from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.sam.cache import EmbeddingCache
 from SAM3DSegmentLib.sam.cached_encoder import CachedEncoder
-from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.check import describe_plan
@@ -31,7 +29,6 @@ from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 
-VIT = VitConfig(16, 1, 2, (0,))
 SETTINGS = {
     "encoder": "compact_vit",
     "image_size": 48,
@@ -40,22 +37,6 @@ SETTINGS = {
     "validations": 2,
     "validation_cases": 2,
 }
-
-
-def make_model(names=("T1", "T2"), layout="each"):
-    count = max(1, len(names))
-    encoder = EncoderConfig("compact_vit", 32, "", VIT, channel_layout=layout)
-    decoder = DecoderConfig(2, (256 * encoder.passes(count), 4, 4, 4, 4), detail=(4,), grey_channels=count)
-    card = ModelCard(
-        "pair", "", "", (Label(1, "Ball", (230, 159, 0)),), encoder, decoder, channels=tuple(map(Channel, names))
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tensors = {key: value.half() for key, value in build_vit(VIT, 32).state_dict().items()}
-        made = Sam3dDecoder.from_config(decoder).eval()
-    for head in (made.heads[-1], made.detail.head):
-        torch.nn.init.zeros_(head.bias)  # else all voxels may be of one class
-    return Sam3dModel(card, made, tensors)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..formats.channels import NUMBER, ChannelFile
 from ..formats.content import check_exists
 from ..formats.segments import name_key
 from .inputs import Source
+from .studies import channel_of, join_studies
 
 
 def parse_channels(given: Sequence[str]) -> dict[str, Path]:
@@ -29,16 +31,24 @@ def parse_channels(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def join_channels(sources: list[Source], card: ModelCard, given: Mapping[str, Path]) -> list[Source]:
+def join_channels(
+    sources: list[Source], card: ModelCard, given: Mapping[str, Path], series_uid: str | None = None
+) -> list[Source]:
     """The sources of one input as the volumes that the model reads, which may be of several files each.
 
-    given: by name, the other channels of the only source. Raises InputError where these are not those of the model;
+    given: by name, the other channels of the only source, of which series_uid chooses a DICOM series. Raises InputError where these are not those of the model;
     `check_channels` tells it of files that are grouped by their numbers.
     """
     if given:
-        return [_with_others(sources, card, given)]
+        return [_with_others(sources, card, given, series_uid)]
     if len(card.inputs) == 1:
         return sources
+    folders = [source for source in sources if source.path.is_dir()]
+    files = [source for source in sources if not source.path.is_dir()]
+    return [*_join_files(files, card), *(join_studies(folders, card) if folders else ())]
+
+
+def _join_files(sources: Sequence[Source], card: ModelCard) -> list[Source]:
     groups: dict[str, dict[int | None, Source]] = {}
     for source in sources:
         match = NUMBER.search(source.case)
@@ -51,6 +61,7 @@ def join_channels(sources: list[Source], card: ModelCard, given: Mapping[str, Pa
 
 def check_channels(source: Source, card: ModelCard) -> None:
     """Raises InputError unless a source has the channels that the model reads."""
+    require(not source.hindrance, source.hindrance)
     wanted = [channel.name for channel in card.channels]
     has = [channel.name for channel in source.channels]
     if len(card.inputs) == 1 or has == wanted:
@@ -67,7 +78,9 @@ def check_channels(source: Source, card: ModelCard) -> None:
     raise InputError(f"{str(source.path)!r}: {' and '.join(told)}; {reads}.")
 
 
-def _with_others(sources: list[Source], card: ModelCard, given: Mapping[str, Path]) -> Source:
+def _with_others(
+    sources: list[Source], card: ModelCard, given: Mapping[str, Path], series_uid: str | None
+) -> Source:
     wanted = [channel.name for channel in card.channels]
     reads = f"the model {card.name!r} reads {', '.join(wanted) or 'one channel, without a name'}"
     by_key = {name_key(name): path for name, path in given.items()}
@@ -83,9 +96,27 @@ def _with_others(sources: list[Source], card: ModelCard, given: Mapping[str, Pat
     source = sources[0]
     for path in given.values():
         check_exists(path)
-    return replace(
-        source, channels=tuple(ChannelFile(name, by_key.get(name_key(name), source.path)) for name in wanted)
-    )
+    channels = []
+    for name in wanted:
+        path = by_key.get(name_key(name), source.path)
+        if path.is_dir() and (series_uid is None or path != source.path):
+            channels.append(channel_of(path, name, card))
+        else:
+            channels.append(ChannelFile(name, path, series_uid=series_uid if path == source.path else None))
+    _check_different(channels)
+    return replace(source, channels=tuple(channels))
+
+
+def _check_different(channels: Sequence[ChannelFile]) -> None:
+    """Raises InputError where one file would be two channels, of which one must be another."""
+    seen: dict[tuple[str, str | None], ChannelFile] = {}
+    for channel in channels:
+        other = seen.setdefault((os.path.realpath(channel.path), channel.series_uid), channel)
+        require(
+            other is channel,
+            f"the channels {other.name} and {channel.name} would both be {str(channel.path)!r}; give each its own "
+            "volume.",
+        )
 
 
 def _join(case: str, group: dict[int | None, Source], card: ModelCard) -> Source:

@@ -87,10 +87,10 @@ def measure_masks(masks: Masks, image: Volume) -> dict[str, Any]:
     return {"segments": segments, "date": date_now()}
 
 
-def read_result(mask: Path, image: Volume, labels: Sequence[Label]) -> Masks:
+def read_result(mask: Path, image: Volume, labels: Sequence[Label], frame: int | None = None) -> Masks:
     """As `read_masks`, of a mask that a model made, with its names and colours."""
     colors = {label.value: label.color for label in labels}
-    return read_masks(mask, image, {label.value: label.name for label in labels}, colors)
+    return read_masks(mask, image, {label.value: label.name for label in labels}, colors, frame)
 
 
 def measure_result(masks: Masks, image: Volume, labels: Sequence[Label]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Volume:
     slices: tuple[tuple[Path, int], ...] = ()
     times: tuple[float, ...] = ()
     more: tuple[np.ndarray, ...] = ()
+    more_modalities: tuple[str, ...] = ()
 
     @property
     def channels(self) -> tuple[np.ndarray, ...]:
