@@ -93,7 +93,9 @@ def channels_called(texts: Iterable[str], names: Sequence[str]) -> list[str]:
 
 
 def match_channels(
-    names: Sequence[str], called: Sequence[Sequence[str]], may_be: Callable[[str, int], bool] = lambda _name, _number: True
+    names: Sequence[str],
+    called: Sequence[Sequence[str]],
+    may_be: Callable[[str, int], bool] = lambda _name, _number: True,
 ) -> dict[str, list[int]]:
     """For each channel the numbers of the things that it may be, each of which is called by some texts; one if sure.
 
@@ -114,7 +116,7 @@ def is_sure(name: str, found: dict[str, list[int]]) -> bool:
 
 
 def modality_agrees(wanted: str, stated: str) -> bool:
-    """Whether the modality that DICOM states ("MR", "PT") is one that a card names ("MRI", "PET/CT"), or either is ""."""
+    """Whether the modality that DICOM states ("MR", "PT") is one that is wanted ("MRI", "PET/CT"); "" is any."""
     named = re.findall(r"[A-Z]+", wanted.upper())
     return not (named and stated) or any(
         name.startswith((stated.upper(), _MODALITIES.get(stated.upper(), stated.upper()))) for name in named

@@ -1,5 +1,6 @@
 """Several channels: found, read on one grid, encoded one by one, and what a model says of those that it wants."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -14,6 +15,7 @@ from conftest import MRI
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.channel import Channel, IntensityRule
+from SAM3DSegmentLib.commands.table import COLUMNS
 from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import segment_volume
@@ -29,6 +31,7 @@ from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 
+GREY = {"mean": np.mean, "sd": np.std}
 SETTINGS = {
     "encoder": "compact_vit",
     "image_size": 48,
@@ -103,6 +106,45 @@ def test_arrays_and_files_however_they_are_given_have_one_mask(tmp_path, files, 
     assert np.array_equal(outputs["second.nrrd"], outputs["first.nrrd"])
     assert outputs["first.nrrd"].any()
     assert list(json.loads(report.read_text())["segmented"][0]["channels"]) == ["T1", "T2"]
+
+
+def test_grey_values_are_those_of_each_channel_by_its_name(tmp_path, files, pair, command):
+    """In report, table and page, and in those of `measure`, however it finds the channels."""
+    outputs = ("--table", tmp_path / "t.csv", "--page", tmp_path / "qc.html", "--report", tmp_path / "r.json")
+    arguments = ("segment", files / "imagesTr", "-o", tmp_path / "out", "--model", pair)
+    code, _, error = command(*arguments, *outputs)
+    assert code == 0, error
+    images, _ = make_case(1)
+    mask = read_volume(tmp_path / "out" / "case_01.seg.nrrd").array_kji == 1
+    made = {f"{key} T{n}": f"{of(image[mask]):.6g}" for n, image in enumerate(images, 1) for key, of in GREY.items()}
+
+    def row_of(path):
+        (row,) = [row for row in csv.DictReader(path.open()) if row["case"] == "case_01"]
+        return row
+
+    row = row_of(tmp_path / "t.csv")
+    assert list(row)[-5:] == ["date", *made]
+    assert made.items() <= row.items()
+    assert row["mean"] == row["mean T1"]
+    page = (tmp_path / "qc.html").read_text()
+    assert f"<td>T1 {float(row['mean T1']):.4g}<br>T2 {float(row['mean T2']):.4g}</td>" in page
+    (tmp_path / "t.csv").unlink()  # the masks that are there are measured for a new one
+    assert command(*arguments, *outputs)[0] == 0
+    assert made.items() <= row_of(tmp_path / "t.csv").items()
+    folders = ("--predictions", tmp_path / "out", "--images", files / "imagesTr")
+    for more in ((), ("--recursive",)):
+        code, told, error = command("measure", *folders, *more, "--table", tmp_path / "m.csv")
+        assert code == 0, error
+        assert told.split("\n")[0].split()[4:8] == ["mean", "T1", "sd", "T1"]
+        assert made.items() <= row_of(tmp_path / "m.csv").items()
+        (tmp_path / "m.csv").unlink()
+    assert command("measure", files, "--table", tmp_path / "m.csv")[0] == 0
+    assert list(row_of(tmp_path / "m.csv"))[-4:] == list(made)
+    code, _, error = command("segment", MRI, "-o", tmp_path / "o.nrrd", "--table", tmp_path / "one.csv")
+    assert code == 0, error
+    assert (tmp_path / "one.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert command("segment", MRI, "-o", tmp_path / "p.nrrd", "--table", tmp_path / "t.csv")[0] == 0
+    assert {row["mean T2"] for row in csv.DictReader((tmp_path / "t.csv").open()) if row["case"][:4] != "case"} == {""}
 
 
 @pytest.mark.parametrize(

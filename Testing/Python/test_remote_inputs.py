@@ -38,7 +38,9 @@ def both(run_cli, there, d):
             assert done.returncode == 0, done.stderr
         made, wanted = ({path.relative_to(d / at): path for path in (d / at).rglob("*")} for at in ("there", "here"))
         assert made.keys() == wanted.keys()
-        for name in (name for name in wanted if name.suffix not in (".json", ".html", ".csv") and wanted[name].is_file()):
+        for name in (
+            name for name in wanted if name.suffix not in (".json", ".html", ".csv") and wanted[name].is_file()
+        ):
             assert made[name].read_bytes() == wanted[name].read_bytes(), name
         return made
 

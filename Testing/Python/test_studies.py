@@ -192,5 +192,7 @@ def test_what_is_called_as_two_channels_is_neither():
 
 
 def test_modalities_agree_as_people_and_dicom_write_them():
-    assert all(modality_agrees(*both) for both in [("MRI", "MR"), ("PET", "PT"), ("PET/CT", "CT"), ("", "CT"), ("CT", "")])
+    assert all(
+        modality_agrees(*both) for both in [("MRI", "MR"), ("PET", "PT"), ("PET/CT", "CT"), ("", "CT"), ("CT", "")]
+    )
     assert not any(modality_agrees(*both) for both in [("MRI", "CT"), ("CT", "PT"), ("PET", "CT")])

@@ -245,9 +245,10 @@ class _Run:
             check_axes(self.request.outputs.confidence, volume.ijk_to_ras)
         region = self.request.region
         modalities = (volume.modality, *volume.more_modalities)
+        titles = [channel.title for channel in source.channels] or [""]
         facts = [
-            VolumeFacts.of_array(channel, volume.ijk_to_ras, modality, region)
-            for channel, modality in zip(volume.channels, modalities)
+            VolumeFacts.of_array(channel, volume.ijk_to_ras, modality, region, title)
+            for channel, modality, title in zip(volume.channels, modalities, titles)
         ]
         is_told = source == target.sources[0]  # frames are much alike
         misfits = _judge(self.model, facts, source, self.request.strict, is_told)

@@ -36,8 +36,9 @@ def join_channels(
 ) -> list[Source]:
     """The sources of one input as the volumes that the model reads, which may be of several files each.
 
-    given: by name, the other channels of the only source, of which series_uid chooses a DICOM series. Raises InputError where these are not those of the model;
-    `check_channels` tells it of files that are grouped by their numbers.
+    given: by name, the other channels of the only source, of which series_uid chooses a DICOM series. Raises InputError
+    where these are not those of the model; `check_channels` tells it of files that are grouped by their numbers, and of
+    studies.
     """
     if given:
         return [_with_others(sources, card, given, series_uid)]
@@ -78,9 +79,7 @@ def check_channels(source: Source, card: ModelCard) -> None:
     raise InputError(f"{str(source.path)!r}: {' and '.join(told)}; {reads}.")
 
 
-def _with_others(
-    sources: list[Source], card: ModelCard, given: Mapping[str, Path], series_uid: str | None
-) -> Source:
+def _with_others(sources: list[Source], card: ModelCard, given: Mapping[str, Path], series_uid: str | None) -> Source:
     wanted = [channel.name for channel in card.channels]
     reads = f"the model {card.name!r} reads {', '.join(wanted) or 'one channel, without a name'}"
     by_key = {name_key(name): path for name, path in given.items()}

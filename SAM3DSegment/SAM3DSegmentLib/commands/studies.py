@@ -78,8 +78,8 @@ def _join_one(source: Source, card: ModelCard) -> Source:
     if len({one.study for one in series}) > 1:
         return replace(
             source,
-            hindrance=f"{str(source.path)!r} holds the series of several DICOM studies; give the folder of one, or with "
-            "--recursive that of all.",
+            hindrance=f"{str(source.path)!r} holds the series of several DICOM studies; give the folder of one, or "
+            "with --recursive that of all.",
         )
     channels, hindrance = _match(series, card)
     return replace(source, channels=channels, hindrance=hindrance)
@@ -113,9 +113,9 @@ def _match(study: Sequence[StudySeries], card: ModelCard) -> tuple[tuple[Channel
     )
     folder = os.path.commonpath([series.folder for series in study])
     return (), (
-        f"{folder!r}: the model {card.name!r} reads {', '.join(wanted)}, and the names of the study's series do not say which they "
-        f"are: {told}; give the folder of one as the input, and --channel NAME=FOLDER for each other; the series are "
-        f"{_listed(study)}."
+        f"{folder!r}: the model {card.name!r} reads {', '.join(wanted)}, and the names of the series do not say which "
+        f"they are: {told}; give the folder of one as the input, and --channel NAME=FOLDER for each other; the "
+        f"series are {_listed(study)}."
     )
 
 

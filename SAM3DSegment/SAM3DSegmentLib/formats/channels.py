@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..geometry import describe_grid_difference
-from .volumes import Volume, image_on_grid, read_volume
+from .volumes import Volume, image_on_grid, read_volume, volume_name
 
 NUMBER = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000 is the first channel of case
 
@@ -29,6 +29,12 @@ class ChannelFile:
     path: Path
     place: int | None = None
     series_uid: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What its file or folder is called; "" where a number says which channel it is."""
+        title = volume_name(self.path)
+        return "" if self.place is not None or NUMBER.search(title) else title
 
     def on_last_axis(self, frame: int | None) -> int | None:
         """What is read of a 4-D file; frame: which one, where the last axis is time."""
@@ -50,6 +56,7 @@ def read_channels(files: Sequence[ChannelFile], resample: bool = False, frame: i
         first,
         more=tuple(_on_grid_of(first, volume) for volume in others),
         more_modalities=tuple(volume.modality for volume in others),
+        names=tuple(file.name for file in files),
     )
 
 

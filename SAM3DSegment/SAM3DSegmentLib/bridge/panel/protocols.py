@@ -21,6 +21,7 @@ Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, 
 class Parameters(Protocol):
     """A SegmentParameters, with the methods that Slicer's wrapper adds when it is made."""
 
+    parameterNode: slicer.vtkMRMLScriptedModuleNode
     inputVolume: slicer.vtkMRMLScalarVolumeNode | None
     outputSegmentation: slicer.vtkMRMLSegmentationNode | None
     roi: slicer.vtkMRMLMarkupsROINode | None
