@@ -180,6 +180,8 @@ def test_of_a_folder_the_case_whose_channels_do_not_fit_fails_in_one_line(tmp_pa
         (["{0}", "--channel", "T2"], "--channel 'T2' is not NAME=FILE"),
         (["{0}", "--channel", "T1={0}", "--channel", "T2={1}"], "2 channels are given by --channel beside the input"),
         (["{0}", "--channel", "T2=nowhere.nii"], "'nowhere.nii' does not exist"),
+        (["{0}", "--channel", "T2={0}"], "the channels T1 and T2 would both be"),
+        (["{0}", "--channel", "T2={1}", "--channel", "t2={1}"], "--channel 't2' is given twice"),
     ],
 )
 def test_channels_of_one_volume_that_do_not_fit_are_told_in_one_line(tmp_path, files, pair, command, arguments, told):
@@ -190,6 +192,56 @@ def test_channels_of_one_volume_that_do_not_fit_are_told_in_one_line(tmp_path, f
     assert told in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "o.nrrd").exists()
+
+
+def test_names_that_are_exchanged_are_told_and_refused_by_strict(tmp_path, pair, command):
+    """Of files in a folder with blanks and umlauts."""
+    folder = tmp_path / "Frau Müller"
+    first, second = (write_image(folder / f"ä t{n}.nii.gz", image) for n, image in enumerate(make_case(0)[0], 1))
+    right = ["segment", first, "--channel", f"T2={second}", "-o", tmp_path / "right.nrrd", "--model", pair, "--strict"]
+    code, _, error = command(*right)
+    assert (code, "called" in error) == (0, False)
+    wrong = ["segment", second, "--channel", f"t2={first}", "-o", tmp_path / "wrong.nrrd", "--model", pair]
+    code, _, error = command(*wrong)
+    assert code == 0
+    assert "It is called 'ä t2', but given as T1, not T2; check that channels are not exchanged." in error
+    assert "T2: It is called 'ä t1', but given as T2, not T1" in error
+    code, _, error = command(*wrong, "--overwrite", "--strict")
+    assert code == 1
+    assert "check that channels are not exchanged" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "last axis"])
+def test_the_names_of_dataset_json_count_whatever_the_order_of_the_model(tmp_path, command, kind):
+    """And channels that the model does not read are left out."""
+    first, second, third = make_case(0, 3)[0]
+    write_nnunet(tmp_path / "data", [0], ("t1", "T2", "PD"))
+    images = tmp_path / "data" / "imagesTr"
+    if kind == "last axis":
+        for path in images.iterdir():
+            path.unlink()
+        joined = sitk.JoinSeries([sitk.GetImageFromArray(image) for image in (first, second, third)])
+        sitk.WriteImage(joined, str(images / "case_00.nii.gz"))
+    save_model(make_model(("PD", "T1")), tmp_path / "m.sam3d")
+    arguments = ("segment", images, "--model", tmp_path / "m.sam3d", "-o")
+    code, _, error = command(*arguments, tmp_path / "out", "--page", tmp_path / "p.html")
+    assert code == 0, error
+    found = read_volume(tmp_path / "out" / "case_00.seg.nrrd").array_kji
+    assert np.array_equal(found, segment_volume([third, first], np.eye(4), tmp_path / "m.sam3d", "cpu"))
+    (tmp_path / "data" / "dataset.json").unlink()
+    code, _, error = command(*arguments, tmp_path / "none")
+    assert code == 1
+    assert "the channel 0002 is too many" in error
+
+
+def test_a_model_of_one_named_channel_takes_that_of_each_case(tmp_path, files, command):
+    model = make_model(())
+    card = dataclasses.replace(model.card, channels=(Channel("T2"),))
+    save_model(dataclasses.replace(model, card=card), tmp_path / "m.sam3d")
+    code, _, error = command("segment", files / "imagesTr", "-o", tmp_path / "out", "--model", tmp_path / "m.sam3d")
+    assert code == 0, error
+    assert "not the channel T2" in error
+    assert [path.name[:12] for path in sorted((tmp_path / "out").iterdir())] == ["case_00_0001", "case_01_0001"]
 
 
 def test_a_model_of_one_channel_takes_files_with_numbers_as_before(tmp_path, files, command):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from ..card import ModelCard
 from ..formats.channels import NUMBER, ChannelFile
 from ..formats.content import check_exists
 from ..formats.segments import name_key
+from ..training.description import DESCRIPTION, channel_names, read_description
 from .inputs import Source
 from .studies import channel_of, join_studies
+
+logger = logging.getLogger(__name__)
 
 
 def parse_channels(given: Sequence[str]) -> dict[str, Path]:
@@ -42,14 +46,41 @@ def join_channels(
     """
     if given:
         return [_with_others(sources, card, given, series_uid)]
-    if len(card.inputs) == 1:
+    if not card.channels:
         return sources
     folders = [source for source in sources if source.path.is_dir()]
     files = [source for source in sources if not source.path.is_dir()]
+    if len(card.channels) == 1:
+        return [*_without_others(files, card), *folders]
     return [*_join_files(files, card), *(join_studies(folders, card) if folders else ())]
 
 
+def numbered_names(folder: Path) -> Mapping[int, str]:
+    """The names of channels by nnU-Net's numbers, or by their places on a file's last axis; empty if nobody says them.
+
+    They stand in `dataset.json` in the folder of the images, or in the one above.
+    """
+    folders = (folder, folder.absolute().parent)
+    return next(filter(None, (channel_names(read_description(path / DESCRIPTION)) for path in folders)), {})
+
+
+def _without_others(sources: Sequence[Source], card: ModelCard) -> list[Source]:
+    """Without the files that are, as `dataset.json` says, other channels than the one that the model reads."""
+    names = {folder: numbered_names(folder) for folder in {source.path.parent for source in sources}}
+    others = []
+    for source in sources:
+        named = {number: name_key(name) for number, name in names[source.path.parent].items()}
+        own, match = name_key(card.channels[0].name), NUMBER.search(source.case)
+        if match and own in named.values() and named.get(int(match[1]), own) != own:
+            others.append(source)
+    if others:
+        told = ", ".join(str(source.path) for source in others[:5])
+        logger.info("left out, because they are not the channel %s: %s.", card.channels[0].name, told)
+    return [source for source in sources if source not in others] if len(others) < len(sources) else list(sources)
+
+
 def _join_files(sources: Sequence[Source], card: ModelCard) -> list[Source]:
+    names = {folder: numbered_names(folder) for folder in {source.path.parent for source in sources}}
     groups: dict[str, dict[int | None, Source]] = {}
     for source in sources:
         match = NUMBER.search(source.case)
@@ -57,7 +88,7 @@ def _join_files(sources: Sequence[Source], card: ModelCard) -> list[Source]:
         other = groups.setdefault(case, {}).setdefault(number, source)
         if other is not source:
             raise InputError(f"{str(other.path)!r} and {str(source.path)!r} would be the same channel; rename one.")
-    return [_join(case, group, card) for case, group in groups.items()]
+    return [_join(case, group, card, names[next(iter(group.values())).path.parent]) for case, group in groups.items()]
 
 
 def check_channels(source: Source, card: ModelCard) -> None:
@@ -118,27 +149,38 @@ def _check_different(channels: Sequence[ChannelFile]) -> None:
         )
 
 
-def _join(case: str, group: dict[int | None, Source], card: ModelCard) -> Source:
+def _join(case: str, group: dict[int | None, Source], card: ModelCard, names: Mapping[int, str]) -> Source:
     """The files of one case, by their numbers; or the one whose last axis is the channel."""
     numbers = [number for number in group if number is not None]
     if not numbers:
-        return _with_places(group[None], card)
+        return _with_places(group[None], card, names)
     require(
         None not in group,
         f"{case!r} is the name of a file, and of others that end in a channel's number; keep the one or the others.",
     )
-    channels = tuple(ChannelFile(_name(number, card), group[number].path) for number in sorted(numbers))
+    channels = tuple(ChannelFile(name, group[n].path) for n, name in _names_of(sorted(numbers), card, names).items())
     first = group[min(numbers)]
     relative = first.relative.with_name(first.relative.name.replace(f"_{min(numbers):04d}.", ".", 1))
     return replace(first, relative=relative, channels=channels)
 
 
-def _with_places(source: Source, card: ModelCard) -> Source:
+def _with_places(source: Source, card: ModelCard, names: Mapping[int, str]) -> Source:
     if source.header is None or source.header.frames == 1:
         return source
-    places = range(source.header.frames)
-    return replace(source, channels=tuple(ChannelFile(_name(place, card), source.path, place) for place in places))
+    found = _names_of(range(source.header.frames), card, names)
+    return replace(source, channels=tuple(ChannelFile(name, source.path, place) for place, name in found.items()))
 
 
-def _name(number: int, card: ModelCard) -> str:
-    return card.channels[number].name if number < len(card.channels) else f"{number:04d}"
+def _names_of(numbers: Iterable[int], card: ModelCard, names: Mapping[int, str]) -> dict[int, str]:
+    """The model's name of each numbered channel, in the model's order; what the model does not know keeps its number.
+
+    Where `dataset.json` has any of the model's names, these count, and its other channels are left out: a model may
+    read some of them, in another order. Else the numbers count from the model's first channel.
+    """
+    wanted = {name_key(channel.name): channel.name for channel in card.channels}
+    if not wanted.keys() & set(map(name_key, names.values())):
+        names = dict(enumerate(wanted.values()))
+    found = {n: wanted.get(name_key(names.get(n, "")), f"{n:04d}") for n in numbers}
+    order = list(wanted.values())
+    used = [n for n, name in found.items() if name in order or n not in names]
+    return {n: found[n] for n in sorted(used, key=lambda n: (*order, found[n]).index(found[n]))}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import InputError
+from ..base.errors import InputError, require
 from ..base.watch import Watch
 from ..formats.channels import ChannelFile
 from ..formats.content import check_exists, image_suffix, visible_files
@@ -139,8 +139,13 @@ class SegmentingElsewhere:
 def _inputs_of(source: Source) -> tuple[ChannelFile, Sequence[ChannelFile]]:
     """The input of the command there, and what it gets by --channel."""
     own = ChannelFile("", source.path)
-    is_one_file = any(channel.place is not None for channel in source.channels)
-    first, *others = (own,) if is_one_file else source.channels or (own,)
+    places = [channel.place for channel in source.channels if channel.place is not None]
+    require(
+        places in ([], list(range((source.header or read_header(source.path)).frames if places else 0))),
+        f"{str(source.path)!r} has channels in another order than the model, or more, which --remote does not take; "
+        "save those of the model as files of their own.",
+    )
+    first, *others = (own,) if places else source.channels or (own,)
     return first, others
 
 

@@ -117,6 +117,7 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
 def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_Pair]:
     """Each image that matches the pattern with the mask that is called after it in the other tree."""
     from ..formats.channels import NUMBER
+    from .channels import numbered_names
     from .inputs import Source
     from .tree import masks_in, names_of_derivative, pairing_key, walk
 
@@ -127,7 +128,7 @@ def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_P
         relative = PurePosixPath(path.relative_to(images).as_posix())
         sources.setdefault(key := pairing_key(relative), []).append(Source(path, relative))
         of_case.setdefault(key.with_name(NUMBER.sub("", key.name)), []).append(path)
-    names = _channel_names(images)
+    names = numbered_names(images)
     pairs: dict[PurePosixPath, _Pair] = {}
     lonely = []
     for relative in masks_in(predictions, images):
@@ -156,6 +157,7 @@ def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
     """By name, else DICOM by UIDs; masks of an image that is not there are told in a warning."""
     from ..formats.channels import NUMBER
     from ..formats.volumes import VolumeFile, volumes_by_name
+    from .channels import numbered_names
 
     masks = volumes_by_name(predictions)
     files = {name: path for name, path in volumes_by_name(images).items() if not VolumeFile(path).is_segmentation}
@@ -171,16 +173,8 @@ def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
             "ending."
         )
     _tell_lonely(sorted(masks.keys() - found.keys()))
-    names = _channel_names(images)
+    names = numbered_names(images)
     return [_Pair(name, _channels(found[name], names), masks[name]) for name in sorted(masks.keys() & found.keys())]
-
-
-def _channel_names(images: Path) -> Mapping[int, str]:
-    """As `dataset.json` says them, in the folder of the images or in that of the dataset."""
-    from ..training.description import DESCRIPTION, channel_names, read_description
-
-    folders = (images, images.absolute().parent)
-    return next(filter(None, (channel_names(read_description(folder / DESCRIPTION)) for folder in folders)), {})
 
 
 def _channels(files: Sequence[Path], names: Mapping[int, str]) -> tuple[ChannelFile, ...]:

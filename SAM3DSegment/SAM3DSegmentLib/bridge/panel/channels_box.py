@@ -41,20 +41,20 @@ class ChannelsBox:
     ) -> None:
         """A selector for each name but the first, which is the volume's.
 
-        For another volume, or where none is chosen, the node that was `kept` is chosen, which may be none, else the one
-        that is called so.
+        For another volume, or where none is chosen, the node that was `kept` is chosen, else the one that is called so.
         """
-        kept = kept or {}
         volumeId = volumeNode.GetID() if volumeNode is not None else ""
         isNew = (tuple(names[1:]), volumeId) != (self._names, self._volumeId)
         self._names, self._volumeId = tuple(names[1:]), volumeId
         while len(self._rows) < len(self._names):
             self._rows.append(self._addRow())
-        found = nodesOfChannels(names, volumeNode, shownImages()) | kept
+        found = nodesOfChannels(names, volumeNode, shownImages()) | {
+            n: node for n, node in (kept or {}).items() if node
+        }
         self._isShowing = True
         for (label, selector), name in zip_longest(self._rows, self._names):
             label.visible = selector.visible = name is not None
-            if name is not None and (isNew or (selector.currentNode() is None and name not in kept)):
+            if name is not None and (isNew or selector.currentNode() is None):
                 label.text = f"{name}:"
                 selector.setCurrentNode(found[name])
         self._isShowing = False
@@ -78,6 +78,7 @@ class ChannelsBox:
         selector.noneEnabled = True
         selector.setMRMLScene(slicer.mrmlScene)
         selector.connect("currentNodeChanged(vtkMRMLNode*)", self._chosen)
+        selector.connect("nodeAboutToBeRemoved(vtkMRMLNode*)", self._aboutToBeRemoved)
         row = len(self._rows)
         self._layout.addWidget(label, row, 0)
         self._layout.addWidget(selector, row, 1)
@@ -86,3 +87,12 @@ class ChannelsBox:
     def _chosen(self, _node: Any = None) -> None:
         if not self._isShowing:
             self._onChanged()
+
+    def _aboutToBeRemoved(self, node: Any) -> None:
+        """Choose none: Qt would choose the volume beside it."""
+        self._isShowing = True
+        for _label, selector in self._rows:
+            if selector.currentNode() is node:
+                selector.setCurrentNode(None)
+        self._isShowing = False
+        self._onChanged()

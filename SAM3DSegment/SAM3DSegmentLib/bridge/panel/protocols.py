@@ -15,7 +15,7 @@ import qt
 
 from ..job import SceneJob
 
-Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
+Observe = Callable[..., Any]  # addObserver, removeObserver of VTKObservationMixin
 
 
 class Parameters(Protocol):

@@ -17,7 +17,7 @@ from ...channel import channels_called
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
 from ..dependencies import Installer
-from ..scene.channels import keepChoice, keptChoice, nodesOfChannels
+from ..scene.channels import keepChoice, keptChoice, nodesOfChannels, whyNotDifferent
 from ..scene.edits import whyNotReplace
 from ..scene.observing import REGION_CHANGES, Observer
 from ..scene.segmentations import referenceVolume, segmentationFor
@@ -164,7 +164,7 @@ class SegmentSection:
         if isNew and not kept:
             self._chooseFirst(parameters, names)
         self._channels.show(names, parameters.inputVolume, kept)
-        self._keepChannels(parameters, isWhole=True)
+        self._keepChannels(parameters)
 
     def _chooseFirst(self, parameters: Parameters, names: list[str]) -> None:
         """The volume that is called as the first channel, unless the chosen one is."""
@@ -180,10 +180,10 @@ class SegmentSection:
             self._showWarnings(self._parameters)
         self._showButton()
 
-    def _keepChannels(self, parameters: Parameters, isWhole: bool = False) -> None:
-        """With the scene; isWhole: only if all are chosen."""
+    def _keepChannels(self, parameters: Parameters) -> None:
+        """With the scene, once all are chosen: while a scene is loaded, selectors are empty for a moment."""
         nodes = self._channels.nodes()
-        if nodes and parameters.inputVolume is not None and not (isWhole and None in nodes.values()):
+        if nodes and None not in (parameters.inputVolume, *nodes.values()):
             keepChoice(parameters.parameterNode, parameters.inputVolume, nodes)
 
     def _showWarnings(self, parameters: Parameters) -> None:
@@ -217,9 +217,11 @@ class SegmentSection:
         """Why there can be no segmentation now; empty if there can."""
         if self._parameters is None:
             return _("The scene is being closed or loaded.")
-        missing = [name for name, node in self._channels.nodes().items() if node is None]
+        nodes = self._channels.nodes()
+        missing = [name for name, node in nodes.items() if node is None]
         whyMissing = _("Choose a volume for the channel {name}.").format(name=missing[0]) if missing else ""
-        return self._whyBusy() or self._parameters.whyInvalid() or whyMissing
+        whyTwice = whyNotDifferent(self._parameters.inputVolume, nodes)
+        return self._whyBusy() or self._parameters.whyInvalid() or whyMissing or whyTwice
 
     def _modelChosen(self, index: int) -> None:
         if self._parameters is not None:

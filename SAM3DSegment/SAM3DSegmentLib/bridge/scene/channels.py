@@ -57,6 +57,8 @@ def readChannels(
                 problem=problem.format(name=(missing or surplus)[0]), model=card.name, names=reads
             )
         )
+    if reason := whyNotDifferent(volumeNode, chosen):
+        raise InputError(reason)
     found = []
     for name in wanted[1:]:
         node = chosen[name]
@@ -67,6 +69,20 @@ def readChannels(
             array, matrix = crop.take(array), crop.move(matrix)
         found.append(ChannelArray(name, node.GetID(), node.GetImageData().GetMTime(), array, matrix))
     return tuple(found)
+
+
+def whyNotDifferent(
+    volumeNode: slicer.vtkMRMLScalarVolumeNode | None, nodes: Mapping[str, slicer.vtkMRMLScalarVolumeNode | None]
+) -> str:
+    """Why these cannot be the channels besides `volumeNode`: one is there twice; empty if none is."""
+    seen = [volumeNode]
+    for name, node in nodes.items():
+        if node is not None and node in seen:
+            return _(
+                "the volume {volume!r} is chosen for the channel {name!r} and for another; choose one for each."
+            ).format(volume=node.GetName(), name=name)
+        seen.append(node)
+    return ""
 
 
 def checkGrid(node: slicer.vtkMRMLScalarVolumeNode, firstNode: slicer.vtkMRMLScalarVolumeNode) -> None:
@@ -88,8 +104,8 @@ def nodesOfChannels(
 ) -> dict[str, slicer.vtkMRMLScalarVolumeNode | None]:
     """For each channel the only node that is called so, as `channel.match_channels` has it; None if there is none such.
 
-    volumeNode: that of the first channel. The others are then of the same case: in the same study or folder of the
-    subject hierarchy, or with the same name but for that of the channel. Another patient's volume is never taken.
+    volumeNode: that of the first channel. The others are then of the same case: of the same DICOM study, or, without
+    studies, with the same name but for that of the channel. Another patient's volume is never taken.
     """
     candidates = [node for node in nodes if volumeNode is None or _isOfOneCase(names, volumeNode, node)]
     if (
@@ -104,9 +120,9 @@ def nodesOfChannels(
 def _isOfOneCase(
     names: Sequence[str], one: slicer.vtkMRMLScalarVolumeNode, other: slicer.vtkMRMLScalarVolumeNode
 ) -> bool:
-    places = _placeOf(one), _placeOf(other)
-    if all(places):
-        return places[0] == places[1]
+    studies = _studyOf(one), _studyOf(other)
+    if all(studies):
+        return studies[0] == studies[1]
     return one is other or _isCalledAlike(names, one, other)
 
 
@@ -128,12 +144,12 @@ def _wordsWithout(channels: Iterable[str], name: str) -> list[str]:
     return left
 
 
-def _placeOf(node: slicer.vtkMRMLScalarVolumeNode) -> int:
-    """The study or folder in the subject hierarchy in which a volume is; 0 for none."""
+def _studyOf(node: slicer.vtkMRMLScalarVolumeNode) -> int:
+    """The item of the DICOM study in which a volume is; 0 for none."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = hierarchy.GetItemByDataNode(node)
-    parent = hierarchy.GetItemParent(item) if item else 0
-    return 0 if parent == hierarchy.GetSceneItemID() else parent
+    level = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy()
+    return hierarchy.GetItemAncestorAtLevel(item, level) if item else 0
 
 
 def keepChoice(
