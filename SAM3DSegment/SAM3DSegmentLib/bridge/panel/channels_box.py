@@ -92,7 +92,7 @@ class ChannelsBox:
         """Choose none: Qt would choose the volume beside it."""
         self._isShowing = True
         for _label, selector in self._rows:
-            if selector.currentNode() is node:
+            if selector.currentNode() in (node, None):  # the scene may not have it any more
                 selector.setCurrentNode(None)
         self._isShowing = False
         self._onChanged()
