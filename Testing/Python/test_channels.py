@@ -234,6 +234,21 @@ def test_the_names_of_dataset_json_count_whatever_the_order_of_the_model(tmp_pat
     assert "the channel 0002 is too many" in error
 
 
+def test_channels_over_time_have_the_same_frames(tmp_path, pair, command):
+    images = [sitk.GetImageFromArray(array) for seed in range(3) for array in make_case(seed)[0]]
+    for name, frames in (("first", images[::2]), ("second", images[1::2]), ("short", images[1:4:2])):
+        sitk.WriteImage(sitk.JoinSeries(frames), str(tmp_path / f"{name}.nii.gz"))
+    arguments = ["segment", tmp_path / "first.nii.gz", "--model", pair, "--frames", "all", "--channel"]
+    code, _, error = command(*arguments, f"T2={tmp_path / 'second.nii.gz'}", "-o", tmp_path / "o.nii.gz")
+    assert code == 0, error
+    frame = read_volume(tmp_path / "o.nii.gz", frame=1).array_kji
+    assert np.array_equal(frame, segment_volume(make_case(1)[0], np.eye(4), pair, "cpu"))
+    code, _, error = command(*arguments, f"T2={tmp_path / 'short.nii.gz'}", "-o", tmp_path / "p.nii.gz")
+    assert code == 1
+    assert "the channels have 3, 2 frames; give volumes over the same times." in error
+    assert not (tmp_path / "p.nii.gz").exists()
+
+
 def test_a_model_of_one_named_channel_takes_that_of_each_case(tmp_path, files, command):
     model = make_model(())
     card = dataclasses.replace(model.card, channels=(Channel("T2"),))

@@ -57,12 +57,22 @@ class Source:
     def count_frames(self, series_uid: str | None) -> int:
         """How many there are; 1 of a volume that is not 4-D. Raises InputError if that cannot be said."""
         require(not self.hindrance, self.hindrance)
-        if self.path.is_dir():
+        channels = self.channels or (ChannelFile("", self.path, series_uid=series_uid),)
+        counts = [self._count_frames_of(channel) for channel in channels]
+        require(
+            len(set(counts)) == 1,
+            f"{str(self.path)!r}: the channels have {', '.join(map(str, counts))} frames; give volumes over the same "
+            "times.",
+        )
+        return counts[0]
+
+    def _count_frames_of(self, channel: ChannelFile) -> int:
+        if channel.path.is_dir():
             from ..formats.dicom import count_volumes  # pydicom is loaded where there is DICOM
 
-            own = self.channels[0] if self.channels else ChannelFile("", self.path, series_uid=series_uid)
-            return count_volumes(own.path, own.series_uid)
-        return (self.header or read_header(self.path)).frames
+            return count_volumes(channel.path, channel.series_uid)
+        known = self.header if channel.path == self.path else None
+        return (known or read_header(channel.path)).frames
 
     def read(self, series_uid: str | None, resample: bool = False) -> Volume:
         """As `read_volume`, or of several channels `read_channels`.
