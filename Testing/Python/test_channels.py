@@ -31,6 +31,7 @@ from SAM3DSegmentLib.training.dataset import find_dataset
 from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 
+OF_FILES = np.diag([-1.0, -1.0, 1.0, 1.0])  # ijk_to_ras of the files that are written here
 GREY = {"mean": np.mean, "sd": np.std}
 SETTINGS = {
     "encoder": "compact_vit",
@@ -227,7 +228,7 @@ def test_the_names_of_dataset_json_count_whatever_the_order_of_the_model(tmp_pat
     code, _, error = command(*arguments, tmp_path / "out", "--page", tmp_path / "p.html")
     assert code == 0, error
     found = read_volume(tmp_path / "out" / "case_00.seg.nrrd").array_kji
-    assert np.array_equal(found, segment_volume([third, first], np.eye(4), tmp_path / "m.sam3d", "cpu"))
+    assert np.array_equal(found, segment_volume([third, first], OF_FILES, tmp_path / "m.sam3d", "cpu"))
     (tmp_path / "data" / "dataset.json").unlink()
     code, _, error = command(*arguments, tmp_path / "none")
     assert code == 1
@@ -242,7 +243,7 @@ def test_channels_over_time_have_the_same_frames(tmp_path, pair, command):
     code, _, error = command(*arguments, f"T2={tmp_path / 'second.nii.gz'}", "-o", tmp_path / "o.nii.gz")
     assert code == 0, error
     frame = read_volume(tmp_path / "o.nii.gz", frame=1).array_kji
-    assert np.array_equal(frame, segment_volume(make_case(1)[0], np.eye(4), pair, "cpu"))
+    assert np.array_equal(frame, segment_volume(make_case(1)[0], OF_FILES, pair, "cpu"))
     code, _, error = command(*arguments, f"T2={tmp_path / 'short.nii.gz'}", "-o", tmp_path / "p.nii.gz")
     assert code == 1
     assert "the channels have 3, 2 frames; give volumes over the same times." in error
