@@ -133,13 +133,10 @@ def find_targets(
     model's name; of those, the ones that `which` says. also_read: other files that are read, such as the model; no
     output may replace them. join: makes the volumes of an input of its files, which may be channels. frames: of one 4-D
     volume these; several go to one 4-D file, or to a folder as NAME_frame000.seg.nrrd. studies: whether a folder may be
-    that of a DICOM study, with one for each series in it. Raises InputError where two
-    inputs would have one output, or an input is not an image.
+    that of a DICOM study, with one for each series in it. Raises InputError where two inputs would have one output, or
+    an input is not an image.
     """
-    if frames is None and outputs.report is not None and outputs.report.name.lower().endswith(PAGE_SUFFIX):
-        raise InputError(f"--report {str(outputs.report)!r} is a page of volumes over time, for --frames; use .json.")
-    if frames is not None and (len(inputs) > 1 or which != EVERY):
-        raise InputError(f"--frames {frames} is for one volume; leave it out for several, or for a part of a folder.")
+    _check_frames(inputs, outputs, which, frames)
     if which.recursive and series_uid is None:
         return _targets_of_tree(inputs, outputs, also_read, which, model, join)
     part = which.part
@@ -176,6 +173,13 @@ def find_targets(
     read += (file for source in sources for file in source.files if file.is_file())
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read, bool(numbers))
     return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
+
+
+def _check_frames(inputs: Sequence[Path], outputs: Outputs, which: Which, frames: FrameChoice | None) -> None:
+    if frames is None and outputs.report is not None and outputs.report.name.lower().endswith(PAGE_SUFFIX):
+        raise InputError(f"--report {str(outputs.report)!r} is a page of volumes over time, for --frames; use .json.")
+    if frames is not None and (len(inputs) > 1 or which != EVERY):
+        raise InputError(f"--frames {frames} is for one volume; leave it out for several, or for a part of a folder.")
 
 
 def _targets_of_tree(
