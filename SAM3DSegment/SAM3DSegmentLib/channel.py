@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .base.errors import require
 
 MOST_CHANNELS = 16  # of a volume: each may need a pass of the encoder, and makes the decoder's first layer wider
+_WORD = re.compile(r"[^\W_]+[+*']*")  # "T1+C" is not "T1", and "T2*" is not "T2"
+_FLAIR = {"flair", "fluid", "darkfluid"}  # words of its series, which are called T2 as well
+_MODALITIES = {"PT": "PET"}  # what DICOM abbreviates differently
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,65 @@ def require_channels(channels: Sequence[Channel]) -> None:
         f"channel names {', '.join(names)} are not all different; rename them.",
     )
     require(len(names) <= MOST_CHANNELS, f"{len(names)} channels are too many; a model reads up to {MOST_CHANNELS}.")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a name, in lower case: "case_7 T1" -> case, 7, t1."""
+    return [word.casefold() for word in _WORD.findall(text)]
+
+
+def channels_called(texts: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Those of the channels' names that one of the texts is, or has as words of its own, such as T1 in "case_7_T1".
+
+    A name within a longer one does not count: "T1 Gd" is not T1 where there is a channel T1 Gd. What is called FLAIR is
+    never T2, though people call it T2 FLAIR.
+    """
+    split = [words_of(text) for text in texts]
+    found = [name for name in names if any(_is_called(words, words_of(name)) for words in split)]
+    longer = [words_of(name) for name in found]
+    return [
+        name for name in found if not any(words_of(name) != other and _holds(other, words_of(name)) for other in longer)
+    ]
+
+
+def match_channels(
+    names: Sequence[str],
+    called: Sequence[Sequence[str]],
+    may_be: Callable[[str, int], bool] = lambda _name, _number: True,
+) -> dict[str, list[int]]:
+    """For each channel the numbers of the things that it may be, each of which is called by some texts; one if sure.
+
+    A thing that is called exactly as the channel is preferred. A thing that two channels would be is neither surely.
+    may_be: whether a channel may be the thing of this number, whatever it is called.
+    """
+    found: dict[str, list[int]] = {}
+    for name in names:
+        numbers = [n for n, texts in enumerate(called) if name in channels_called(texts, names) and may_be(name, n)]
+        named = [n for n in numbers if any(words_of(text) == words_of(name) for text in called[n])]
+        found[name] = named if len(named) == 1 else numbers
+    return found
+
+
+def is_sure(name: str, found: dict[str, list[int]]) -> bool:
+    """Whether `match_channels` has found the channel, and no other that is the same."""
+    return len(found[name]) == 1 and sum(numbers == found[name] for numbers in found.values()) == 1
+
+
+def modality_agrees(wanted: str, stated: str) -> bool:
+    """Whether the modality that DICOM states ("MR", "PT") is one that is wanted ("MRI", "PET/CT"); "" is any."""
+    named = re.findall(r"[A-Z]+", wanted.upper())
+    return not (named and stated) or any(
+        name.startswith((stated.upper(), _MODALITIES.get(stated.upper(), stated.upper()))) for name in named
+    )
+
+
+def _is_called(words: list[str], name: list[str]) -> bool:
+    if _FLAIR & {*words} and not _FLAIR & {*name} and "t2" in name:
+        return False
+    return _holds(words, name)
+
+
+def _holds(words: list[str], name: list[str]) -> bool:
+    """Whether the words of a name stand in a row among others."""
+    size = len(name)
+    return size > 0 and any(words[k : k + size] == name for k in range(len(words) - size + 1))

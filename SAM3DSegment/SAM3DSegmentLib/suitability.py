@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .card import ModelCard
+from .channel import channels_called, modality_agrees
 from .geometry import WHOLE_REGION, Crop, Slicing, slicing_of
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class VolumeFacts:
     """What is known of a volume without reading its voxels again.
 
     ijk_to_ras: (4, 4), mm. least_value, greatest_value: of all voxels. modality: as DICOM states it ("CT", "MR"), else
-    empty. region_ras: the corners (N, 3), in mm, of the region that will be segmented; None for the whole volume.
+    empty. region_ras: the corners (N, 3), in mm, of the region that will be segmented; None for the whole volume. name:
+    how people call it, by which channels that were exchanged are noticed; "" if that says nothing.
     """
 
     ijk_to_ras: np.ndarray
@@ -35,10 +37,16 @@ class VolumeFacts:
     modality: str = ""
     region_ras: np.ndarray | None = None
     is_label_map: bool = False
+    name: str = ""
 
     @classmethod
     def of_array(
-        cls, array_kji: np.ndarray, ijk_to_ras: np.ndarray, modality: str = "", region: str = WHOLE_REGION
+        cls,
+        array_kji: np.ndarray,
+        ijk_to_ras: np.ndarray,
+        modality: str = "",
+        region: str = WHOLE_REGION,
+        name: str = "",
     ) -> VolumeFacts:
         """Of voxels (K, J, I), whichever of them are finite; of a region that is a box of voxels, of these alone.
 
@@ -48,7 +56,7 @@ class VolumeFacts:
             array_kji, ijk_to_ras = crop.take(array_kji), crop.move(ijk_to_ras)
         least, greatest = _range(array_kji)
         labels = looks_like_labels(array_kji, least, greatest)
-        return cls(ijk_to_ras, array_kji.shape, least, greatest, modality, is_label_map=labels)
+        return cls(ijk_to_ras, array_kji.shape, least, greatest, modality, is_label_map=labels, name=name)
 
 
 def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] = str, channel: int = 0) -> list[str]:
@@ -62,7 +70,7 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
     if volume.is_label_map:
         return [tr("This is a label map; choose the image that it belongs to.")]
     modality = card.inputs[channel].modality or card.modality
-    found = _modality_misfits(modality, volume, tr)
+    found = [*_name_misfits(card, channel, volume.name, tr), *_modality_misfits(modality, volume, tr)]
     if card.spacing_mm and _is_far(slicing.spacing_mm, card.spacing_mm):
         found.append(
             tr("Its spacing, {here} mm, is far from the training data's {there} mm; expect a worse result.").format(
@@ -80,11 +88,15 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
     return found
 
 
-def find_channel_misfits(card: ModelCard, channels: Sequence[VolumeFacts]) -> list[str]:
-    """As `find_misfits` for each channel of the model; what holds for several is said once."""
+def find_channel_misfits(
+    card: ModelCard, channels: Sequence[VolumeFacts | None], tr: Callable[[str], str] = str
+) -> list[str]:
+    """As `find_misfits` for each channel of the model that is there; what holds for several is said once."""
     found: list[str] = []
     for number, (channel, facts) in enumerate(zip(card.inputs, channels)):
-        new = [text for text in find_misfits(card, facts, channel=number) if text not in found]
+        if facts is None:
+            continue
+        new = [text for text in find_misfits(card, facts, tr, number) if text not in found]
         found += [f"{channel.name}: {text}" if number else text for text in new]
     return found
 
@@ -125,11 +137,23 @@ def _range(array_kji: np.ndarray) -> tuple[float, float]:
     return least, greatest
 
 
+def _name_misfits(card: ModelCard, channel: int, name: str, tr: Callable[[str], str]) -> list[str]:
+    names = [one.name for one in card.channels]
+    called = channels_called([name], names)
+    if not called or names[channel] in called:
+        return []
+    return [
+        tr("It is called {name!r}, but given as {own}, not {other}; check that channels are not exchanged.").format(
+            name=name, own=names[channel], other=called[0]
+        )
+    ]
+
+
 def _modality_misfits(modality: str, volume: VolumeFacts, tr: Callable[[str], str]) -> list[str]:
     """By what DICOM states; without that, by the least value."""
     wanted, stated, least = modality.upper(), volume.modality, volume.least_value
     if stated:
-        if not wanted or wanted.startswith(stated):
+        if modality_agrees(wanted, stated):
             return []
         return [
             tr("Its modality is {here}, but the model is for {there}; choose another model.").format(

@@ -114,6 +114,86 @@ def test_the_logic_takes_channels_by_name_and_tells_what_does_not_fit(widget, pa
             widget.logic.segment(first, model=pair_model, channels=channels)
 
 
+@pytest.fixture
+def panel(widget, pair_model):
+    """The widget with the model of two channels."""
+    widget.logic.getParameterNode().model = pair_model
+    return widget
+
+
+def test_another_patients_volume_is_never_left_as_a_channel(panel, arrays):
+    """Of files by their names, of DICOM by the study; where that says nothing, none is chosen."""
+    parameters = panel.logic.getParameterNode()
+    nodes = {name: add_volume(arrays[0], MATRIX, name) for name in ("a T1", "a T2", "b_T2", "b_T1", "c T1")}
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    for day, names in {"day 1": ("4: AX T1", "5: AX T2 TSE"), "day 2": ("3: AX T1", "7: AX T2 TSE")}.items():
+        study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), day)
+        for name in names:
+            nodes[name] = add_volume(arrays[1], MATRIX, name)
+            hierarchy.SetItemParent(hierarchy.GetItemByDataNode(nodes[name]), study)
+    for first, second in (
+        ("a T1", "a T2"),
+        ("b_T1", "b_T2"),
+        ("4: AX T1", "5: AX T2 TSE"),
+        ("c T1", None),
+        ("3: AX T1", "7: AX T2 TSE"),
+    ):
+        panel.ui.inputSelector.setCurrentNode(nodes[first])
+        (selector,) = selectors(panel)
+        assert selector.currentNode() is nodes.get(second)
+        assert panel.ui.segmentButton.enabled == (second is not None)
+    selector.setCurrentNode(nodes["c T1"])
+    selector.setCurrentNode(nodes["3: AX T1"])
+    assert "is chosen for the channel 'T2' and for another" in panel.ui.segmentButton.toolTip
+    with pytest.raises(InputError, match="is chosen for the channel 'T2' and for another; choose one for each"):
+        panel.logic.segment(nodes["a T1"], model=parameters.model, channels={"T2": nodes["a T1"]})
+
+
+def test_what_is_chosen_for_channels_is_kept_with_the_scene(panel, arrays, tmp_path):
+    first, second = (add_volume(array, MATRIX, name) for array, name in zip(arrays, ("mprage", "tse")))
+    for name in ("T1", "T2"):  # which would be chosen by their names
+        add_volume(arrays[0], MATRIX, name)
+    panel.ui.inputSelector.setCurrentNode(first)
+    (selector,) = selectors(panel)
+    assert selector.currentNode() is None
+    selector.setCurrentNode(second)
+    slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear()
+    assert selector.currentNode() is None
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert panel.ui.inputSelector.currentNode().GetName() == "mprage"
+    assert selectors(panel)[0].currentNode().GetName() == "tse"
+    assert panel.ui.segmentButton.enabled
+    slicer.mrmlScene.RemoveNode(slicer.util.getNode("tse"))
+    assert selectors(panel)[0].currentNode() is None  # not the volume beside it
+    assert not panel.ui.segmentButton.enabled
+
+
+def test_each_channels_volume_is_judged(panel, arrays):
+    first = add_volume(arrays[0], MATRIX, "a T1")
+    second = add_volume(np.zeros_like(arrays[1]), MATRIX, "a T2")
+    panel.ui.inputSelector.setCurrentNode(first)
+    assert panel.ui.warningLabel.text == "\u26a0 T2: It is empty: each of its voxels is 0."
+    (selector,) = selectors(panel)
+    selector.setCurrentNode(add_volume(arrays[1][1:], MATRIX, "c"))
+    assert "is not on the grid of 'a T1': it has 11 x 9 x 6 voxels" in panel.ui.warningLabel.text.replace("&#x27;", "'")
+    slicer.util.updateVolumeFromArray(second, arrays[1])
+    panel.ui.inputSelector.setCurrentNode(second)
+    selectors(panel)[0].setCurrentNode(first)
+    assert "is called &#x27;a T2&#x27;, but given as T1, not T2; check that" in panel.ui.warningLabel.text
+    assert "T2: It is called &#x27;a T1&#x27;, but given as T2, not T1" in panel.ui.warningLabel.text
+
+
+def test_a_case_gets_no_channel_of_another_patient(widget, arrays):
+    widget.ui.caseChannelsEdit.text = "T1, T2"
+    widget.ui.caseChannelsEdit.editingFinished.emit()
+    nodes = {name: add_volume(arrays[0], MATRIX, name) for name in ("a T1", "a T2", "b T1", "b T2", "c T1")}
+    for name, other in (("a T1", "a T2"), ("b T1", "b T2"), ("c T1", None)):
+        widget.ui.caseVolumeSelector.setCurrentNode(nodes[name])
+        (selector,) = widget.ui.caseChannelsWidget.findChildren(slicer.qMRMLNodeComboBox)
+        assert selector.currentNode() is nodes.get(other)
+
+
 def add_segmentation(volume, mask):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)

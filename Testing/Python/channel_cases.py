@@ -1,10 +1,18 @@
-"""Synthetic cases of several channels, in which no channel alone shows where the structure is."""
+"""Synthetic cases of several channels, in which no channel alone shows where the structure is; an untrained model."""
 
 import json
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
+from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.channel import Channel
+from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.model_file import Sam3dModel
+from SAM3DSegmentLib.sam.vit import build_vit
+
+VIT = VitConfig(16, 1, 2, (0,))
 SHAPE = (12, 48, 48)
 CELL = 16  # pixels: each of the 3 x 3 columns of the volume may hold a ball
 
@@ -52,3 +60,19 @@ def write_nnunet(folder, seeds, channels=("T1", "T2"), labels=None):
     }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
+
+
+def make_model(names=("T1", "T2"), layout="each", modality=""):
+    count = max(1, len(names))
+    encoder = EncoderConfig("compact_vit", 32, "", VIT, channel_layout=layout)
+    decoder = DecoderConfig(2, (256 * encoder.passes(count), 4, 4, 4, 4), detail=(4,), grey_channels=count)
+    card = ModelCard(
+        "pair", "", modality, (Label(1, "Ball", (230, 159, 0)),), encoder, decoder, channels=tuple(map(Channel, names))
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tensors = {key: value.half() for key, value in build_vit(VIT, 32).state_dict().items()}
+        made = Sam3dDecoder.from_config(decoder).eval()
+    for head in (made.heads[-1], made.detail.head):
+        torch.nn.init.zeros_(head.bias)  # else all voxels may be of one class
+    return Sam3dModel(card, made, tensors)

@@ -17,7 +17,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from far_computer import far, running  # noqa: F401 - fixtures
+from far_computer import far, running, there  # noqa: F401 - fixtures
 from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
 from SAM3DSegmentLib.decoder import Sam3dDecoder
 from SAM3DSegmentLib.model_file import Sam3dModel, save_model

@@ -36,6 +36,18 @@ def far(running, monkeypatch):
     wait_until(running.is_clean)
 
 
+@pytest.fixture
+def there(run_cli, far):
+    """there("segment", ...) -> CompletedProcess of the command with --remote."""
+
+    def run(*arguments):
+        done = run_cli(*arguments, "--remote", ALIAS)
+        wait_until(far.is_clean)
+        return done
+
+    return run
+
+
 class FarComputer:
     """Its folders, and the environment of a command of ours that is to find it.
 

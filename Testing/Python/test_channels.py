@@ -1,5 +1,6 @@
 """Several channels: found, read on one grid, encoded one by one, and what a model says of those that it wants."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -9,20 +10,19 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from channel_cases import make_case, write_image, write_nnunet
+from channel_cases import make_case, make_model, write_image, write_nnunet
 from conftest import MRI
 from SAM3DSegmentLib.base.errors import InputError
-from SAM3DSegmentLib.card import DecoderConfig, EncoderConfig, Label, ModelCard, VitConfig
+from SAM3DSegmentLib.card import Label
 from SAM3DSegmentLib.channel import Channel, IntensityRule
-from SAM3DSegmentLib.decoder import Sam3dDecoder
+from SAM3DSegmentLib.commands.table import COLUMNS
 from SAM3DSegmentLib.encoder import FrozenEncoder
 from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.inference import segment_volume
-from SAM3DSegmentLib.model_file import Sam3dModel, load_model, save_model
+from SAM3DSegmentLib.model_file import load_model, save_model
 from SAM3DSegmentLib.network import Network
 from SAM3DSegmentLib.sam.cache import EmbeddingCache
 from SAM3DSegmentLib.sam.cached_encoder import CachedEncoder
-from SAM3DSegmentLib.sam.vit import build_vit
 from SAM3DSegmentLib.settings import TrainingConfig
 from SAM3DSegmentLib.training.augmentation import random_view
 from SAM3DSegmentLib.training.check import describe_plan
@@ -32,7 +32,8 @@ from SAM3DSegmentLib.training.plan import make_plan
 from SAM3DSegmentLib.training.prepared import plain_view, prepare_case
 from SAM3DSegmentLib.training.reading import read_case
 
-VIT = VitConfig(16, 1, 2, (0,))
+OF_FILES = np.diag([-1.0, -1.0, 1.0, 1.0])  # ijk_to_ras of the files that are written here
+GREY = {"mean": np.mean, "sd": np.std}
 SETTINGS = {
     "encoder": "compact_vit",
     "image_size": 48,
@@ -41,22 +42,6 @@ SETTINGS = {
     "validations": 2,
     "validation_cases": 2,
 }
-
-
-def make_model(names=("T1", "T2"), layout="each"):
-    count = max(1, len(names))
-    encoder = EncoderConfig("compact_vit", 32, "", VIT, channel_layout=layout)
-    decoder = DecoderConfig(2, (256 * encoder.passes(count), 4, 4, 4, 4), detail=(4,), grey_channels=count)
-    card = ModelCard(
-        "pair", "", "", (Label(1, "Ball", (230, 159, 0)),), encoder, decoder, channels=tuple(map(Channel, names))
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tensors = {key: value.half() for key, value in build_vit(VIT, 32).state_dict().items()}
-        made = Sam3dDecoder.from_config(decoder).eval()
-    for head in (made.heads[-1], made.detail.head):
-        torch.nn.init.zeros_(head.bias)  # else all voxels may be of one class
-    return Sam3dModel(card, made, tensors)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +110,45 @@ def test_arrays_and_files_however_they_are_given_have_one_mask(tmp_path, files, 
     assert list(json.loads(report.read_text())["segmented"][0]["channels"]) == ["T1", "T2"]
 
 
+def test_grey_values_are_those_of_each_channel_by_its_name(tmp_path, files, pair, command):
+    """In report, table and page, and in those of `measure`, however it finds the channels."""
+    outputs = ("--table", tmp_path / "t.csv", "--page", tmp_path / "qc.html", "--report", tmp_path / "r.json")
+    arguments = ("segment", files / "imagesTr", "-o", tmp_path / "out", "--model", pair)
+    code, _, error = command(*arguments, *outputs)
+    assert code == 0, error
+    images, _ = make_case(1)
+    mask = read_volume(tmp_path / "out" / "case_01.seg.nrrd").array_kji == 1
+    made = {f"{key} T{n}": f"{of(image[mask]):.6g}" for n, image in enumerate(images, 1) for key, of in GREY.items()}
+
+    def row_of(path):
+        (row,) = [row for row in csv.DictReader(path.open()) if row["case"] == "case_01"]
+        return row
+
+    row = row_of(tmp_path / "t.csv")
+    assert list(row)[-5:] == ["date", *made]
+    assert made.items() <= row.items()
+    assert row["mean"] == row["mean T1"]
+    page = (tmp_path / "qc.html").read_text()
+    assert f"<td>T1 {float(row['mean T1']):.4g}<br>T2 {float(row['mean T2']):.4g}</td>" in page
+    (tmp_path / "t.csv").unlink()  # the masks that are there are measured for a new one
+    assert command(*arguments, *outputs)[0] == 0
+    assert made.items() <= row_of(tmp_path / "t.csv").items()
+    folders = ("--predictions", tmp_path / "out", "--images", files / "imagesTr")
+    for more in ((), ("--recursive",)):
+        code, told, error = command("measure", *folders, *more, "--table", tmp_path / "m.csv")
+        assert code == 0, error
+        assert told.split("\n")[0].split()[4:8] == ["mean", "T1", "sd", "T1"]
+        assert made.items() <= row_of(tmp_path / "m.csv").items()
+        (tmp_path / "m.csv").unlink()
+    assert command("measure", files, "--table", tmp_path / "m.csv")[0] == 0
+    assert list(row_of(tmp_path / "m.csv"))[-4:] == list(made)
+    code, _, error = command("segment", MRI, "-o", tmp_path / "o.nrrd", "--table", tmp_path / "one.csv")
+    assert code == 0, error
+    assert (tmp_path / "one.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert command("segment", MRI, "-o", tmp_path / "p.nrrd", "--table", tmp_path / "t.csv")[0] == 0
+    assert {row["mean T2"] for row in csv.DictReader((tmp_path / "t.csv").open()) if row["case"][:4] != "case"} == {""}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -158,6 +182,8 @@ def test_of_a_folder_the_case_whose_channels_do_not_fit_fails_in_one_line(tmp_pa
         (["{0}", "--channel", "T2"], "--channel 'T2' is not NAME=FILE"),
         (["{0}", "--channel", "T1={0}", "--channel", "T2={1}"], "2 channels are given by --channel beside the input"),
         (["{0}", "--channel", "T2=nowhere.nii"], "'nowhere.nii' does not exist"),
+        (["{0}", "--channel", "T2={0}"], "the channels T1 and T2 would both be"),
+        (["{0}", "--channel", "T2={1}", "--channel", "t2={1}"], "--channel 't2' is given twice"),
     ],
 )
 def test_channels_of_one_volume_that_do_not_fit_are_told_in_one_line(tmp_path, files, pair, command, arguments, told):
@@ -168,6 +194,71 @@ def test_channels_of_one_volume_that_do_not_fit_are_told_in_one_line(tmp_path, f
     assert told in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "o.nrrd").exists()
+
+
+def test_names_that_are_exchanged_are_told_and_refused_by_strict(tmp_path, pair, command):
+    """Of files in a folder with blanks and umlauts."""
+    folder = tmp_path / "Frau Müller"
+    first, second = (write_image(folder / f"ä t{n}.nii.gz", image) for n, image in enumerate(make_case(0)[0], 1))
+    right = ["segment", first, "--channel", f"T2={second}", "-o", tmp_path / "right.nrrd", "--model", pair, "--strict"]
+    code, _, error = command(*right)
+    assert (code, "called" in error) == (0, False)
+    wrong = ["segment", second, "--channel", f"t2={first}", "-o", tmp_path / "wrong.nrrd", "--model", pair]
+    code, _, error = command(*wrong)
+    assert code == 0
+    assert "It is called 'ä t2', but given as T1, not T2; check that channels are not exchanged." in error
+    assert "T2: It is called 'ä t1', but given as T2, not T1" in error
+    code, _, error = command(*wrong, "--overwrite", "--strict")
+    assert code == 1
+    assert "check that channels are not exchanged" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "last axis"])
+def test_the_names_of_dataset_json_count_whatever_the_order_of_the_model(tmp_path, command, kind):
+    """And channels that the model does not read are left out."""
+    first, second, third = make_case(0, 3)[0]
+    write_nnunet(tmp_path / "data", [0], ("t1", "T2", "PD"))
+    images = tmp_path / "data" / "imagesTr"
+    if kind == "last axis":
+        for path in images.iterdir():
+            path.unlink()
+        joined = sitk.JoinSeries([sitk.GetImageFromArray(image) for image in (first, second, third)])
+        sitk.WriteImage(joined, str(images / "case_00.nii.gz"))
+    save_model(make_model(("PD", "T1")), tmp_path / "m.sam3d")
+    arguments = ("segment", images, "--model", tmp_path / "m.sam3d", "-o")
+    code, _, error = command(*arguments, tmp_path / "out", "--page", tmp_path / "p.html")
+    assert code == 0, error
+    found = read_volume(tmp_path / "out" / "case_00.seg.nrrd").array_kji
+    assert np.array_equal(found, segment_volume([third, first], OF_FILES, tmp_path / "m.sam3d", "cpu"))
+    (tmp_path / "data" / "dataset.json").unlink()
+    code, _, error = command(*arguments, tmp_path / "none")
+    assert code == 1
+    assert "the channel 0002 is too many" in error
+
+
+def test_channels_over_time_have_the_same_frames(tmp_path, pair, command):
+    images = [sitk.GetImageFromArray(array) for seed in range(3) for array in make_case(seed)[0]]
+    for name, frames in (("first", images[::2]), ("second", images[1::2]), ("short", images[1:4:2])):
+        sitk.WriteImage(sitk.JoinSeries(frames), str(tmp_path / f"{name}.nii.gz"))
+    arguments = ["segment", tmp_path / "first.nii.gz", "--model", pair, "--frames", "all", "--channel"]
+    code, _, error = command(*arguments, f"T2={tmp_path / 'second.nii.gz'}", "-o", tmp_path / "o.nii.gz")
+    assert code == 0, error
+    frame = read_volume(tmp_path / "o.nii.gz", frame=1).array_kji
+    assert np.array_equal(frame, segment_volume(make_case(1)[0], OF_FILES, pair, "cpu"))
+    code, _, error = command(*arguments, f"T2={tmp_path / 'short.nii.gz'}", "-o", tmp_path / "p.nii.gz")
+    assert code == 1
+    assert "the channels have 3, 2 frames; give volumes over the same times." in error
+    assert not (tmp_path / "p.nii.gz").exists()
+
+
+def test_a_model_of_one_named_channel_takes_that_of_each_case(tmp_path, files, command):
+    model = make_model(())
+    card = dataclasses.replace(model.card, channels=(Channel("T2"),))
+    save_model(dataclasses.replace(model, card=card), tmp_path / "m.sam3d")
+    code, _, error = command("segment", files / "imagesTr", "-o", tmp_path / "out", "--model", tmp_path / "m.sam3d")
+    assert code == 0, error
+    assert "not the channel T2" in error
+    assert [path.name[:12] for path in sorted((tmp_path / "out").iterdir())] == ["case_00_0001", "case_01_0001"]
 
 
 def test_a_model_of_one_channel_takes_files_with_numbers_as_before(tmp_path, files, command):

@@ -23,18 +23,6 @@ pytestmark = [needs_sshd, pytest.mark.slow]
 
 
 @pytest.fixture
-def there(run_cli, far):
-    """there("segment", ...) -> CompletedProcess of the command with --remote."""
-
-    def run(*arguments):
-        done = run_cli(*arguments, "--remote", ALIAS)
-        wait_until(far.is_clean)
-        return done
-
-    return run
-
-
-@pytest.fixture
 def child(far):
     """child("segment", ...) -> Popen of the command with --remote, as 3D Slicer starts it; killed at the end."""
     started = []

@@ -43,8 +43,11 @@ def segment(
     checked, loaded = request.choices, load_model(request.modelPath)
     segmenter = Segmenter.load(loaded, checked.device, sam_checkpoint=checked.samCheckpoint, quality=checked.quality)
     arrays, matrix, watch = request.arraysKji, request.ijkToWorld, watch_of(onProgress, shouldCancel)
-    modalities = (dicomModality(volumeNode), *[""] * len(request.channels))
-    facts = [VolumeFacts.of_array(array, matrix, modality) for array, modality in zip(arrays, modalities)]
+    nodes = (volumeNode, *(slicer.mrmlScene.GetNodeByID(channel.volumeId) for channel in request.channels))
+    facts = [
+        VolumeFacts.of_array(array, matrix, dicomModality(node), name=node.GetName())
+        for array, node in zip(arrays, nodes)
+    ]
     misfits = find_and_warn(loaded.card, facts, repr(volumeNode.GetName()))
     labels, confidence, record = segment_array(segmenter, loaded, arrays, matrix, watch, misfits, checked.region)
     return request.deliver(labels, confidence if checked.confidenceMap else None, record)

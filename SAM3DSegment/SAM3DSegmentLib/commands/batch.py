@@ -88,8 +88,9 @@ def segment_files(
         request.also_read,
         request.which,
         model.card.name,
-        lambda sources: join_channels(sources, model.card, request.channels),
+        lambda sources: join_channels(sources, model.card, request.channels, request.series_uid),
         request.frames,
+        len(model.card.inputs) > 1,
     )
     if targets.is_folder:
         outputs.masks.mkdir(parents=True, exist_ok=True)
@@ -213,9 +214,10 @@ class _Run:
     def _receive(self, target: Target, records: list[dict[str, Any]], mask: Path) -> None:
         """A result of another computer."""
         pictures = []
-        if self.page is not None and not target.frames:
-            volume = target.source.read(self.request.series_uid, self.request.resample)
-            pictures = [self._draw(volume, read_result(mask, volume, self.model.card.labels))]
+        for number, source in enumerate(target.sources if self.page is not None else ()):
+            volume = source.read(self.request.series_uid, self.request.resample)
+            masks = read_result(mask, volume, self.model.card.labels, number if target.frames else None)
+            pictures.append(self._draw(volume, masks))
         self._note(target, records, pictures)
 
     def _note(self, target: Target, records: list[dict[str, Any]], pictures: list[np.ndarray]) -> None:
@@ -243,10 +245,11 @@ class _Run:
         if self.request.outputs.confidence is not None:
             check_axes(self.request.outputs.confidence, volume.ijk_to_ras)
         region = self.request.region
-        modalities = (volume.modality, *[""] * len(volume.more))
+        modalities = (volume.modality, *volume.more_modalities)
+        titles = [channel.title for channel in source.channels] or [""]
         facts = [
-            VolumeFacts.of_array(channel, volume.ijk_to_ras, modality, region)
-            for channel, modality in zip(volume.channels, modalities)
+            VolumeFacts.of_array(channel, volume.ijk_to_ras, modality, region, title)
+            for channel, modality, title in zip(volume.channels, modalities, titles)
         ]
         is_told = source == target.sources[0]  # frames are much alike
         misfits = _judge(self.model, facts, source, self.request.strict, is_told)

@@ -6,18 +6,20 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import InputError
+from ..base.errors import InputError, require
 from ..base.watch import Watch
+from ..formats.channels import ChannelFile
 from ..formats.content import check_exists, image_suffix, visible_files
 from ..formats.images import read_header
 from ..formats.label_maps import check_dicom_output, check_label_output
 from ..model_store import ModelOnDisk, find_model
 from ..remote.client import Connection, FailedThereError, describe
 from ..remote.parcel import Parcel
+from .inputs import Source
 from .report import read_report
 from .shared import DONE, FAILED, say, watched
 from .sources import Outputs, Target
@@ -101,18 +103,16 @@ class SegmentingElsewhere:
             self._connection.close()
 
     def segment(self, target: Target, outputs: Outputs, note: Note) -> None:
-        if outputs.page is not None and target.frames:
-            raise InputError(f"--page {str(outputs.page)!r} shows no frames that --remote computes; leave it out.")
         parcel = Parcel()
         carry = carry_in(parcel)
-        source = target.source
-        others = [channel for channel in source.channels if channel.path != source.path]
+        first, others = _inputs_of(target.source)
         changes = dict.fromkeys(_OF_A_FOLDER) | {
-            "input": [source.path],
+            "input": [_send_channel(first, parcel)],
             "output": target.path,
             "report": _REPORT,
             "model": self._model.path,
-            "channel": [f"{channel.name}={carry('channel', channel.path)}" for channel in others],
+            "channel": [f"{channel.name}={_send_channel(channel, parcel)}" for channel in others],
+            "series": None if others else self._options.series,
             "frames": _frames_of(target),
             "progress": "json",
         }
@@ -134,6 +134,29 @@ class SegmentingElsewhere:
                 os.replace(folder / parcel.results[outputs.confidence], outputs.confidence)
             note(report.records, folder / parcel.results[target.path])
             os.replace(folder / parcel.results[target.path], target.path)
+
+
+def _inputs_of(source: Source) -> tuple[ChannelFile, Sequence[ChannelFile]]:
+    """The input of the command there, and what it gets by --channel."""
+    own = ChannelFile("", source.path)
+    places = [channel.place for channel in source.channels if channel.place is not None]
+    require(
+        places in ([], list(range((source.header or read_header(source.path)).frames if places else 0))),
+        f"{str(source.path)!r} has channels in another order than the model, or more, which --remote does not take; "
+        "save those of the model as files of their own.",
+    )
+    first, *others = (own,) if places else source.channels or (own,)
+    return first, others
+
+
+def _send_channel(channel: ChannelFile, parcel: Parcel) -> str:
+    """Its name there; of a DICOM folder with several series only the one."""
+    if channel.series_uid is None:
+        return carry_in(parcel)("channel", channel.path)
+    from ..formats.dicom_studies import series_of  # pydicom is loaded where there is DICOM
+
+    files = [path for series in series_of(channel.path) if series.uid == channel.series_uid for path in series.files]
+    return parcel.send_folder(channel.path, files)
 
 
 def _frames_of(target: Target) -> str | None:

@@ -7,10 +7,13 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError
 from .shared import DONE, FAILED, add_command, add_progress, say, watched
+
+if TYPE_CHECKING:
+    from ..formats.channels import ChannelFile  # which brings SimpleITK
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +37,18 @@ def add(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class _Pair:
+    """A mask and the channels of its image, mostly one, without a name."""
+
     case: str
-    image: Path
+    image: tuple[ChannelFile, ...]
     mask: Path
-    series_uid: str | None = None  # of a folder of DICOM files
     named: Mapping[int, tuple[str, tuple[int, int, int]]] = field(default_factory=dict)  # names and colours of values
     frame: int | None = None
 
 
 def run(options: argparse.Namespace) -> int:
     from ..base.files import one_line
-    from ..formats.volumes import read_volume
+    from ..formats.channels import read_channels
     from ..training.description import names_of_values
     from .measuring import measure_masks, read_masks
     from .page import Page
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     pairs = _find_pairs(options)
     table = Table(options.table) if options.table else None
     page = Page(options.page) if options.page else None
-    read = [path for pair in pairs for path in (pair.image, pair.mask)]
+    read = [path for pair in pairs for path in (*(channel.path for channel in pair.image), pair.mask)]
     if table:
         table.check(options.overwrite, read)
     if page:
@@ -64,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     with watched(options.progress) as watch:
         for pair in watch.each("measure", pairs, "cases that were measured are in the table."):
             try:
-                image = read_volume(pair.image, pair.series_uid, frame=pair.frame)
+                image = read_channels(pair.image, frame=pair.frame)
                 names = described | {value: name for value, (name, _) in pair.named.items()}
                 colors = {value: color for value, (_, color) in pair.named.items()}
                 masks = read_masks(pair.mask, image, names, colors, pair.frame)
@@ -96,9 +100,7 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
         dataset = find_dataset(options.folder, least=1)
         for notice in dataset.notices:
             logger.warning("%s", notice)
-        return [
-            _Pair(case.name, case.image, case.label_map, case.series_uid, frame=case.frame) for case in dataset.cases
-        ]
+        return [_Pair(case.name, case.channels, case.label_map, frame=case.frame) for case in dataset.cases]
     if options.folder and not any(both):
         both = options.folder, options.folder  # masks beside their images
     elif options.folder or not all(both):
@@ -114,14 +116,19 @@ def _find_pairs(options: argparse.Namespace) -> list[_Pair]:
 
 def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_Pair]:
     """Each image that matches the pattern with the mask that is called after it in the other tree."""
+    from ..formats.channels import NUMBER
+    from .channels import numbered_names
     from .inputs import Source
     from .tree import masks_in, names_of_derivative, pairing_key, walk
 
     tree = walk(images, pattern, predictions)
     sources: dict[PurePosixPath, list[Source]] = {}
+    of_case: dict[PurePosixPath, list[Path]] = {}  # without the numbers of channels
     for path in [*(file.path for file in tree.volumes), *tree.dicom_folders]:
         relative = PurePosixPath(path.relative_to(images).as_posix())
-        sources.setdefault(pairing_key(relative), []).append(Source(path, relative))
+        sources.setdefault(key := pairing_key(relative), []).append(Source(path, relative))
+        of_case.setdefault(key.with_name(NUMBER.sub("", key.name)), []).append(path)
+    names = numbered_names(images)
     pairs: dict[PurePosixPath, _Pair] = {}
     lonely = []
     for relative in masks_in(predictions, images):
@@ -134,8 +141,10 @@ def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_P
             )
         if key in pairs:
             raise InputError(f"{str(pairs[key].mask)!r} and {str(mask)!r} are masks of one image; keep one of them.")
-        if found:
-            pairs[key] = _Pair(found[0].case, found[0].path, mask, named=names_of_derivative(relative, predictions))
+        if found or key in of_case:
+            files = [found[0].path] if found else of_case[key]
+            case = found[0].case if found else str(key)
+            pairs[key] = _Pair(case, _channels(files, names), mask, names_of_derivative(relative, predictions))
         else:
             lonely.append(str(relative))
     if not pairs:
@@ -146,10 +155,16 @@ def _pair_trees(predictions: Path, images: Path, pattern: str | None) -> list[_P
 
 def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
     """By name, else DICOM by UIDs; masks of an image that is not there are told in a warning."""
+    from ..formats.channels import NUMBER
     from ..formats.volumes import VolumeFile, volumes_by_name
+    from .channels import numbered_names
 
     masks = volumes_by_name(predictions)
-    found = {name: path for name, path in volumes_by_name(images).items() if not VolumeFile(path).is_segmentation}
+    files = {name: path for name, path in volumes_by_name(images).items() if not VolumeFile(path).is_segmentation}
+    found = {name: [path] for name, path in files.items()}
+    for name, path in files.items():
+        if (case := NUMBER.sub("", name)) not in files:
+            found.setdefault(case, []).append(path)
     if not masks.keys() & found.keys():
         if of_series := _pair_series(predictions, images):
             return of_series
@@ -158,17 +173,39 @@ def _pair_folders(predictions: Path, images: Path) -> list[_Pair]:
             "ending."
         )
     _tell_lonely(sorted(masks.keys() - found.keys()))
-    return [_Pair(name, found[name], masks[name]) for name in sorted(masks.keys() & found.keys())]
+    names = numbered_names(images)
+    return [_Pair(name, _channels(found[name], names), masks[name]) for name in sorted(masks.keys() & found.keys())]
+
+
+def _channels(files: Sequence[Path], names: Mapping[int, str]) -> tuple[ChannelFile, ...]:
+    """The files of a case: one, or channels by the numbers in their names; or the last axis of the one."""
+    from ..formats.channels import NUMBER, ChannelFile
+    from ..formats.volumes import VolumeFile, volume_name
+
+    if len(files) == 1:
+        header = VolumeFile(files[0]).header if len(names) > 1 and files[0].is_file() else None
+        if header is None or header.frames == 1:
+            return (ChannelFile("", files[0]),)
+        return tuple(ChannelFile(names.get(n, f"{n:04d}"), files[0], n) for n in range(header.frames))
+    numbers = {path: NUMBER.search(volume_name(path)) for path in files}
+    return tuple(
+        ChannelFile(names.get(int(match[1]), match[1]), path) for path, match in numbers.items() if match is not None
+    )
 
 
 def _pair_series(predictions: Path, images: Path) -> list[_Pair]:
     """Each DICOM segmentation with the series that it names, by UIDs, in the folders and all below them."""
+    from ..formats.channels import ChannelFile
     from ..formats.dicom_tree import find_in_tree  # pydicom is loaded where there is DICOM
 
     masks, series = find_in_tree(predictions).by_series, find_in_tree(images).series
     _tell_lonely([str(path) for uid, path in masks.items() if uid not in series])
     pairs = [
-        _Pair(path.relative_to(predictions).with_suffix("").as_posix(), series[uid], path, uid)
+        _Pair(
+            path.relative_to(predictions).with_suffix("").as_posix(),
+            (ChannelFile("", series[uid], series_uid=uid),),
+            path,
+        )
         for uid, path in masks.items()
         if uid in series
     ]

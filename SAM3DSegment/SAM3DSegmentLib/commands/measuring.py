@@ -81,16 +81,15 @@ def measure_masks(masks: Masks, image: Volume) -> dict[str, Any]:
     for structure in masks.structures:
         whole = np.zeros(image.array_kji.shape, bool)
         whole[masks.place] = masks.layers[structure.layer] == structure.value
-        segments.append(
-            {"name": structure.name, "value": structure.value} | measure_segment(whole, image.array_kji, ml)
-        )
+        measured = measure_segment(whole, image.array_kji, ml, channels=image.named_channels)
+        segments.append({"name": structure.name, "value": structure.value} | measured)
     return {"segments": segments, "date": date_now()}
 
 
-def read_result(mask: Path, image: Volume, labels: Sequence[Label]) -> Masks:
+def read_result(mask: Path, image: Volume, labels: Sequence[Label], frame: int | None = None) -> Masks:
     """As `read_masks`, of a mask that a model made, with its names and colours."""
     colors = {label.value: label.color for label in labels}
-    return read_masks(mask, image, {label.value: label.name for label in labels}, colors)
+    return read_masks(mask, image, {label.value: label.name for label in labels}, colors, frame)
 
 
 def measure_result(masks: Masks, image: Volume, labels: Sequence[Label]) -> dict[str, Any]:
@@ -103,7 +102,8 @@ def measure_result(masks: Masks, image: Volume, labels: Sequence[Label]) -> dict
     found = {segment["name"]: segment for segment in record["segments"]}
     if found.keys() - {label.name for label in labels}:
         return record
-    empty = measure_segment(np.zeros(image.array_kji.shape, bool), image.array_kji, voxel_ml(image.ijk_to_ras))
+    nothing, ml = np.zeros(image.array_kji.shape, bool), voxel_ml(image.ijk_to_ras)
+    empty = measure_segment(nothing, image.array_kji, ml, channels=image.named_channels)
     segments = [{**found.get(label.name, empty), "name": label.name, "value": label.value} for label in labels]
     return {**record, "segments": segments}
 

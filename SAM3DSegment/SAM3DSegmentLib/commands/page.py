@@ -78,7 +78,8 @@ class Page:
         """
         name = f"{hashlib.sha256(os.fsencode(case)).hexdigest()[:16]}{JPEG}"
         segments = [
-            {**{key: segment[key] for key in _KEPT}, "color": colors.get(segment["name"])}
+            {key: segment[key] for key in (*_KEPT, "channels") if key in segment}
+            | {"color": colors.get(segment["name"])}
             for segment in record["segments"]
         ]
         facts = {key: record.get(key) for key in _FACTS}
@@ -141,5 +142,10 @@ def _read(path: Path) -> Entries | None:
 def _is_whole(entry: Mapping[str, Any]) -> bool:
     if "failed" in entry:
         return isinstance(entry["failed"], str) and isinstance(entry["link"], str)
-    segments = all({*_KEPT, "color"} <= segment.keys() for segment in entry["segments"])
-    return segments and {"link", "picture", "misfits", *_FACTS} <= entry.keys()
+    segments = entry["segments"]
+    channels = (values for segment in segments for values in segment.get("channels", {}).values())
+    return (
+        {"link", "picture", "misfits", *_FACTS} <= entry.keys()
+        and all({*_KEPT, "color"} <= segment.keys() for segment in segments)
+        and all({"mean", "sd"} <= values.keys() for values in channels)
+    )

@@ -134,10 +134,17 @@ def _facts(entry: Entry) -> str:
 def _segment(segment: Mapping[str, Any]) -> str:
     color = "#{:02x}{:02x}{:02x}".format(*segment["color"]) if segment["color"] else "transparent"
     key = f'<span class="key" style="background: {color}"></span>'
-    numbers = (_number(segment[key]) for key in ("volume_ml", "mean_confidence", "mean", "sd"))
-    cells = "".join(f"<td>{number}</td>" for number in numbers)
+    cells = "".join(f"<td>{_cell(segment, key)}</td>" for key in ("volume_ml", "mean_confidence", "mean", "sd"))
     cut = "yes" if segment["cut_off"] else ""
     return f'<td class="label">{key}{_text(segment["name"])}</td>{cells}<td>{cut}</td>'
+
+
+def _cell(segment: Mapping[str, Any], key: str) -> str:
+    """A number, or of grey values one a line for each of several channels."""
+    channels = segment.get("channels") if key in ("mean", "sd") else None
+    if not channels:
+        return _number(segment[key])
+    return "<br>".join(f"{_text(name)} {_number(values[key])}" for name, values in channels.items())
 
 
 def _known(segments: Iterable[Mapping[str, Any]], key: str) -> list[float]:

@@ -82,7 +82,8 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="for a model of several channels: those besides INPUT, each by the name that `models show` gives",
+        help="for a model of several channels: those besides INPUT, each by the name that `models show` gives; "
+        "FILE may be a DICOM folder",
     )
     parser.add_argument("--resample", action="store_true", help="bring channels to the grid of the first")
     parser.add_argument("--series", metavar="UID", help="which series of a DICOM folder that holds several")

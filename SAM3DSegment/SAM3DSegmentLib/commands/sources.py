@@ -33,6 +33,7 @@ from .inputs import Source
 from .page import Page
 from .parts import Which
 from .report import PAGE_SUFFIX, read_report
+from .studies import is_study
 from .table import Table
 from .tree import MASK_SUFFIX, grouped, is_bids, mask_path, walk
 
@@ -123,6 +124,7 @@ def find_targets(
     model: str = "",
     join: Join = list,
     frames: FrameChoice | None = None,
+    studies: bool = False,
 ) -> Targets:
     """Look at each input once, and check all that is to be written.
 
@@ -130,17 +132,15 @@ def find_targets(
     to the folder `outputs.masks` as NAME.seg.nrrd, with another `outputs.ending`, or as `tree.mask_path` says with the
     model's name; of those, the ones that `which` says. also_read: other files that are read, such as the model; no
     output may replace them. join: makes the volumes of an input of its files, which may be channels. frames: of one 4-D
-    volume these; several go to one 4-D file, or to a folder as NAME_frame000.seg.nrrd. Raises InputError where two
-    inputs would have one output, or an input is not an image.
+    volume these; several go to one 4-D file, or to a folder as NAME_frame000.seg.nrrd. studies: whether a folder may be
+    that of a DICOM study, with one for each series in it. Raises InputError where two inputs would have one output, or
+    an input is not an image.
     """
-    if frames is None and outputs.report is not None and outputs.report.name.lower().endswith(PAGE_SUFFIX):
-        raise InputError(f"--report {str(outputs.report)!r} is a page of volumes over time, for --frames; use .json.")
-    if frames is not None and (len(inputs) > 1 or which != EVERY):
-        raise InputError(f"--frames {frames} is for one volume; leave it out for several, or for a part of a folder.")
+    _check_frames(inputs, outputs, which, frames)
     if which.recursive and series_uid is None:
         return _targets_of_tree(inputs, outputs, also_read, which, model, join)
     part = which.part
-    found = [join(_sources_of(path)) for path in inputs]
+    found = [join(_sources_of(path, studies)) for path in inputs]
     sources = [source for of_input in found for source in of_input]
     is_folder = len(inputs) > 1 or [source.path for source in sources] != list(inputs)
     numbers: tuple[int, ...] = ()
@@ -173,6 +173,13 @@ def find_targets(
     read += (file for source in sources for file in source.files if file.is_file())
     _check_outputs(outputs, [target.path for target in targets] if is_folder else [], is_folder, read, bool(numbers))
     return Targets(tuple(target for target in targets if part.has(target.source.relative)), is_folder)
+
+
+def _check_frames(inputs: Sequence[Path], outputs: Outputs, which: Which, frames: FrameChoice | None) -> None:
+    if frames is None and outputs.report is not None and outputs.report.name.lower().endswith(PAGE_SUFFIX):
+        raise InputError(f"--report {str(outputs.report)!r} is a page of volumes over time, for --frames; use .json.")
+    if frames is not None and (len(inputs) > 1 or which != EVERY):
+        raise InputError(f"--frames {frames} is for one volume; leave it out for several, or for a part of a folder.")
 
 
 def _targets_of_tree(
@@ -213,7 +220,7 @@ def _targets_of_tree(
     return Targets(tuple(mine), True, tree.left_out)
 
 
-def _sources_of(path: Path) -> list[Source]:
+def _sources_of(path: Path, studies: bool) -> list[Source]:
     """The volumes that an input stands for, at least one: those of a folder without its segmentations, else itself."""
     if not path.is_dir():
         check_exists(path)
@@ -240,8 +247,8 @@ def _sources_of(path: Path) -> list[Source]:
         logger.warning("subfolders of %s are not searched: %s.", path, _names(folders))
     if volumes:
         return volumes
-    if is_dicom:
-        return [Source(path, PurePosixPath(path.name))]
+    if is_dicom or (studies and is_study(path)):
+        return [Source(path, PurePosixPath(path.absolute().name))]
     if segmentations:
         raise InputError(f"folder {str(path)!r} holds segmentations only; give the folder of the images.")
     from ..formats.dicom import nothing_found  # it loads pydicom

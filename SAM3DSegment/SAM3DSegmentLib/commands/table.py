@@ -12,12 +12,14 @@ from typing import Any
 from ..base.claims import in_turn
 from ..base.files import check_new_file, write_text
 
-# frame: of a 4-D volume, from 0; mean, sd: of grey values; confidence: mean, in percent; date: ISO 8601, UTC.
+# frame: of a 4-D volume, from 0; mean, sd: of grey values, of the first channel; confidence: mean, in percent; date:
+# ISO 8601, UTC.
 COLUMNS = (
     *("case", "frame", "label", "value", "volume_ml", "voxels", "mean", "sd", "confidence", "cut_off", "misfits"),
     *("model", "model_sha256", "seconds", "date"),
 )
 _FORMER_COLUMNS = tuple(column for column in COLUMNS if column != "frame")  # of tables from before there were frames
+_OF_CHANNEL = ("mean ", "sd ")  # begin the names of columns that follow for each channel, where there are several
 _FORMULA = tuple("=+-@\t\r'")  # begins a formula in a spreadsheet, or, last, is what such a text is marked with
 
 Row = dict[str, str]
@@ -39,7 +41,12 @@ def rows_of_record(case: str, record: Mapping[str, Any]) -> list[Row]:
             "confidence": segment["mean_confidence"],
             "cut_off": "yes" if segment["cut_off"] else "no",
         }
-        rows.append({column: _as_text(values[column]) for column in COLUMNS})
+        of_channels = {
+            f"{key} {name}": _as_text(found[key])
+            for name, found in segment.get("channels", {}).items()
+            for key in ("mean", "sd")
+        }
+        rows.append({column: _as_text(values[column]) for column in COLUMNS} | of_channels)
     return rows
 
 
@@ -69,7 +76,7 @@ class Table:
         try:
             with open(self.path, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file, strict=True)
-                if tuple(reader.fieldnames or ()) not in (COLUMNS, _FORMER_COLUMNS):
+                if not _are_columns(tuple(reader.fieldnames or ())):
                     return None
                 rows = [{"frame": "", **row} for row in reader]
         except (OSError, ValueError, csv.Error):
@@ -80,8 +87,10 @@ class Table:
 
 
 def as_csv(rows: Iterable[Row]) -> str:
+    """The columns of channels are those of any row."""
+    rows = list(rows)
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, (*COLUMNS, *_more_columns(rows)), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -89,10 +98,22 @@ def as_csv(rows: Iterable[Row]) -> str:
 
 def as_columns(rows: list[Row]) -> str:
     """The most important columns, for people."""
-    shown = ("case", "label", "volume_ml", "voxels", "mean", "sd", "cut_off")
+    more = _more_columns(rows)
+    shown = ("case", "label", "volume_ml", "voxels", *(more or ("mean", "sd")), "cut_off")
+    rows = [dict.fromkeys(shown, "") | row for row in rows]
     widths = [max(len(column), *(len(row[column]) for row in rows)) if rows else len(column) for column in shown]
     lines = [dict(zip(shown, shown)), *rows]
     return "\n".join("  ".join(f"{row[c]:<{width}}" for c, width in zip(shown, widths)).rstrip() for row in lines)
+
+
+def _more_columns(rows: Iterable[Row]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(column for row in rows for column in row if column not in COLUMNS))
+
+
+def _are_columns(names: tuple[str, ...]) -> bool:
+    """Whether they are a table's, of today or of before there were frames."""
+    known = next((known for known in (COLUMNS, _FORMER_COLUMNS) if names[: len(known)] == known), None)
+    return known is not None and all(name.startswith(_OF_CHANNEL) for name in names[len(known) :])
 
 
 def _key(row: Row) -> Key:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ..base.errors import InputError
 from ..geometry import describe_grid_difference
-from .volumes import Volume, image_on_grid, read_volume
+from .volumes import Volume, image_on_grid, read_volume, volume_name
 
 NUMBER = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000 is the first channel of case
 
@@ -21,31 +21,43 @@ NUMBER = re.compile(r"_(\d{4})$")  # nnU-Net: case_0000 is the first channel of 
 class ChannelFile:
     """Where a channel of a case is: a volume file or a DICOM folder; name: "" for the only one.
 
-    place: of a 4-D file whose last axis is the channel, which one on that axis, from 0.
+    place: of a 4-D file whose last axis is the channel, which one on that axis, from 0. series_uid: which series of a
+    DICOM folder that holds several.
     """
 
     name: str
     path: Path
     place: int | None = None
+    series_uid: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What its file or folder is called; "" where a number says which channel it is."""
+        title = volume_name(self.path)
+        return "" if self.place is not None or NUMBER.search(title) else title
 
     def on_last_axis(self, frame: int | None) -> int | None:
         """What is read of a 4-D file; frame: which one, where the last axis is time."""
         return frame if self.place is None else self.place
 
 
-def read_channels(
-    files: Sequence[ChannelFile], series_uid: str | None = None, resample: bool = False, frame: int | None = None
-) -> Volume:
+def read_channels(files: Sequence[ChannelFile], resample: bool = False, frame: int | None = None) -> Volume:
     """The first channel, with the others on its grid as its `more`.
 
-    What lies on another grid is resampled to it, linearly, if `resample`, else refused with InputError. series_uid: of
-    the only channel; frame: as for `read_volume`.
+    What lies on another grid is resampled to it, linearly, if `resample`, else refused with InputError. frame: as for
+    `read_volume`.
     """
-    volumes = [read_volume(file.path, series_uid, frame=file.on_last_axis(frame)) for file in files]
+    volumes = [read_volume(file.path, file.series_uid, frame=file.on_last_axis(frame)) for file in files]
     first = volumes[0]
     if not resample:
         check_grids(files, volumes)
-    return replace(first, more=tuple(_on_grid_of(first, volume) for volume in volumes[1:]))
+    others = volumes[1:]
+    return replace(
+        first,
+        more=tuple(_on_grid_of(first, volume) for volume in others),
+        more_modalities=tuple(volume.modality for volume in others),
+        names=tuple(file.name for file in files),
+    )
 
 
 def check_grids(files: Sequence[ChannelFile], volumes: Sequence[Volume]) -> None:

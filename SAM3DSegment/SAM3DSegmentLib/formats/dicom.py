@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,13 +111,26 @@ def _read_headers(folder: Path, series_uid: str | None, _state: Hashable) -> _Se
 
 
 def _images(folder: Path) -> Series:
-    """The headers of all images in the folder. Raises InputError if a file seems to be what is left of a slice."""
+    """As `images_by_series`, also an InputError if there is DICOM, but no image."""
+    found, others = images_by_series(folder)
+    if others and not found:
+        raise InputError(
+            f"folder {str(folder)!r} holds DICOM files, but no image: {_some(others)}; give the folder of the images."
+        )
+    return found
+
+
+def images_by_series(folder: Path, tags: Sequence[str] = TAGS) -> tuple[Series, list[str]]:
+    """The headers, with these tags, of all images in the folder, and what else is there: reports, segmentations.
+
+    Raises InputError if a file seems to be what is left of a slice.
+    """
     files = visible_files(folder)
     found: Series = {}
-    others = []  # what they are: reports, contours, segmentations
+    others = []
     dicom = [path for path in files if is_dicom(path)]
     for path in dicom:
-        header = read_dataset(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
+        header = read_dataset(path, stop_before_pixels=True, force=True, specific_tags=list(tags))
         kinds = kinds_of_object(header)
         series = tag_text(header, "SeriesInstanceUID")
         if "Rows" in header and all(map(may_be_image, kinds)):
@@ -126,13 +139,9 @@ def _images(folder: Path) -> Series:
             raise InputError(f"{str(path)!r} is cut short; export the series again.")
         else:
             others.append(f"{path.name} ({kinds[0] if kinds else 'of an unknown kind'})")
-    if others and not found:
-        raise InputError(
-            f"folder {str(folder)!r} holds DICOM files, but no image: {_some(others)}; give the folder of the images."
-        )
     if found:
         _check_others(sorted({*files} - {*dicom}), [path for s in found.values() for path, _ in s])
-    return found
+    return found, others
 
 
 def _check_others(others: list[Path], slices: list[Path]) -> None:

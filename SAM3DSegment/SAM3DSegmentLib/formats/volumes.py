@@ -49,11 +49,18 @@ class Volume:
     slices: tuple[tuple[Path, int], ...] = ()
     times: tuple[float, ...] = ()
     more: tuple[np.ndarray, ...] = ()
+    more_modalities: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def channels(self) -> tuple[np.ndarray, ...]:
         """At least one (K, J, I)."""
         return (self.array_kji, *self.more)
+
+    @property
+    def named_channels(self) -> dict[str, np.ndarray]:
+        """By name, if there are several; else empty."""
+        return dict(zip(self.names, self.channels)) if self.more else {}
 
     @property
     def grid(self) -> Grid:

@@ -31,7 +31,7 @@ class CaseFiles:
     @property
     def channels(self) -> tuple[ChannelFile, ...]:
         """At least one."""
-        return self.parts or (ChannelFile("", self.image),)
+        return self.parts or (ChannelFile("", self.image, series_uid=self.series_uid),)
 
     @property
     def files(self) -> tuple[Path, ...]:

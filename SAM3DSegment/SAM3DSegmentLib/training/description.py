@@ -43,7 +43,7 @@ class Description:
             background=labels.pop(0, BACKGROUND),
             labels=labels,
             ignore=ignore,
-            channels=_channel_names(given),
+            channels=channel_names(given),
             modality=_as_text(given.get("modality") or given.get("channel_names")),
             licence=_as_text(given.get("licence") or given.get("license")),
             frames=_frames(given, path),
@@ -104,7 +104,7 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _channel_names(description: dict[str, Any]) -> dict[int, str]:
+def channel_names(description: dict[str, Any]) -> dict[int, str]:
     """Number to name, from nnU-Net's `channel_names` or Decathlon's `modality`; only names that tell channels apart."""
     given = description.get("channel_names") or description.get("modality")
     items = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()

@@ -17,7 +17,7 @@ Triple = tuple[float, float, float]
 # Of a training sample, where the settings leave its slices open.
 SAMPLE_PIXELS = 16 * 256 * 256
 LEAST_DEPTH, MOST_DEPTH = 16, 64
-_MODALITIES = ("CT", "MR", "MRI", "PT")
+_MODALITIES = ("CT", "MR", "MRI", "PT", "PET")
 
 
 def with_flips(config: TrainingConfig, sided: bool) -> TrainingConfig:

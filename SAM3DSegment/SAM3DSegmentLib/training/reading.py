@@ -14,6 +14,6 @@ from .classes import COMPLETE, LabelRules, classes_on
 
 def read_case(case: CaseFiles, labels: tuple[Label, ...], rules: LabelRules = COMPLETE) -> tuple[Volume, np.ndarray]:
     """The image, and class indices (K, J, I) uint8 on its grid. Raises InputError where they do not fit."""
-    image = read_channels(case.channels, case.series_uid, rules.resample, case.frame)
+    image = read_channels(case.channels, rules.resample, case.frame)
     label_map = read_label_map(case.label_map, case.frame, lambda: image.grid)
     return image, classes_on(image, label_map, labels, rules)[0]

@@ -185,7 +185,7 @@ class CasesBox:
         names, edit = self._channelNames(), self._ui.caseChannelsEdit
         edit.visible = not self.survey.rows
         self._ui.caseVolumeLabel.text = f"{names[0]}:" if names else _("Volume:")
-        self._channels.show(names[1:])
+        self._channels.show(names, self.volume())
         self._showButtons()
 
     def _showButtons(self) -> None:
@@ -239,7 +239,7 @@ class CasesBox:
             return
         self._shownVolume = volumeNode
         self._suggestName(volumeNode)
-        self._showButtons()
+        self._showChannels()
         self._onChanged()
 
     def _suggestName(self, volumeNode: slicer.vtkMRMLScalarVolumeNode | None) -> None:

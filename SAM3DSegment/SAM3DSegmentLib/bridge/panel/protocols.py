@@ -15,12 +15,13 @@ import qt
 
 from ..job import SceneJob
 
-Observe = Callable[[Any, Any, Callable[[Any, Any], None]], Any]  # addObserver, removeObserver of VTKObservationMixin
+Observe = Callable[..., Any]  # addObserver, removeObserver of VTKObservationMixin
 
 
 class Parameters(Protocol):
     """A SegmentParameters, with the methods that Slicer's wrapper adds when it is made."""
 
+    parameterNode: slicer.vtkMRMLScriptedModuleNode
     inputVolume: slicer.vtkMRMLScalarVolumeNode | None
     outputSegmentation: slicer.vtkMRMLSegmentationNode | None
     roi: slicer.vtkMRMLMarkupsROINode | None

@@ -13,10 +13,11 @@ import qt
 
 from ...base.errors import Sam3dError
 from ...card import ModelCard
+from ...channel import channels_called
 from ...model_store import SUFFIX, find_model, list_models, read_card
 from ...quality import AUTO, QUALITIES
 from ..dependencies import Installer
-from ..scene.channels import nodeOfChannel
+from ..scene.channels import keepChoice, keptChoice, nodesOfChannels, whyNotDifferent
 from ..scene.edits import whyNotReplace
 from ..scene.observing import REGION_CHANGES, Observer
 from ..scene.segmentations import referenceVolume, segmentationFor
@@ -61,11 +62,12 @@ class SegmentSection:
         self._parameters: Parameters | None = None
         self._volumeId = ""  # of the volume whose segmentation is chosen
         self._card: ModelCard | None = None
+        self._channelNames: list[str] = []  # of the card
         self._cardOf = ""
         self._choice = ""  # which quality was chosen automatically, for the user
         self._regionObserver = Observer(addObserver, removeObserver, REGION_CHANGES, lambda: self._timer.start())
         self._frames = FramesBox(ui)
-        self._channels = ChannelsBox(ui.channelsWidget, self._showButton)
+        self._channels = ChannelsBox(ui.channelsWidget, self._channelChosen)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLING_MS)
@@ -86,6 +88,7 @@ class SegmentSection:
 
     def setParameters(self, parameters: Parameters | None) -> None:
         self._parameters = parameters
+        self._channels.forget()
         self._volumeId = _idOf(parameters.inputVolume) if parameters is not None else ""
         if parameters is None:
             self._regionObserver.observe(None)
@@ -152,18 +155,43 @@ class SegmentSection:
     def _showChannels(self, parameters: Parameters) -> None:
         """A selector for each channel of the model; of its first it is that of the volume."""
         names = [channel.name for channel in self._card.channels] if self._card is not None else []
-        isNew = self._channels.show(names[1:])
+        isNew, self._channelNames = names != self._channelNames, names
         self._ui.inputLabel.text = f"{names[0]}:" if names[1:] else _("Volume:")
-        if isNew and names[1:]:
-            node, chosen = nodeOfChannel(names[0], shownImages()), parameters.inputVolume
-            if node is not None and (chosen is None or nodeOfChannel(names[0], [chosen]) is None):
+        if not names[1:]:
+            self._channels.show([], None)
+            return
+        kept = keptChoice(parameters.parameterNode, parameters.inputVolume)
+        if isNew and not kept:
+            self._chooseFirst(parameters, names)
+        self._channels.show(names, parameters.inputVolume, kept)
+        self._keepChannels(parameters)
+
+    def _chooseFirst(self, parameters: Parameters, names: list[str]) -> None:
+        """The volume that is called as the first channel, unless the chosen one is."""
+        chosen = parameters.inputVolume
+        if chosen is None or names[0] not in channels_called([chosen.GetName()], names):
+            node = nodesOfChannels(names, chosen, shownImages())[names[0]]
+            if node is not None:
                 parameters.inputVolume = node
+
+    def _channelChosen(self) -> None:
+        if self._parameters is not None:
+            self._keepChannels(self._parameters)
+            self._showWarnings(self._parameters)
+        self._showButton()
+
+    def _keepChannels(self, parameters: Parameters) -> None:
+        """With the scene, once all are chosen: while a scene is loaded, selectors are empty for a moment."""
+        nodes = self._channels.nodes()
+        if nodes and None not in (parameters.inputVolume, *nodes.values()):
+            keepChoice(parameters.parameterNode, parameters.inputVolume, nodes)
 
     def _showWarnings(self, parameters: Parameters) -> None:
         self._regionObserver.observe(parameters.roi)
         warnings = []
         if parameters.inputVolume is not None and self._card is not None:
-            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi, parameters.allFrames)
+            others = tuple(self._channels.nodes().values())
+            warnings = findMisfits(parameters.inputVolume, self._card, parameters.roi, parameters.allFrames, others)
         self._ui.warningLabel.text = "<br>".join(f"\u26a0 {html.escape(warning)}" for warning in warnings)
         self._ui.warningLabel.visible = bool(warnings)
 
@@ -189,9 +217,11 @@ class SegmentSection:
         """Why there can be no segmentation now; empty if there can."""
         if self._parameters is None:
             return _("The scene is being closed or loaded.")
-        missing = [name for name, node in self._channels.nodes().items() if node is None]
+        nodes = self._channels.nodes()
+        missing = [name for name, node in nodes.items() if node is None]
         whyMissing = _("Choose a volume for the channel {name}.").format(name=missing[0]) if missing else ""
-        return self._whyBusy() or self._parameters.whyInvalid() or whyMissing
+        whyTwice = whyNotDifferent(self._parameters.inputVolume, nodes)
+        return self._whyBusy() or self._parameters.whyInvalid() or whyMissing or whyTwice
 
     def _modelChosen(self, index: int) -> None:
         if self._parameters is not None:

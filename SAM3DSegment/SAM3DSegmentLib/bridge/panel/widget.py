@@ -52,7 +52,8 @@ class Panel:
         # While a scene is imported, the node selectors are empty for a moment; the user has not chosen that.
         addObserver(scene, scene.StartImportEvent, self._sceneStartsImporting)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
-            addObserver(scene, event, self._sceneChanged)
+            # After all node selectors have seen it, also those that are made later.
+            addObserver(scene, event, self._sceneChanged, priority=-1.0)
         self._connectParameters(logic.getParameterNode())
 
     def enter(self) -> None:

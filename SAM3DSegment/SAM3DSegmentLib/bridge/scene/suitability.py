@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import slicer
 from slicer.i18n import tr as _
 
 from ...base.errors import Sam3dError
 from ...card import ModelCard
-from ...suitability import VolumeFacts, find_misfits, looks_like_labels
+from ...suitability import VolumeFacts, find_channel_misfits, looks_like_labels
+from .channels import checkGrid
 from .sequences import browserOf
 from .volumes import readGrid, roiCorners
 
@@ -17,13 +20,18 @@ def findMisfits(
     card: ModelCard,
     roiNode: slicer.vtkMRMLMarkupsROINode | None,
     allFrames: bool = False,
+    others: Sequence[slicer.vtkMRMLScalarVolumeNode | None] = (),
 ) -> list[str]:
     """Sentences for the user, most with a remedy; none if the volume suits the model.
 
-    allFrames: whether the volume stands for all frames of its sequence.
+    allFrames: whether the volume stands for all frames of its sequence. others: of the model's channels after the
+    first, as far as they are chosen.
     """
     try:
-        misfits = find_misfits(card, _readFacts(volumeNode, roiNode), _)
+        facts = [_readFacts(node, roiNode) if node is not None else None for node in (volumeNode, *others)]
+        misfits = find_channel_misfits(card, facts, _)
+        for node in filter(None, others):
+            checkGrid(node, volumeNode)
     except Sam3dError as error:
         return [str(error)]
     if browserOf(volumeNode) is not None and not allFrames:
@@ -44,6 +52,7 @@ def _readFacts(volumeNode: slicer.vtkMRMLScalarVolumeNode, roiNode: slicer.vtkMR
         modality=dicomModality(volumeNode),
         region_ras=roiCorners(roiNode) if roiNode is not None else None,
         is_label_map=isLabelMap or looks_like_labels(slicer.util.arrayFromVolume(volumeNode), least, greatest),
+        name=volumeNode.GetName(),
     )
 
 
