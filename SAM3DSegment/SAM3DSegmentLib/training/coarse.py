@@ -61,7 +61,7 @@ def look_for_places(run: Run, options: Options) -> Run:
     segmenter = Segmenter.load(model, str(run.fabric.device), "auto", options.sam_checkpoint)
     look = CoarseLook(model.card, grid.spacing_mm, grid.places, 0.0, plan.fine_extent_mm)
     misses = _find_misses(run, Finder(look, segmenter))
-    margin_mm = round(misses.shortest_mm + grid.spacing_mm, 1)
+    margin_mm = max(0.0, round(misses.worst_mm + grid.spacing_mm, 1))  # a block more than any needed
     copies = 1 if plan.encoder.kept_views(plan.config) else BOXES_OF_A_PLACE
     boxes = jitter_boxes(plan.facts, misses, margin_mm, copies, plan.config.slicing, plan.config.seed)
     plan = replace(plan, boxes=boxes)
@@ -190,5 +190,5 @@ def _find_misses(run: Run, finder: Finder) -> Misses:
     if misses.found < ENOUGH * misses.wanted:
         logger.warning("%s; train longer, or set look_twice to false in the file of --config.", told)
     else:
-        logger.info("%s, cut by at most %.3g mm.", told, misses.shortest_mm)
+        logger.info("%s, cut by at most %.3g mm.", told, max(0.0, misses.worst_mm))
     return misses

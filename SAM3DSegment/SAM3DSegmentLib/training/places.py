@@ -82,9 +82,9 @@ class Misses:
         return len(self.beyond_mm)
 
     @property
-    def shortest_mm(self) -> float:
-        """So much has to be added on each side, at least, for no structure to be cut."""
-        return max(0.0, -float(self.beyond_mm.min(initial=0.0)))
+    def worst_mm(self) -> float:
+        """How far a structure reaches beyond its box, at most; below 0 if none does."""
+        return -float(self.beyond_mm.min()) if self.found else 0.0
 
 
 def find_misses(
