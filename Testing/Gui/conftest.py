@@ -30,6 +30,13 @@ def pytest_runtest_call(item):
     return result
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _warm_python():
+    """Importing torch takes longer than most of what children do here; SLICER_HOST_COLD is for tests of their start."""
+    with host.warm_python("torch", "SimpleITK", "scipy.ndimage", "safetensors.torch"):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def slicer_host():
     """The host, with an empty scene and empty records; modules that the test loads are unloaded after it, which ends
@@ -41,6 +48,13 @@ def slicer_host():
     host.assert_no_children()
     host.assert_clean()
     host.reset()
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """Keep the user's models, weights and cache out of the tests, and theirs out of the user's."""
+    for name in ("MODELS", "WEIGHTS", "CACHE"):
+        monkeypatch.setenv(f"SAM3DSEGMENT_{name}", str(tmp_path / f"user-{name.lower()}"))
 
 
 @pytest.fixture

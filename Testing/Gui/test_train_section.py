@@ -502,6 +502,7 @@ def test_the_encoders_that_are_here_are_offered_once_each(widget, folders):
     box.currentIndex = 1
     assert "MRI of Anterior hippocampus, Posterior hippocampus only" in widget.ui.encoderLabel.text
     put_published_weights()
+    widget.ui.setupSection.collapsed = False
     widget.panel.enter()
     assert [box.itemText(i) for i in range(box.count)][0] == "SAM ViT-B"
     box.currentIndex = 0
@@ -799,6 +800,7 @@ def test_before_a_step_is_made_stop_cancels(patients, use_program):
 def test_what_training_needs_is_installed_in_one_go_when_the_user_agrees(patients, use_program):
     use_program("import sys; sys.exit(130)")
     patients.ui.modelNameEdit.text = "kidneys"
+    patients.ui.setupSection.collapsed = False
     with host.hide_packages("lightning-fabric"):
         patients.panel.enter()
         assert "lightning" not in patients.ui.packagesLabel.text  # segmenting needs it not

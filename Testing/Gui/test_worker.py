@@ -45,6 +45,12 @@ time.sleep(600)
 """
 
 
+@pytest.fixture(autouse=True)
+def _cold(monkeypatch):
+    """As in Slicer: the child starts with nothing imported."""
+    monkeypatch.setenv("SLICER_HOST_COLD", "1")
+
+
 class Ends:
     """Callbacks that remember what they were called with."""
 
