@@ -134,7 +134,8 @@ def embedding_key(encoder_sha256: str, image_size: int, computation: str, conten
 def cache_limit_bytes(folder: Path, taken: int | None = None) -> int:
     """What SAM3DSEGMENT_CACHE_GB says; by default half of the disk that is free or taken by the cache, at most 50 GB.
 
-    `taken` are the bytes of the entries in `folder`, if they are known. 0 keeps nothing. Raises InputError for anything else than such a number.
+    `taken` are the bytes of the entries in `folder`, if they are known. 0 keeps nothing. Raises InputError for anything
+    else than such a number.
     """
     given = os.environ.get(LIMIT_VARIABLE)
     if given:
