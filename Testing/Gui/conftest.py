@@ -33,7 +33,7 @@ def pytest_runtest_call(item):
 @pytest.fixture(scope="session", autouse=True)
 def _warm_python():
     """Importing torch takes longer than most of what children do here; SLICER_HOST_COLD is for tests of their start."""
-    with host.warm_python("torch", "SimpleITK", "scipy.ndimage", "safetensors.torch"):
+    with host.warm_python("torch", "SimpleITK", "safetensors.torch", "lightning_fabric"):
         yield
 
 
