@@ -17,7 +17,7 @@ import host  # noqa: E402 - found through the line above
 
 host.install()
 
-from panel_fixtures import array, tiny_model, use_program  # noqa: E402, F401 - fixtures
+from panel_fixtures import array, tiny_model, use_program, volume, widget  # noqa: E402, F401 - fixtures
 
 from far_computer import far, running  # noqa: E402, F401 - fixtures
 

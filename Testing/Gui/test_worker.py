@@ -15,14 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import slicer
-from panel_fixtures import (
-    JOB_CLASSES,
-    STOP_S,
-    add_volume,
-    is_running,
-    seconds_until_gone,
-    temporary_folders,
-)
+from panel_fixtures import JOB_CLASSES, STOP_S, add_volume, is_running, seconds_until_gone, temporary_folders
 
 import host
 from SAM3DSegmentLib.bridge.logic import startSegment
