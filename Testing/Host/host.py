@@ -312,8 +312,9 @@ def warm_python(*libraries: str) -> Iterator[None]:
     program = Path(__file__).with_name("warm_python.py")
     command = [sys.executable, "-I", "-u", "-X", "utf8", program, address, *libraries]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True):
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True) as process:
         yield
+        process.terminate()  # it may not have come further than its imports
     address.unlink(missing_ok=True)
 
 
