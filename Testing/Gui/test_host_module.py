@@ -206,7 +206,7 @@ def temperature(request, monkeypatch):
     if request.param == "cold":
         monkeypatch.setenv("SLICER_HOST_COLD", "1")
     elif sys.platform == "linux":
-        assert host.pump((Path(slicer.app.slicerHome) / "bin" / "warm_python").exists)
+        assert host.pump((Path(slicer.app.slicerHome) / "bin" / "warm_python").exists, 300)
 
 
 @pytest.fixture
@@ -270,6 +270,8 @@ def test_an_exit_code_is_handed_on():
 
 TELL = """
 import json, os, sys
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(errors="backslashreplace")
 found = {"arguments": sys.argv[1:], "folder": os.getcwd(), "name": __name__, "path": sys.path[0], "input": input()}
 print(json.dumps(found), json.dumps(dict(os.environ)), flush=True)
 print("a complaint", file=sys.stderr)

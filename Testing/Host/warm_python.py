@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import runpy
@@ -72,9 +73,12 @@ def _receive(connection: socket.socket) -> tuple[list[int], dict]:
 
 def _run(streams: list[int], folder: str, environment: dict[str, str], module: str, arguments: list[str]) -> None:
     """As `python -m MODULE ARGUMENTS...`."""
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.dup2(streams[number], number)
+        os.close(streams[number])
+        file = open(number, "wb" if number else "rb", 0 if number else -1, closefd=False)  # noqa: SIM115
+        errors = "backslashreplace" if name == "stderr" else "surrogateescape"
+        setattr(sys, name, io.TextIOWrapper(file, "utf-8", errors, write_through=True))  # they know what can be sought
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
