@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 TEST = $(BIN)/python -m pytest -m "not slow"
 SLOW = $(BIN)/python -m pytest -m slow
 INSTALL = $(BIN)/python -m pip install --quiet
-LOG := $(VENV)/tests.log
 SOURCES := SAM3DSegment Testing Utilities
 
 # Of `make test-torch`: these are the oldest that are meant to work.
@@ -34,24 +33,32 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: venv
 	$(BIN)/python Utilities/demo.py
 
-# Two rows of processes beside each other, one thread each, as they share the cores. The panel's tests have a process of
-# their own: the stand-in host changes Qt and hides packages for all that follows. What the second row says is shown,
-# whole, when both have ended.
-test: venv libraries
-	@export OMP_NUM_THREADS=1; \
-	{ $(MAKE) --no-print-directory lint && $(TEST) Testing/Mrml Testing/Packaging; first=$$?; \
-	  $(TEST) Testing/Gui; exit $$((first + $$?)); } > $(LOG) 2>&1 & row=$$!; \
-	$(TEST) Testing/Python; python=$$?; \
-	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
+# The tests in parts, as many at once as JOBS says: three share two cores well, since each waits now and then, and have
+# one thread each. What one says is shown, whole, when it has ended; so the longest begin. The panel's tests have a
+# process of their own: the stand-in host changes Qt and hides packages for all that follows.
+JOBS ?= 3
+AT_ONCE = OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --keep-going --jobs $(JOBS)
+PARTS := gui t-z p-s c-i j-o a-b mrml
+part-gui := Testing/Gui
+part-mrml := Testing/Mrml Testing/Packaging
+part-a-b := Testing/Python/test_[a-b]*.py
+part-c-i := Testing/Python/test_[c-i]*.py
+part-j-o := Testing/Python/test_[j-o]*.py
+part-p-s := Testing/Python/test_[p-s]*.py
+part-t-z := Testing/Python/test_[t-z]*.py
+SHOWN = > $(VENV)/$@.log 2>&1; code=$$?; cat $(VENV)/$@.log; exit $$code
 
-LARGEST := Testing/Python/test_training_memory.py
-# As above, divided such that both rows take about as long.
+test: venv libraries
+	@$(AT_ONCE) $(PARTS:%=fast-%) lint
+
 test-slow: venv libraries
-	@export OMP_NUM_THREADS=1; \
-	{ $(SLOW) Testing/Gui; first=$$?; \
-	  $(SLOW) Testing/Mrml Testing/Packaging Testing/Python/test_[m-z]*.py --deselect $(LARGEST); exit $$((first + $$?)); } > $(LOG) 2>&1 & row=$$!; \
-	$(SLOW) Testing/Python/test_[!m-z]*.py $(LARGEST); python=$$?; \
-	wait $$row; row=$$?; cat $(LOG); exit $$((python + row))
+	@$(AT_ONCE) $(PARTS:%=slow-%)
+
+fast-%: venv
+	@$(TEST) $(part-$*) $(SHOWN)
+
+slow-%: venv
+	@$(SLOW) $(part-$*) $(SHOWN)
 
 test-gpu: venv
 	$(BIN)/python -m pytest -m gpu -rs Testing/Python

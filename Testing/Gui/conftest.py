@@ -17,7 +17,7 @@ import host  # noqa: E402 - found through the line above
 
 host.install()
 
-from panel_fixtures import array, tiny_model, use_program  # noqa: E402, F401 - fixtures
+from panel_fixtures import array, tiny_model, use_program, volume, widget  # noqa: E402, F401 - fixtures
 
 from far_computer import far, running  # noqa: E402, F401 - fixtures
 
@@ -28,6 +28,13 @@ def pytest_runtest_call(item):
     result = yield
     host.assert_clean()
     return result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_python():
+    """Importing torch takes longer than most of what children do here; SLICER_HOST_COLD is for tests of their start."""
+    with host.warm_python("torch", "SimpleITK", "safetensors.torch", "lightning_fabric"):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +48,13 @@ def slicer_host():
     host.assert_no_children()
     host.assert_clean()
     host.reset()
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """Keep the user's models, weights and cache out of the tests, and theirs out of the user's."""
+    for name in ("MODELS", "WEIGHTS", "CACHE"):
+        monkeypatch.setenv(f"SAM3DSEGMENT_{name}", str(tmp_path / f"user-{name.lower()}"))
 
 
 @pytest.fixture

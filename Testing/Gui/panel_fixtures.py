@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,13 +14,30 @@ import psutil
 import pytest
 import slicer
 
+import host
 from SAM3DSegmentLib.base.hashes import memory_path
 from SAM3DSegmentLib.card import EncoderConfig, Label, ModelCard, VitConfig
 from SAM3DSegmentLib.sam.encoders import ENCODERS
 
+ROOT = Path(__file__).resolve().parents[2]
+# To test an installed module, point this at it.
+MODULE = Path(os.environ.get("SAM3DSEGMENT_MODULE", ROOT / "SAM3DSegment")) / "SAM3DSegment.py"
+SAMPLE = MODULE.parent / "Resources" / "SampleData" / "hippocampus_015.nii.gz"
+DEFAULT_MODEL = "hippocampus-mri"
+TIMEOUT_S = 180
 LABELS = (Label(1, "Inside", (230, 159, 0)), Label(2, "Outside", (86, 180, 233)))
 JOB_CLASSES = ("SegmentationJob", "CommandProcess", "BackgroundCall", "Request")
 STOP_S = 20.0  # within which the computing process has to end; on a free computer it takes 3
+
+
+@pytest.fixture
+def widget():
+    return host.load_module(MODULE)[2]
+
+
+@pytest.fixture
+def volume():
+    return slicer.util.loadVolume(str(SAMPLE))
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +113,39 @@ def seconds_until_gone(process_id):
 
 def temporary_folders():
     return list(Path(slicer.app.temporaryPath).glob("SAM3DSegment-*"))
+
+
+def is_idle(widget):
+    return widget.ui.segmentButton.text == "Segment"
+
+
+def is_computing(widget):
+    return widget.ui.progressBar.maximum > 0 and widget.ui.progressBar.value > 0
+
+
+def masks_of(node, volume):
+    """Name -> voxels (K, J, I) on the volume's grid."""
+    segmentation = node.GetSegmentation()
+    return {
+        segmentation.GetSegment(i).GetName(): slicer.util.arrayFromSegmentBinaryLabelmap(node, i, volume)
+        for i in segmentation.GetSegmentIDs()
+    }
+
+
+def scene_state():
+    """IDs and modification times of all nodes but the panel's own parameters."""
+    nodes = [slicer.mrmlScene.GetNthNode(i) for i in range(slicer.mrmlScene.GetNumberOfNodes())]
+    return {node.GetID(): node.GetMTime() for node in nodes if not node.IsA("vtkMRMLScriptedModuleNode")}
+
+
+def choose(widget, model):
+    widget.logic.getParameterNode().model = model
+
+
+def segment(widget, volume, model=DEFAULT_MODEL):
+    choose(widget, model)
+    widget.ui.inputSelector.setCurrentNode(volume)
+    widget.ui.segmentButton.click()
+    assert not is_idle(widget)
+    assert host.pump(lambda: is_idle(widget), TIMEOUT_S), widget.ui.statusLabel.text
+    return widget.ui.outputSelector.currentNode()

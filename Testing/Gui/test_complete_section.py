@@ -7,8 +7,20 @@ import shutil
 import numpy as np
 import pytest
 import slicer
+from complete_fixtures import (
+    Results,
+    Train,
+    begin,
+    complete,
+    folders,  # noqa: F401 - a fixture
+    go,  # noqa: F401 - a fixture
+    is_idle,
+    place,  # noqa: F401 - a fixture
+    questions,
+    wait_for_end,
+    widget,  # noqa: F401 - a fixture
+)
 from painting_fixtures import (
-    NEAREST,
     OBLIQUE,
     PAINTED,
     SHAPE,
@@ -16,129 +28,23 @@ from painting_fixtures import (
     add_segmentation,
     assert_same,
     described,
-    image_of,
     masks,
     masks_of,
     nearest,
     painted,
     tag_of,
 )
-from panel_fixtures import JOB_CLASSES, add_volume, is_running, seconds_until_gone, temporary_folders
-from test_panel import scene_state
-from test_train_section import MODULE, TIMEOUT_S, the_error
+from panel_fixtures import JOB_CLASSES, add_volume, is_running, scene_state, seconds_until_gone, temporary_folders
+from train_fixtures import TIMEOUT_S, the_error
 
 import host
-from SAM3DSegmentLib.bridge.completion import PAINTED as PAINTED_FILE
 from SAM3DSegmentLib.bridge.completion import CompletionRequest
 from SAM3DSegmentLib.bridge.scene.painting import COMPLETED_TAG, isOnlyPainted, setOnlyPainted
-from SAM3DSegmentLib.bridge.scene.segmentations import readDelivered, referenceVolume, writeSegments
-from SAM3DSegmentLib.card import Label
-from SAM3DSegmentLib.formats.delivered import describe_slices
-from SAM3DSegmentLib.formats.label_maps import read_label_map
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path, monkeypatch):
-    """The user's own folders, empty."""
-    for name in ("MODELS", "WEIGHTS", "CACHE"):
-        monkeypatch.setenv(f"SAM3DSEGMENT_{name}", str(tmp_path / name.lower()))
-        (tmp_path / name.lower()).mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def widget(folders):
-    widget = host.load_module(MODULE)[2]
-    widget.ui.trainSection.collapsed = False
-    return widget
-
-
-@pytest.fixture
-def go(use_program, tmp_path):
-    """go() lets the child go on to its end; go.arguments() are those that it got, go.process() is its ID."""
-    use_program(f"GO, ARGUMENTS = {str(tmp_path / 'go')!r}, {str(tmp_path / 'arguments')!r}\n{NEAREST}")
-
-    def let_go():
-        (tmp_path / "go").touch()
-
-    let_go.arguments = lambda: (tmp_path / "arguments").read_text().partition(" ")[2]
-    let_go.process = lambda: int((tmp_path / "arguments").read_text().partition(" ")[0])
-    return let_go
-
-
-class Results:
-    """The button under Results, and what is chosen for it."""
-
-    name = "results"
-
-    def __init__(self, widget):
-        self.button, self.status = widget.ui.completeButton, widget.ui.completeStatusLabel
-        self.bar = widget.ui.completeProgressBar
-        self.title = "Complete"
-        self._ui = widget.ui
-
-    def choose(self, volume, segmentation):
-        self._ui.inputSelector.setCurrentNode(volume)
-        self._ui.outputSelector.setCurrentNode(segmentation)
-
-    def chosen(self):
-        return self._ui.outputSelector.currentNode()
-
-
-class Train:
-    """The button of the second step in Train."""
-
-    name = "train"
-
-    def __init__(self, widget):
-        self.button, self.status = widget.ui.completeCaseButton, widget.ui.caseStatusLabel
-        self.bar = widget.ui.completeCaseProgressBar
-        self.title = "2. Complete"
-        self._ui = widget.ui
-
-    def choose(self, volume, segmentation):
-        self._ui.caseSegmentationSelector.setCurrentNode(segmentation)
-        self._ui.caseVolumeSelector.setCurrentNode(volume)
-
-    def chosen(self):
-        return self._ui.caseSegmentationSelector.currentNode()
-
-
-@pytest.fixture(params=[Results, Train], ids=lambda place: place.name)
-def place(request, widget):
-    return request.param(widget)
-
-
-def begin(place, volume, segmentation):
-    """Click, and wait until the child has told of its progress."""
-    place.choose(volume, segmentation)
-    assert place.button.enabled, place.button.toolTip
-    place.button.click()
-    assert place.button.text == "Cancel", place.status.text
-    assert host.pump(lambda: "% done" in place.status.text or is_idle(place), TIMEOUT_S)
-    assert not is_idle(place), place.status.text
-
-
-def is_idle(place):
-    return place.button.text == place.title
-
-
-def wait_for_end(place):
-    assert host.pump(lambda: is_idle(place), TIMEOUT_S), place.status.text
-
-
-def complete(place, go, volume, segmentation):
-    begin(place, volume, segmentation)
-    go()
-    wait_for_end(place)
+from SAM3DSegmentLib.bridge.scene.segmentations import referenceVolume
 
 
 def filled():
     return {name: nearest(mask) for name, mask in painted(masks()).items()}
-
-
-def questions():
-    return [message.text for message in host.messages if message.kind == "question"]
 
 
 def test_the_unpainted_slices_are_filled_and_all_else_stays(place, go):
@@ -496,107 +402,6 @@ def test_what_nobody_knows_is_not_filled(tmp_path):
     found = masks_of(painting, volume)
     np.testing.assert_array_equal(found["Left kidney"], 1 - unknown)
     np.testing.assert_array_equal(found["Ignore"], unknown)
-
-
-def add_result(name="patient"):
-    """A volume, and a segmentation that a model has delivered."""
-    whole = masks()
-    volume = add_volume(image_of(whole), OBLIQUE, name)
-    labels = tuple(Label(number + 1, one, (10, 20, 30)) for number, one in enumerate(whole))
-    labelsKji = sum(label.value * whole[label.name] for label in labels)
-    return volume, writeSegments(labelsKji, labels, volume, None, {}, {})
-
-
-def repaint(volume, result, k=5):
-    """A slice of the first segment."""
-    mask = masks_of(result, volume)["Left kidney"]
-    mask[k, 2:9, 2:9] = 1
-    segment_id = result.GetSegmentation().GetNthSegmentID(0)
-    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, result, segment_id, volume)
-    return mask[k]
-
-
-def notes_of(result):
-    segmentation = result.GetSegmentation()
-    return {segmentation.GetSegment(i).GetName(): readDelivered(segmentation.GetSegment(i)) for i in ids_of(result)}
-
-
-def ids_of(result):
-    return list(result.GetSegmentation().GetSegmentIDs())
-
-
-def test_the_question_names_the_repainted_slices_and_the_result_is_noted_anew(place, go):
-    volume, result = add_result()
-    repaint(volume, result)
-    complete(place, go, volume, result)
-    assert place.status.text.startswith("Done")
-    assert questions()[0].startswith(
-        "In 'patient segmentation', 1 of 11 coronal slices was repainted since it was delivered. The slices nearby"
-    )
-    noted = {name: describe_slices(mask, {0: (5,)}) for name, mask in masks_of(result, volume).items()}
-    assert notes_of(result) == noted
-    tags = {tag_of(result.GetSegmentation().GetSegment(i), COMPLETED_TAG) for i in ids_of(result)}
-    assert tags == {"1"}
-    repaint(volume, result, 4)
-    repaint(volume, result, 7)
-    place.button.click()
-    wait_for_end(place)
-    tags = {tag_of(result.GetSegmentation().GetSegment(i), COMPLETED_TAG) for i in ids_of(result)}
-    assert tags == {"3"}  # all that were painted so far
-
-
-def test_the_child_gets_the_notes(tmp_path):
-    volume, result = add_result()
-    before = notes_of(result)
-    repaint(volume, result)
-    request = CompletionRequest.make(volume, result, "", "cpu")
-    request.writeFiles(tmp_path)
-    segments = read_label_map(tmp_path / PAINTED_FILE).segments
-    assert {segment.name: segment.delivered for segment in segments} == before
-    setOnlyPainted(result, True)  # of a painting, nothing is known between the slices
-    assert CompletionRequest.make(volume, result, "", "cpu").repainted is None
-
-
-def test_a_result_that_is_unchanged_is_told_without_a_question(place, go):
-    volume, result = add_result()
-    place.choose(volume, result)
-    place.button.click()
-    assert "'patient segmentation' is as it was delivered" in the_error()
-    assert questions() == []
-    assert is_idle(place)
-
-
-def test_a_segment_that_was_added_by_hand_stays_so(tmp_path):
-    volume, result = add_result()
-    repaint(volume, result)
-    mine = np.zeros(SHAPE, np.uint8)
-    mine[:, 12:, 1:4] = 1
-    segment_id = result.GetSegmentation().AddEmptySegment("", "Mine")
-    slicer.util.updateSegmentBinaryLabelmapFromArray(mine, result, segment_id, volume)
-    request = CompletionRequest.make(volume, result, "", "cpu")
-    assert request.repainted.numbers == (5,)
-    found = request.deliver((request.labelsKji, request.repainted.drawn))
-    np.testing.assert_array_equal(masks_of(found, volume)["Mine"], mine)
-    notes = notes_of(found)
-    assert notes["Mine"] == ""
-    assert notes["Left kidney"] == describe_slices(masks_of(found, volume)["Left kidney"], {0: (5,)})
-
-
-@pytest.mark.slow
-def test_the_real_command_corrects_a_result_and_again(place):
-    volume, result = add_result()
-    for k in (1, 9):
-        before, slice_ = masks_of(result, volume), repaint(volume, result, k)
-        place.choose(volume, result)
-        place.button.click()
-        wait_for_end(place)
-        assert place.status.text.startswith("Done"), place.status.text
-        after = masks_of(result, volume)
-        np.testing.assert_array_equal(after["Left kidney"][k], slice_)
-        for name, mask in after.items():
-            np.testing.assert_array_equal(mask[[0, -1]], before[name][[0, -1]])
-        nearby = 2 if k == 1 else 8
-        assert (after["Left kidney"][nearby] != before["Left kidney"][nearby]).any()
 
 
 def test_nothing_is_kept_after_the_end(place, go):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from panel_fixtures import add_volume, temporary_folders
+from panel_fixtures import TIMEOUT_S, add_volume, choose, is_computing, is_idle, scene_state, temporary_folders
 from test_logic import label_map
-from test_panel import MODULE, TIMEOUT_S, choose, is_computing, is_idle, scene_state
 
 import host
 from SAM3DSegmentLib.base.errors import InputError
@@ -17,11 +16,6 @@ from SAM3DSegmentLib.formats.volumes import read_volume
 from SAM3DSegmentLib.training.dataset import find_dataset
 
 MATRIX = np.array([[0, -2, 0, 5], [1.5, 0, 0, -7], [0, 0, 3, 1], [0, 0, 0, 1]], float)
-
-
-@pytest.fixture
-def widget():
-    return host.load_module(MODULE)[2]
 
 
 def frames_of(array, count=3):

@@ -1,6 +1,7 @@
 """A module in the stand-in host: loading, parameters and panel, the real scene, child processes."""
 
 import ast
+import json
 import os
 import pathlib
 import re
@@ -199,12 +200,23 @@ WAITING = "import sys, time; print('ready', flush=True); time.sleep(60)"
 UNTIL_END_OF_INPUT = "import sys; print('ready', flush=True); sys.stdin.read()"
 
 
+@pytest.fixture(params=["cold", "warm"])
+def temperature(request, monkeypatch):
+    """Whether a module that PythonSlicer runs finds libraries imported when it starts."""
+    if request.param == "cold":
+        monkeypatch.setenv("SLICER_HOST_COLD", "1")
+    elif sys.platform == "linux":
+        assert host.pump((Path(slicer.app.slicerHome) / "bin" / "warm_python").exists, 300)
+
+
 @pytest.fixture
-def launched(widget):
+def launched(widget, tmp_path, monkeypatch, temperature):
     """launched(program) starts it through PythonSlicer and returns the process ids of the launcher and of its child."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def launch(program):
-        widget.logic.start("PythonSlicer", ["-c", program])
+        (tmp_path / "program.py").write_text(program)
+        widget.logic.start("PythonSlicer", ["-m", "program"])
         assert host.pump(lambda: b"ready" in widget.logic.output, 30)
         [child] = host.child_processes()
         return widget.logic.process_.processId(), child
@@ -254,6 +266,42 @@ def test_a_child_that_dies_by_a_signal_is_an_ordinary_exit_of_the_launcher(widge
 def test_an_exit_code_is_handed_on():
     done = subprocess.run(["PythonSlicer", "-c", "import sys; sys.exit(7)"], timeout=60, check=False)
     assert done.returncode == 7
+
+
+TELL = """
+import json, os, sys
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(errors="backslashreplace")
+found = {"arguments": sys.argv[1:], "folder": os.getcwd(), "name": __name__, "path": sys.path[0], "input": input()}
+print(json.dumps(found), json.dumps(dict(os.environ)), flush=True)
+print("a complaint", file=sys.stderr)
+sys.exit(7)
+"""
+
+
+def test_a_child_has_streams_arguments_folder_and_environment_of_its_own(tmp_path, monkeypatch, temperature):
+    (tmp_path / "tell.py").write_text(TELL)
+    environment = {
+        **os.environ,
+        "PWD": str(tmp_path),
+        "PYTHONPATH": str(tmp_path),
+        "MINE": "caf\u00e9",
+        "PYTHONSAFEPATH": "1",
+    }
+    command = ["PythonSlicer", "-m", "tell", "one", "two words"]
+    done = subprocess.run(
+        command, input="hello\n", env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (7, "a complaint\n")
+    found, seen = (json.loads(text) for text in re.split("(?<=}) (?={)", done.stdout))
+    assert found == {
+        "arguments": ["one", "two words"],
+        "folder": str(tmp_path),
+        "name": "__main__",
+        "path": str(tmp_path),
+        "input": "hello",
+    }
+    assert seen.items() >= environment.items()
 
 
 def test_a_child_that_is_left_behind_fails_the_test(launched):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from panel_fixtures import LABELS, add_volume
-from test_panel import choose, is_idle, widget  # noqa: F401 - a fixture
+from panel_fixtures import LABELS, TIMEOUT_S, add_volume, choose, is_idle
 
 import host
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.bridge.logic import segment, startSegment, undo
 from SAM3DSegmentLib.bridge.scene.segmentations import readProvenance, referenceVolume
 
-TIMEOUT_S = 180
 NAMES = [label.name for label in LABELS]
 
 
@@ -44,13 +42,13 @@ def correct(node, volume, name="Inside"):
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, node, segment_id, volume)
 
 
-def click_segment(widget):  # noqa: F811
+def click_segment(widget):
     widget.ui.segmentButton.click()
     assert host.pump(lambda: is_idle(widget), TIMEOUT_S), widget.ui.statusLabel.text
     return widget.ui.outputSelector.currentNode()
 
 
-def choose_result(widget, volume, model):  # noqa: F811
+def choose_result(widget, volume, model):
     """The volume and a result of it, as after a click, but computed here, which is faster than in a child."""
     choose(widget, model)
     node = segment(volume, model=model, device="cpu")
@@ -63,7 +61,7 @@ def questions():
     return [message for message in host.messages if message.kind == "question"]
 
 
-def test_two_patients_in_a_row_have_a_segmentation_each(widget, array, tiny_model):  # noqa: F811
+def test_two_patients_in_a_row_have_a_segmentation_each(widget, array, tiny_model):
     choose(widget, tiny_model)
     first, second = add_patient(array, "A"), add_patient(array, "B", 1)
     widget.ui.inputSelector.setCurrentNode(first)
@@ -83,7 +81,7 @@ def test_two_patients_in_a_row_have_a_segmentation_each(widget, array, tiny_mode
     assert questions() == []
 
 
-def test_a_segmentation_that_was_made_for_the_volume_stays_chosen(widget, array):  # noqa: F811
+def test_a_segmentation_that_was_made_for_the_volume_stays_chosen(widget, array):
     """A new one, without segments, or one that was drawn on it by hand."""
     volume, other = add_patient(array, "A"), add_patient(array, "B")
     mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
@@ -100,7 +98,7 @@ def test_a_segmentation_that_was_made_for_the_volume_stays_chosen(widget, array)
 
 
 def test_the_segmentation_of_another_volume_is_replaced_only_if_the_user_wants_it(
-    widget,  # noqa: F811
+    widget,
     array,
     tiny_model,
 ):
@@ -128,7 +126,7 @@ def test_the_segmentation_of_another_volume_is_replaced_only_if_the_user_wants_i
     assert host.messages[2:] == []
 
 
-def test_corrections_are_replaced_only_if_the_user_wants_it(widget, array, tiny_model):  # noqa: F811
+def test_corrections_are_replaced_only_if_the_user_wants_it(widget, array, tiny_model):
     volume = add_patient(array, "A")
     node = choose_result(widget, volume, tiny_model)
     delivered = masks_of(node, volume)
@@ -149,7 +147,7 @@ def test_corrections_are_replaced_only_if_the_user_wants_it(widget, array, tiny_
     assert len(questions()) == 3  # what was undone is somebody's work as before
 
 
-def test_undo_asks_before_it_takes_later_edits_along(widget, array, tiny_model):  # noqa: F811
+def test_undo_asks_before_it_takes_later_edits_along(widget, array, tiny_model):
     volume = add_patient(array, "A")
     node = choose_result(widget, volume, tiny_model)
     delivered = masks_of(node, volume)
@@ -165,7 +163,7 @@ def test_undo_asks_before_it_takes_later_edits_along(widget, array, tiny_model):
 
 
 def test_an_edit_during_the_computation_sends_the_result_into_a_new_segmentation(
-    widget,  # noqa: F811
+    widget,
     array,
     tiny_model,
 ):
@@ -348,7 +346,7 @@ def test_what_leaves_the_voxels_as_they_are_costs_no_result(array, tiny_model, t
 
 
 @pytest.mark.slow
-def test_five_patients_with_a_correction_each_are_as_left_after_saving(widget, array, tiny_model, tmp_path):  # noqa: F811
+def test_five_patients_with_a_correction_each_are_as_left_after_saving(widget, array, tiny_model, tmp_path):
     choose(widget, tiny_model)
     names = [f"patient {number}" for number in range(5)]
     left = {}

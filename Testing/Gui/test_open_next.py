@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import slicer
-from test_train_section import (
-    ROOT,
+from panel_fixtures import ROOT
+from train_fixtures import (
     add_case,
     add_patient,
     folders,  # noqa: F401 - a fixture
@@ -21,7 +21,7 @@ IMAGES = ROOT / "Testing" / "Data" / "hippocampus" / "imagesTr"
 
 
 @pytest.fixture
-def images(folders):  # noqa: F811
+def images(folders):
     """A folder of three MRIs, of which the second has a segmentation beside it."""
     folder = folders / "images"
     folder.mkdir()
@@ -32,13 +32,13 @@ def images(folders):  # noqa: F811
     return folder
 
 
-def open_next(widget):  # noqa: F811
+def open_next(widget):
     widget.ui.openNextButton.click()
     node = widget.ui.caseVolumeSelector.currentNode()
     return node.GetName() if node is not None else None
 
 
-def test_volumes_that_nobody_has_drawn_come_one_after_the_other(widget, images):  # noqa: F811
+def test_volumes_that_nobody_has_drawn_come_one_after_the_other(widget, images):
     volume, segmentation = add_patient()
     widget.ui.caseSegmentationSelector.setCurrentNode(segmentation)
     host.answerNext("file", str(images))
@@ -56,7 +56,7 @@ def test_volumes_that_nobody_has_drawn_come_one_after_the_other(widget, images):
     assert composite.GetBackgroundVolumeID() == widget.ui.caseVolumeSelector.currentNode().GetID()
 
 
-def test_what_is_a_case_by_now_is_not_opened_again(widget, images):  # noqa: F811
+def test_what_is_a_case_by_now_is_not_opened_again(widget, images):
     host.answerNext("file", str(images))
     open_next(widget)
     for name in ("a 1", "c"):
@@ -68,14 +68,14 @@ def test_what_is_a_case_by_now_is_not_opened_again(widget, images):  # noqa: F81
     assert str(images) in widget.ui.caseStatusLabel.text
 
 
-def test_who_chooses_no_folder_opens_nothing(widget):  # noqa: F811
+def test_who_chooses_no_folder_opens_nothing(widget):
     host.messages.clear()
     host.answerNext("file", "")
     assert open_next(widget) is None
     assert [message.title for message in host.messages] == ["Folder of images"]
 
 
-def test_a_file_that_cannot_be_read_is_told_and_passed_over(widget, images):  # noqa: F811
+def test_a_file_that_cannot_be_read_is_told_and_passed_over(widget, images):
     (images / "a 1.nii.gz").write_bytes(b"no image")
     host.answerNext("file", str(images))
     widget.ui.openNextButton.click()
@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_read_is_told_and_passed_over(widget, images):  # 
     assert open_next(widget) == "c"
 
 
-def test_a_folder_that_is_gone_is_told_and_another_can_be_chosen(widget, images, folders):  # noqa: F811
+def test_a_folder_that_is_gone_is_told_and_another_can_be_chosen(widget, images, folders):
     host.answerNext("file", str(images))
     widget.ui.nextFolderButton.click()
     images.rename(folders / "moved")

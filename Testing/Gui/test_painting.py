@@ -21,7 +21,7 @@ from painting_fixtures import (
     tag_of,
 )
 from panel_fixtures import add_volume
-from test_train_section import (
+from train_fixtures import (
     MODULE,
     OBLIQUE,
     TIMEOUT_S,
@@ -45,7 +45,7 @@ from SAM3DSegmentLib.formats.label_maps import read_label_map
 
 
 @pytest.fixture
-def widget(folders, tiny_model):  # noqa: F811
+def widget(folders, tiny_model):
     """The panel with the section open; the folder of cases is chosen, and a tiny encoder to train on."""
     shutil.copy(tiny_model, folders / "models" / "tiny.sam3d")
     widget = host.load_module(MODULE)[2]
@@ -86,7 +86,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_case_notes_that_only_painted_slices_are_complete(widget, folders):  # noqa: F811
+def test_a_case_notes_that_only_painted_slices_are_complete(widget, folders):
     volume, painting = add_painting()
     choose(widget, volume, painting)
     assert not widget.ui.onlyPaintedBox.checked
@@ -110,7 +110,7 @@ def test_a_painting_that_is_not_marked_as_one_is_pointed_out(widget):
     assert table(widget)[0][1].startswith("\u26a0 3 of 11 slices, but not marked as only painted, Left kidney")
 
 
-def test_the_note_survives_slicer(widget, folders):  # noqa: F811
+def test_the_note_survives_slicer(widget, folders):
     """A case that is loaded, corrected and saved by Slicer is read as before."""
     volume, painting = add_painting()
     setOnlyPainted(painting, True)
@@ -141,7 +141,7 @@ def test_the_box_follows_the_chosen_segmentation(widget):
     assert not widget.ui.onlyPaintedBox.enabled
 
 
-def test_a_result_is_a_whole_case_unless_it_says_otherwise(widget, folders):  # noqa: F811
+def test_a_result_is_a_whole_case_unless_it_says_otherwise(widget, folders):
     volume, segmentation = add_whole()
     widget.ui.inputSelector.setCurrentNode(volume)
     widget.ui.outputSelector.setCurrentNode(segmentation)
@@ -164,7 +164,7 @@ def test_a_model_that_replaces_a_painting_makes_it_whole_until_that_is_undone(ti
     assert isOnlyPainted(painting)
 
 
-def test_what_the_cases_have_cost(widget, folders):  # noqa: F811
+def test_what_the_cases_have_cost(widget, folders):
     """A painting costs its slices, also after it is completed; a whole one all of its own; a model's result none."""
     from SAM3DSegmentLib.bridge.scene.edits import markDelivered
     from SAM3DSegmentLib.bridge.scene.painting import writeCompletion
@@ -280,7 +280,7 @@ sys.exit(130)
 """
 
 
-def test_add_and_train_adds_the_case_and_starts(widget, folders, use_program):  # noqa: F811
+def test_add_and_train_adds_the_case_and_starts(widget, folders, use_program):
     button = widget.ui.addAndTrainButton
     add_case(widget, *add_whole())
     use_program(WAITING)
@@ -303,7 +303,7 @@ def test_add_and_train_adds_the_case_and_starts(widget, folders, use_program):  
     assert button.enabled
 
 
-def test_with_a_single_case_nothing_is_trained_and_the_panel_says_why(widget, folders, use_program):  # noqa: F811
+def test_with_a_single_case_nothing_is_trained_and_the_panel_says_why(widget, folders, use_program):
     use_program("import sys; sys.exit('ERROR: started')")
     choose(widget, *add_painting())
     widget.ui.modelNameEdit.text = "kidneys"
@@ -317,7 +317,7 @@ def test_with_a_single_case_nothing_is_trained_and_the_panel_says_why(widget, fo
     assert [message for message in host.messages if message.kind == "error"] == []
 
 
-def test_who_declines_a_question_has_added_nothing(widget, folders, use_program):  # noqa: F811
+def test_who_declines_a_question_has_added_nothing(widget, folders, use_program):
     use_program("import sys; sys.exit('ERROR: started')")
     add_case(widget, *add_whole())
     volume, painting = add_painting()
@@ -340,7 +340,7 @@ def test_who_declines_a_question_has_added_nothing(widget, folders, use_program)
     assert scene_ids() == nodes
 
 
-def test_another_folder_that_is_chosen_meanwhile_is_not_trained_on(widget, folders, use_program):  # noqa: F811
+def test_another_folder_that_is_chosen_meanwhile_is_not_trained_on(widget, folders, use_program):
     use_program("import sys; sys.exit('ERROR: started')")
     add_case(widget, *add_whole())
     add_case(widget, *add_whole("second"))
@@ -354,7 +354,7 @@ def test_another_folder_that_is_chosen_meanwhile_is_not_trained_on(widget, folde
 
 
 @pytest.mark.slow
-def test_a_painted_case_is_trained_on_by_the_real_command(widget, folders):  # noqa: F811
+def test_a_painted_case_is_trained_on_by_the_real_command(widget, folders):
     for number in range(3):
         volume, painting = add_painting(f"patient{number}", number)
         setOnlyPainted(painting, True)
@@ -370,7 +370,7 @@ def test_a_painted_case_is_trained_on_by_the_real_command(widget, folders):  # n
     assert widget.ui.casesCostLabel.text == "3 cases, 9 painted slices"
 
 
-def test_unticked_segments_are_left_out_of_a_painted_case(widget, folders):  # noqa: F811
+def test_unticked_segments_are_left_out_of_a_painted_case(widget, folders):
     volume, painting = add_painting()
     setOnlyPainted(painting, True)
     choose(widget, volume, painting)

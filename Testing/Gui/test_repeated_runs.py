@@ -8,8 +8,7 @@ import logging
 import numpy as np
 import psutil
 import pytest
-from panel_fixtures import JOB_CLASSES, add_volume
-from test_panel import segment, widget  # noqa: F401 - a fixture
+from panel_fixtures import JOB_CLASSES, add_volume, segment
 
 import host
 
@@ -21,7 +20,7 @@ VOLUME_MIB = 16
 
 
 @pytest.mark.slow
-def test_twenty_whole_runs_leave_no_object_and_no_memory_behind(widget, tiny_model):  # noqa: F811
+def test_twenty_whole_runs_leave_no_object_and_no_memory_behind(widget, tiny_model):
     """Each holds its volume while it lasts: if all did for ever, that would be 256 MiB."""
     array = np.random.default_rng(0).normal(size=(VOLUME_MIB, 512, 512)).astype(np.float32)
     volume = add_volume(array, np.eye(4))

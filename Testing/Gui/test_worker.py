@@ -15,14 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import slicer
-from panel_fixtures import (
-    JOB_CLASSES,
-    STOP_S,
-    add_volume,
-    is_running,
-    seconds_until_gone,
-    temporary_folders,
-)
+from panel_fixtures import JOB_CLASSES, STOP_S, add_volume, is_running, seconds_until_gone, temporary_folders
 
 import host
 from SAM3DSegmentLib.bridge.logic import startSegment
@@ -43,6 +36,12 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(json.dumps({"process_id": os.getpid()}), flush=True)
 time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def _cold(monkeypatch):
+    """As in Slicer: the child starts with nothing imported."""
+    monkeypatch.setenv("SLICER_HOST_COLD", "1")
 
 
 class Ends:

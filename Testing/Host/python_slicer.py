@@ -4,7 +4,8 @@ The child has this process's standard input, output and error. A signal that is 
 kills the launcher leaves the child running. When the child dies by a signal, the launcher says so and ends with 1, like
 any program that has failed.
 
-The host sees which children there are in a folder that has a file for each, named by process id.
+The host sees which children there are in a folder that has a file for each, named by process id. If it has started a
+warm Python, `-m MODULE` runs in a fork of that, unless packages are hidden, or SLICER_HOST_COLD is set.
 
     python_slicer.py HOST_FOLDER ARGUMENTS_OF_PYTHON...
 """
@@ -25,9 +26,16 @@ def main() -> int:
     if hidden.is_file():
         environment["SLICER_HOST_HIDDEN_PACKAGES"] = str(hidden)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), environment.get("PYTHONPATH")]))
-    child = subprocess.Popen([sys.executable, *arguments], env=environment)
-    (folder / "children" / str(child.pid)).touch()
-    code = child.wait()
+    children, warm = folder / "children", folder / "warm_python"
+    if warm.exists() and arguments[:1] == ["-m"] and not hidden.is_file() and "SLICER_HOST_COLD" not in environment:
+        sys.path.insert(0, str(Path(__file__).resolve().parent))
+        import warm_python
+
+        code = warm_python.ask(warm, arguments, children)
+    else:
+        child = subprocess.Popen([sys.executable, *arguments], env=environment)
+        (children / str(child.pid)).touch()
+        code = child.wait()
     if code >= 0:
         return code
     sys.stderr.write(f"error: [{folder / 'python-real'}] exit abnormally - Report the problem.\n")

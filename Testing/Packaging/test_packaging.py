@@ -164,8 +164,9 @@ def test_the_installed_tree_is_exactly_the_tracked_runtime_files(installed):
 
 @pytest.mark.slow
 def test_the_panel_works_from_the_installed_tree(installed):
+    files = [ROOT / "Testing" / "Gui" / name for name in ("test_panel.py", "test_segment_section.py")]
     output = run(
-        *(sys.executable, "-m", "pytest", "-q", ROOT / "Testing" / "Gui" / "test_panel.py"),
+        *(sys.executable, "-m", "pytest", "-q", *files),
         *("-k", "one_click or sample or survives", "-p", "no:cacheprovider"),
         SAM3DSEGMENT_MODULE=str(installed),
     )

@@ -81,15 +81,24 @@ class Recorded(Silent):
 
 @pytest.fixture(scope="module")
 def lender(tmp_path_factory):
-    """A model with an encoder to lend, made in a second."""
+    """A model with an encoder to lend, made in a second by a training as COMPACT says."""
     path = tmp_path_factory.mktemp("lender") / "lender.sam3d"
     start(path)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def frozen(lender):
     return dataclasses.replace(COMPACT, encoder=str(lender), augmented_copies=1)
+
+
+@pytest.fixture(scope="module")
+def unbroken(frozen, tmp_path_factory):
+    """A model made by a training as `frozen` says, from its beginning to its end."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAM3DSEGMENT_CACHE", str(folder / "cache"))
+        return start(folder / "m.sam3d", frozen)
 
 
 def assert_same_decoder(one, other):
@@ -156,13 +165,12 @@ def test_the_picture_shows_the_slice_that_differs_most():
     assert draw_case(prepared, reference, prepared.slicing.to_kji(dhw), labels)[1] == 11
 
 
-def test_an_epoch_is_a_pass_over_the_cases(tmp_path):
+def test_an_epoch_is_a_pass_over_the_cases(lender):
     """A case of d slices is covered by ceil(d / 12) windows."""
-    model = start(tmp_path / "m.sam3d")
-    split = json.loads((tmp_path / "m.training" / "run.json").read_text())["splits"][0]
+    split = json.loads((lender.with_suffix(".training") / "run.json").read_text())["splits"][0]
     paths = [HIPPOCAMPUS / "imagesTr" / f"{name}.nii.gz" for name in split["training"]]
     windows = sum(-(-sitk.ReadImage(str(path)).GetSize()[1] // 12) for path in paths)
-    assert model.card.training.steps == windows
+    assert load_model(lender).card.training.steps == windows
 
 
 def test_a_frozen_encoder_is_asked_once_for_each_slice(tmp_path, frozen, monkeypatch):
@@ -240,13 +248,12 @@ def test_a_training_on_a_device_by_the_clock(run_cli, tmp_path, device, minutes,
 
 
 @pytest.mark.parametrize("calls", [4, 9, 14])
-def test_a_stopped_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen, calls):
+def test_a_stopped_training_goes_on_and_ends_as_an_unbroken_one(tmp_path, frozen, unbroken, calls):
     """Stopped while cases are prepared or encoded, while it trains, and while it validates."""
     with pytest.raises(Cancelled, match=r"--resume|nothing was written"):
         start(tmp_path / "m.sam3d", frozen, cancelled=cancel_after(calls))
     assert not (tmp_path / "m.sam3d").exists()
     resumed = start(tmp_path / "m.sam3d", frozen, resume=True)
-    unbroken = start(tmp_path / "u.sam3d", frozen)
     assert resumed.card.training.steps == unbroken.card.training.steps
     assert resumed.card.training.dice == unbroken.card.training.dice
     assert_same_decoder(resumed, unbroken)
@@ -415,7 +422,7 @@ def test_a_finished_training_is_kept_until_the_one_that_replaces_it_has_made_its
     assert "result" in json.loads((folder / "run.json").read_text())
 
 
-def test_an_interrupt_within_a_step_keeps_the_steps_before(tmp_path, monkeypatch):
+def test_an_interrupt_within_a_step_keeps_the_steps_before(tmp_path, monkeypatch, lender):
     """Whoever cannot wait for the end of a step, such as one of SAM on a CPU, loses that step only."""
     step, count = Loop._loss, iter(range(10**6))
 
@@ -424,14 +431,13 @@ def test_an_interrupt_within_a_step_keeps_the_steps_before(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return step(self, samples)
 
-    config = dataclasses.replace(COMPACT, validations=1)
     monkeypatch.setattr(Loop, "_loss", loss)
     with pytest.raises(KeyboardInterrupt):
-        start(tmp_path / "m.sam3d", config)
+        start(tmp_path / "m.sam3d")
     checkpoint = read_checkpoint(tmp_path / "m.training" / "fold-1" / "checkpoint.pt")
     assert json.loads(checkpoint["state"])["step"] == 5
-    resumed = start(tmp_path / "m.sam3d", config, resume=True)
-    assert_same_decoder(resumed, start(tmp_path / "u.sam3d", config))
+    start(tmp_path / "m.sam3d", resume=True)
+    assert_same_decoder(load_model(tmp_path / "m.sam3d"), load_model(lender))
 
 
 def test_an_interrupt_while_weights_change_leaves_the_checkpoint_before(tmp_path, monkeypatch):
@@ -483,9 +489,8 @@ def test_a_training_without_memory_ends_in_one_line_that_names_what_takes_less(t
     assert "Traceback" not in result.stderr
 
 
-def test_slices_are_encoded_in_halves_where_memory_runs_out(tmp_path, frozen, monkeypatch, caplog):
+def test_slices_are_encoded_in_halves_where_memory_runs_out(tmp_path, frozen, unbroken, monkeypatch, caplog):
     """Which changes nothing of the result."""
-    wanted = start(tmp_path / "a.sam3d", frozen)
     encode = FrozenEncoder.__call__
 
     def small(self, slices):
@@ -494,11 +499,10 @@ def test_slices_are_encoded_in_halves_where_memory_runs_out(tmp_path, frozen, mo
         return encode(self, slices)
 
     monkeypatch.setattr(FrozenEncoder, "__call__", small)
-    monkeypatch.setenv("SAM3DSEGMENT_CACHE", str(tmp_path / "another cache"))
-    found = start(tmp_path / "b.sam3d", frozen)
+    found = start(tmp_path / "m.sam3d", frozen)
     assert "memory ran out; continuing with 2 slices at a time." in caplog.text
-    assert found.card.training.steps == wanted.card.training.steps
-    assert found.card.training.dice == pytest.approx(wanted.card.training.dice, abs=0.02)
+    assert found.card.training.steps == unbroken.card.training.steps
+    assert found.card.training.dice == pytest.approx(unbroken.card.training.dice, abs=0.02)
 
 
 def test_copies_that_the_cache_has_no_room_for_are_not_made_and_that_is_said(tmp_path, frozen, monkeypatch, caplog):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch.nn import functional
 
 from ..card import ANATOMICAL_PLANES, IntensityRule, SlicingRule
@@ -103,6 +102,8 @@ def _values(masks: Masks, slab: tuple[slice, ...], slicing: Slicing) -> np.ndarr
 
 def _draw(grey: np.ndarray, values: np.ndarray, slicing: Slicing, masks: Masks, pixels_per_mm: float) -> np.ndarray:
     """grey: (H, W) float32 in 0..255; values: (L, H, W) -> (rows, columns, 3) uint8."""
+    from scipy import ndimage  # which a segmentation without pictures does not wait for
+
     size = tuple(
         min(TILE_PIXELS, max(1, round(count * mm * pixels_per_mm)))
         for count, mm in zip(grey.shape, slicing.spacing_mm[1:])

@@ -116,7 +116,7 @@ class EmbeddingCache:
             if self._taken + size <= 0.9 * self.limit_bytes:
                 break
             with contextlib.suppress(OSError):  # in use, on Windows
-                entry.path.unlink(missing_ok=True)
+                Path(entry.path).unlink(missing_ok=True)
                 self._taken -= entry.bytes
 
 
@@ -131,10 +131,11 @@ def embedding_key(encoder_sha256: str, image_size: int, computation: str, conten
     return digest.hexdigest()
 
 
-def cache_limit_bytes(folder: Path) -> int:
+def cache_limit_bytes(folder: Path, taken: int | None = None) -> int:
     """What SAM3DSEGMENT_CACHE_GB says; by default half of the disk that is free or taken by the cache, at most 50 GB.
 
-    0 keeps nothing. Raises InputError for anything else than such a number.
+    `taken` are the bytes of the entries in `folder`, if they are known. 0 keeps nothing. Raises InputError for anything
+    else than such a number.
     """
     given = os.environ.get(LIMIT_VARIABLE)
     if given:
@@ -150,14 +151,16 @@ def cache_limit_bytes(folder: Path) -> int:
     parent = folder.absolute()
     while not parent.is_dir():
         parent = parent.parent
-    taken = sum(entry.bytes for entry in _entries(folder))
+    if taken is None:
+        taken = sum(entry.bytes for entry in _entries(folder))
     return min(MOST_BYTES, (shutil.disk_usage(parent).free + taken) // 2)
 
 
 def cache_info() -> CacheInfo:
     folder = cache_folder()
-    entries = list(_entries(folder))
-    return CacheInfo(folder, len(entries), sum(entry.bytes for entry in entries), cache_limit_bytes(folder))
+    sizes = [entry.bytes for entry in _entries(folder)]
+    taken = sum(sizes)
+    return CacheInfo(folder, len(sizes), taken, cache_limit_bytes(folder, taken))
 
 
 def clear_cache() -> CacheInfo:
@@ -175,7 +178,7 @@ def clear_cache() -> CacheInfo:
 
 @dataclass(frozen=True)
 class _Entry:
-    path: Path
+    path: str
     bytes: int
     last_use: float
 
@@ -184,7 +187,7 @@ def _entries(folder: Path) -> Iterator[_Entry]:
     for item in _files(folder, _ENTRY):
         with contextlib.suppress(OSError):  # removed by another process meanwhile
             status = item.stat(follow_symlinks=False)
-            yield _Entry(Path(item.path), status.st_size, status.st_mtime)
+            yield _Entry(item.path, status.st_size, status.st_mtime)
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -69,6 +69,11 @@ class SetupSection:
     def cleanup(self) -> None:
         self._box.abandon()
 
+    def enter(self) -> None:
+        """Look again if the section is open; a cache may have ten thousands of files to be counted."""
+        if not self._ui.setupSection.collapsed:
+            self.update()
+
     def update(self) -> None:
         """Look at packages, weights and folders again; nothing is imported or measured."""
         isIdle = not self._box.isRunning

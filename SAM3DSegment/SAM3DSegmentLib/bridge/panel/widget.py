@@ -60,7 +60,7 @@ class Panel:
         """The panel is shown: models, nodes and folders may have changed; there may be a first volume to choose."""
         self._listModels()
         self._train.enter()
-        self._setup.update()
+        self._setup.enter()
         self._results.setShown(True)
         if self._parameters is not None and self._parameters.inputVolume is None and (images := shownImages()):
             self._parameters.inputVolume = images[0]
