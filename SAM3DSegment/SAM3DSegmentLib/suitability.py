@@ -78,12 +78,12 @@ def find_misfits(card: ModelCard, volume: VolumeFacts, tr: Callable[[str], str] 
             )
         )
     extent_mm = _extent_mm(volume, slicing)
-    if card.extent_mm and _is_far(extent_mm, card.extent_mm, may_be_smaller=card.coarse is not None):
+    if usual_mm := _misfitting_extent(card, extent_mm):
         found.append(
             tr(
                 "It covers {here} mm, but the model was trained on volumes of {there} mm around the structure; crop it "
                 "to such a size, or in 3D Slicer choose a region of that size in Advanced."
-            ).format(here=describe_lengths(extent_mm, 0), there=describe_lengths(card.extent_mm, 0))
+            ).format(here=describe_lengths(extent_mm, 0), there=describe_lengths(usual_mm, 0))
         )
     return found
 
@@ -184,12 +184,20 @@ def _extent_mm(volume: VolumeFacts, slicing: Slicing) -> np.ndarray:
     return np.minimum(extent_mm, size_kji[axes] * spacing_mm)
 
 
-def _is_far(
-    values: Sequence[float] | np.ndarray, usual: tuple[float, float, float], may_be_smaller: bool = False
-) -> bool:
-    """may_be_smaller: as a volume may, cut to the structure, where a model looks at its place alone."""
+def _misfitting_extent(card: ModelCard, extent_mm: np.ndarray) -> tuple[float, float, float] | None:
+    """Lengths that the model is used to, unless these are near them.
+
+    A model that looks for places first may be given these alone, cut out as it cuts them.
+    """
+    least, most = (card.coarse.extent_mm if card.coarse else card.extent_mm), card.extent_mm
+    if least is not None and (extent_mm < np.array(least) / FAR).any():
+        return least
+    return most if most is not None and (extent_mm > np.array(most) * FAR).any() else None
+
+
+def _is_far(values: Sequence[float], usual: tuple[float, float, float]) -> bool:
     ratio = np.array(values) / np.array(usual)
-    return bool((ratio > FAR).any() or (not may_be_smaller and (ratio < 1 / FAR).any()))
+    return bool((ratio > FAR).any() or (ratio < 1 / FAR).any())
 
 
 def describe_lengths(values: Sequence[float] | np.ndarray, decimals: int = 1) -> str:

@@ -241,7 +241,8 @@ def test_a_model_that_looks_twice_is_one_file(model, tmp_path, has_own_encoder):
 
 def test_a_volume_cut_to_the_structure_suits_a_model_that_looks_twice(model):
     card = dataclasses.replace(looking_twice(model).card, extent_mm=(200.0, 200.0, 200.0))
-    small, large = (VolumeFacts(np.eye(4), (size,) * 3, 0.0, 100.0, "MR") for size in (30, 500))
+    smallest, small, large = (VolumeFacts(np.eye(4), (size,) * 3, 0.0, 100.0, "MR") for size in (9, 30, 500))
+    assert "20 x 20 x 20 mm" in find_misfits(card, smallest)[0], "smaller than what it looks at closely"
     assert find_misfits(card, small) == []
     assert "500 x 500 x 500 mm" in find_misfits(card, large)[0]
     assert find_misfits(dataclasses.replace(card, coarse=None), small)
