@@ -10,7 +10,7 @@ from conftest import MRI, write_dicom
 from SAM3DSegmentLib.base.errors import InputError
 from SAM3DSegmentLib.card import Label, Terminology
 from SAM3DSegmentLib.formats.label_maps import read_label_map, write_labels
-from SAM3DSegmentLib.formats.volumes import read_volume, volume_name
+from SAM3DSegmentLib.formats.volumes import read_volume, volume_name, write_volume
 from SAM3DSegmentLib.training.classes import own_labels
 
 LABELS = (
@@ -195,6 +195,15 @@ def test_a_dicom_folder_that_is_no_regular_stack_is_refused(tmp_path, capfd, har
         read_volume(tmp_path / "series")
     assert "\n" not in str(error.value)
     assert "WARNING" not in capfd.readouterr().err  # ITK's own warnings, which name its source files
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz.nii.gz", "a.nii.gz.nii", "a.hdr.nii.gz", "a.img.nii", "a.nii.gz.nrrd"])
+def test_a_name_with_two_endings_is_written_as_it_is(tmp_path, name):
+    """As a script makes it of a file's name; ITK takes one of them off."""
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    write_volume(tmp_path / name, voxels, np.eye(4))
+    np.testing.assert_array_equal(read_volume(tmp_path / name).array_kji, voxels)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_outputs_that_cannot_be_written_are_refused(tmp_path):

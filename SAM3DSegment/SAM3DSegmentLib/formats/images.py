@@ -36,6 +36,7 @@ from .voxels import read_voxels
 logger = logging.getLogger(__name__)
 
 _DICOM_SUFFIX = ".dcm"
+_NIFTI = (".nii", ".gz", ".hdr", ".img", ".nia")  # endings that ITK takes off a name
 _READERS: dict[str, Callable[[Path, Head], ImageHeader]] = {
     NIFTI: nifti.read_header,
     NRRD: lambda path, _: nrrd.read_header(path),  # text of any length
@@ -145,8 +146,12 @@ def write_image(image: sitk.Image, path: Path, compressed: bool = False) -> None
 
 
 def _is_plain(path: Path) -> bool:
+    """Not for ITK is a name such as scan.nii.gz.nii.gz: it would write scan.nii.gz."""
     suffix = image_suffix(path)
-    return is_utf8(path) and (suffix is None or path.name.endswith(suffix))
+    is_usual = suffix is None or (
+        path.name.endswith(suffix) and Path(path.name.removesuffix(suffix)).suffix not in _NIFTI
+    )
+    return is_utf8(path) and is_usual
 
 
 def _itk_matrix(path: Path, header: ImageHeader) -> np.ndarray:
