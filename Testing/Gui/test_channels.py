@@ -64,6 +64,7 @@ def masks(node, volume):
     ]
 
 
+@pytest.mark.slow
 def test_a_volume_for_each_channel_is_chosen_by_names_and_segmented(widget, pair_model, tiny_model, arrays):
     import torch  # noqa: F401 (the child has it too)
 

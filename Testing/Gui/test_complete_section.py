@@ -353,6 +353,7 @@ def test_nothing_is_completed_while_a_volume_is_segmented(widget, place, go, use
     assert host.pump(lambda: place.button.enabled, TIMEOUT_S)
 
 
+@pytest.mark.slow
 def test_a_model_is_given_if_its_labels_are_those_of_the_painting(widget, folders, go, tiny_model):
     place = Results(widget)
     shutil.copy(tiny_model, folders / "models" / "tiny.sam3d")
@@ -404,6 +405,7 @@ def test_what_nobody_knows_is_not_filled(tmp_path):
     np.testing.assert_array_equal(found["Ignore"], unknown)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_after_the_end(place, go):
     volume, painting = add_painting()
     complete(place, go, volume, painting)

@@ -71,6 +71,7 @@ def files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_masks_a_table_and_a_page(widget, folders):
     ui, out = widget.ui, folders / "new" / "out"
     assert not ui.folderPageButton.enabled

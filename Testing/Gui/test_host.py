@@ -250,6 +250,7 @@ def test_exceptions_in_slots_timers_observers_and_threads_are_collected():
     assert host.collected_errors() == []
 
 
+@pytest.mark.slow
 def test_a_test_with_an_exception_in_a_slot_fails(tmp_path):
     """The whole way: pytest, this folder's conftest.py, and a test that passes but for its slot."""
     (tmp_path / "conftest.py").write_text((HERE / "conftest.py").read_text())

@@ -231,6 +231,7 @@ def test_a_volume_under_a_curved_transform_is_refused(array):
         segment(volume)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_region", [False, True])
 def test_both_ways_give_the_same_voxels(with_region):
     """The real MRI and model: once in this process, once in a child."""

@@ -61,6 +61,7 @@ def questions():
     return [message for message in host.messages if message.kind == "question"]
 
 
+@pytest.mark.slow
 def test_two_patients_in_a_row_have_a_segmentation_each(widget, array, tiny_model):
     choose(widget, tiny_model)
     first, second = add_patient(array, "A"), add_patient(array, "B", 1)

@@ -208,6 +208,7 @@ def test_the_chosen_quality_is_computed_and_told_with_the_result(widget, volume,
     assert "with best quality" in widget.ui.provenanceLabel.text
 
 
+@pytest.mark.slow
 def test_what_automatic_chooses_is_told_until_the_end(widget, tiny_model):
     array = np.random.default_rng(0).normal(size=(600, 40, 40)).astype(np.float32)
     choose(widget, tiny_model)

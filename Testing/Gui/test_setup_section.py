@@ -139,6 +139,7 @@ def test_a_download_is_stopped_and_leaves_nothing(widget, tmp_path, monkeypatch)
     assert not list((tmp_path / "weights").iterdir())
 
 
+@pytest.mark.slow
 def test_the_percentage_of_a_download_is_shown(widget, tmp_path, monkeypatch):
     """Of another content than the published one, so that it is refused at the end."""
     server = Server(bytes(2_000_000))

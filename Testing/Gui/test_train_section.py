@@ -176,6 +176,7 @@ def test_the_layout_is_the_users_again_after_the_training(patients, use_program)
     manager.setLayout(before)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_shown_chosen_and_segments(patients, folders):
     ui = patients.ui
     view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode")

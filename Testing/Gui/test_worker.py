@@ -235,6 +235,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_when_slicer_dies_the_computing_process_and_its_files_go(tiny_model, tmp_path):
     command = [sys.executable, "-c", DYING, ROOT / "Testing" / "Host", ROOT / "SAM3DSegment", tiny_model, tmp_path]

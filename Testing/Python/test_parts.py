@@ -265,6 +265,7 @@ def test_parts_two_at_a_time_give_what_one_process_gives(start, tmp_path, images
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".claim")]
 
 
+@pytest.mark.slow
 @posix
 def test_two_processes_with_all_volumes_do_each_once(start, tmp_path, images):
     out = tmp_path / "both"

@@ -152,6 +152,7 @@ def train_command(folder, model):
     return (*arguments, "--config", folder / "settings.json", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_train_stops(tmp_path):
     model = tmp_path / "out" / "m.sam3d"
     model.parent.mkdir()
@@ -216,6 +217,7 @@ def measuring(process_id):
     return found
 
 
+@pytest.mark.slow
 def test_bench_stops_with_the_process_that_it_measures():
     with launched(*command("bench", "volume", "--slices", "2000", "--device", "cpu")) as (launcher, pid):
         wait_until(lambda: measuring(pid))

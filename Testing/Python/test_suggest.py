@@ -66,6 +66,7 @@ def test_uncertain_and_unlike_volumes_come_first():
     assert choose_volumes(alike, [np.array([0, 0], np.float32)], 1) == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
 def test_a_volume_is_seen_alike_however_its_axes_are_stored(bundled_model, order):
     """The slices are numbered along the stored axis that the model slices along."""

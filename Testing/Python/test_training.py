@@ -924,6 +924,7 @@ def test_a_time_that_is_none_is_refused():
             TrainingConfig(minutes=minutes)
 
 
+@pytest.mark.slow
 def test_volumes_of_one_slice_at_the_smallest_size_can_be_learned_and_segmented(tmp_path):
     for folder in ("imagesTr", "labelsTr"):
         (tmp_path / "data" / folder).mkdir(parents=True)

@@ -69,6 +69,7 @@ def test_the_table_has_mean_and_range_over_the_seeds():
     ]
 
 
+@pytest.mark.slow
 def test_drawings_that_are_painted_in_part_are_compared_without_the_unet(tmp_path):
     """Slices along which the cases are sliced: every 4th is known, of training cases alone."""
     drawings = (Drawing(1), Drawing(2, 4))
