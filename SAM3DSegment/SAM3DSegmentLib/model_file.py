@@ -127,12 +127,13 @@ def load_model(name_or_path: str | Path) -> Sam3dModel:
     of_coarse = _under(tensors, _COARSE)
     if bool(of_coarse) != (card.coarse is not None):
         raise _misfit(path)
-    coarse = None
+    both = [(card, tensors)]
     if card.coarse is not None:
         if _share_encoder(card):
             of_coarse |= {_ENCODER + key: value for key, value in _under(tensors, _ENCODER).items()}
-        coarse = _make(card.coarse.card, of_coarse, path)
-    return replace(_make(card, tensors, path), sha256=file_sha256(path), coarse=coarse)
+        both.append((card.coarse.card, of_coarse))
+    model, *coarse = (_make(one, its_tensors, path) for one, its_tensors in both)
+    return replace(model, sha256=file_sha256(path), coarse=coarse[0] if coarse else None)
 
 
 def _make(card: ModelCard, tensors: dict[str, Tensor], path: Path) -> Sam3dModel:

@@ -21,11 +21,10 @@ from ..places.boxes import boxes_around, dilated, find_places
 from ..places.finder import Finder
 from ..settings import TrainingConfig
 from .case_files import CaseFiles
-from .finish import finish
-from .fold import train_fold
-from .open_run import Run, open_run, prepare_cases
+from .execution import carry_out
+from .open_run import Run
 from .places import MOST_OFF, SHARE, Misses, find_misses, jitter_boxes
-from .plan import Plan, plan_for
+from .plan import Plan, make_plan
 from .reading import read_case
 from .run_folder import Options, RunFolder
 from .splits import Split
@@ -92,10 +91,9 @@ def _learn(run: Run, options: Options, watch: Watch) -> Sam3dModel:
     if folder.model.is_file():
         return load_model(folder.model)
     logger.info("first the coarse look, which finds the places of the structures.")
-    plan = _coarse_plan(run, watch)
     began = folder.record.is_file()
-    inner = prepare_cases(open_run(plan, folder, run.fabric, replace(options, resume=began, cases=None), watch))
-    model = finish(inner, [train_fold(inner, 0, plan.splits[0])])
+    how = replace(options, resume=began, cases=None)
+    model = carry_out(_coarse_plan(run, watch), folder, run.fabric, how, watch)
     run.fabric.barrier()
     return model
 
@@ -113,7 +111,7 @@ def _coarse_plan(run: Run, watch: Watch) -> Plan:
         ignore=None,
         patients={},
     )
-    coarse = plan_for(dataset, coarse_config(plan), hashed=True, watch=watch)
+    coarse = make_plan(dataset, coarse_config(plan), hashed=True, watch=watch)
     return replace(coarse, splits=(Split(split.training, split.validation),))
 
 

@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from lightning_fabric import Fabric
 
 from ..base.devices import is_out_of_memory, resolve_device
 from ..base.errors import InputError, OutOfMemoryError
 from ..base.files import last_line
 from ..base.watch import UNWATCHED, Watch
 from ..model_file import Sam3dModel
-from .coarse import look_for_places
 from .finish import finish
 from .fold import train_fold
 from .loop import make_fabric
-from .open_run import open_run, prepare_cases
+from .open_run import Run, open_run
 from .plan import Plan
+from .preparing import prepare_cases
 from .run_folder import Options, RunFolder
 
+FindPlaces = Callable[[Run, Options], Run]
 
-def train_as_planned(plan: Plan, folder: RunFolder, options: Options, watch: Watch = UNWATCHED) -> Sam3dModel:
-    """plan: made to be carried out, with the files' fingerprint. Raises as `run.train`."""
+
+def train_as_planned(
+    plan: Plan, folder: RunFolder, options: Options, watch: Watch = UNWATCHED, find_places: FindPlaces | None = None
+) -> Sam3dModel:
+    """plan: made to be carried out, with the files' fingerprint. Raises as `run.train`.
+
+    find_places: chooses the boxes that are trained on, of a plan that looks at these alone.
+    """
     if plan.problems:
         more = f" ({len(plan.problems)} cases cannot be used; --check lists them)" if len(plan.problems) > 1 else ""
         raise InputError(plan.problems[0].problem + more)
     with _told_if_memory_runs_out(plan):
-        run = open_run(plan, folder, make_fabric(resolve_device(options.device)), options, watch)
-        if plan.coarse is not None:
-            run = look_for_places(run, options)
-        run = prepare_cases(run)
-        results = [train_fold(run, number, split) for number, split in enumerate(plan.splits)]
-        return finish(run, results)
+        return carry_out(plan, folder, make_fabric(resolve_device(options.device)), options, watch, find_places)
+
+
+def carry_out(
+    plan: Plan,
+    folder: RunFolder,
+    fabric: Fabric,
+    options: Options,
+    watch: Watch,
+    find_places: FindPlaces | None = None,
+) -> Sam3dModel:
+    """A training on devices that are there, as another has them within which it is."""
+    run = open_run(plan, folder, fabric, options, watch)
+    if plan.coarse is not None:
+        assert find_places is not None
+        run = find_places(run, options)
+    run = prepare_cases(run)
+    results = [train_fold(run, number, split) for number, split in enumerate(plan.splits)]
+    return finish(run, results)
 
 
 @contextmanager

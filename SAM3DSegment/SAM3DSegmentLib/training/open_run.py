@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -11,13 +11,11 @@ from lightning_fabric import Fabric
 from ..base.watch import Watch
 from ..model_file import Sam3dModel
 from ..places.finder import Finder
-from .case_files import CaseFiles
 from .check import describe_encoder, describe_places, find_suspicious
 from .encoders import LoadedEncoder
 from .plan import Plan
-from .prepared import PreparedCase, prepare_case
+from .prepared import PreparedCase
 from .run_folder import Options, RunFolder
-from .splits import share_out
 from .start import load_start
 
 logger = logging.getLogger(__name__)
@@ -63,20 +61,3 @@ def open_run(plan: Plan, folder: RunFolder, fabric: Fabric, options: Options, wa
             logger.warning("%s", text)
     fabric.barrier()
     return Run(plan, folder, record, encoder, start, {}, fabric, watch)
-
-
-def prepare_cases(run: Run) -> Run:
-    """With its cases: each device prepares its share of them. Raises Cancelled."""
-    plan, folder, fabric = run.plan, run.folder, run.fabric
-
-    def prepare(files: CaseFiles) -> tuple[PreparedCase, ...]:
-        boxes = plan.boxes.get(files.name, ())
-        return prepare_case(files, plan.labels, plan.preparation, plan.rules, folder.prepared, boxes)
-
-    files = [plan.files[name] for name in plan.training_names]
-    shares = share_out([plan.depths[name] for name in plan.training_names], fabric.world_size)
-    for number in run.watch.each("prepare", shares[fabric.global_rank], "add --resume to go on."):
-        prepare(files[number])
-    fabric.barrier()
-    cases = {case.name: prepare(case) for case in files}
-    return replace(run, cases=cases)

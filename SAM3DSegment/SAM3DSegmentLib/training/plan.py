@@ -109,39 +109,30 @@ def make_config(settings: Any, overrides: dict[str, Any], sam_checkpoint: str | 
 
 
 def make_plan(
-    data: str | Path,
+    data: str | Path | Dataset,
     config: TrainingConfig,
     most_training: int | None = None,
     hashed: bool = False,
     watch: Watch = UNWATCHED,
     sam_checkpoint: Path | None = None,
 ) -> Plan:
-    """most_training: use at most so many training cases; hashed: with the files' fingerprint, which reads all of them.
+    """data: a folder of cases, or cases that were found.
+
+    most_training: use at most so many training cases; hashed: with the files' fingerprint, which reads all of them.
 
     Raises InputError for data or settings that cannot work, Cancelled.
     """
     config = _with_encoder(config, sam_checkpoint)
     encoder = find_encoder(config.encoder)
     encoder.check(config)
-    dataset = find_dataset(data)
+    dataset = data if isinstance(data, Dataset) else find_dataset(data)
     if config.input_channels:
         dataset = dataset.with_channels([channel.name for channel in config.input_channels])
-    return plan_for(dataset, config, most_training, hashed, watch)
-
-
-def plan_for(
-    dataset: Dataset,
-    config: TrainingConfig,
-    most_training: int | None = None,
-    hashed: bool = False,
-    watch: Watch = UNWATCHED,
-) -> Plan:
-    """As `make_plan`, of cases that were found, with an encoder that is named."""
-    encoder = find_encoder(config.encoder)
     rules = LabelRules.of(config, dataset)
     looks = look_at_cases(dataset, rules, hashed, watch)
     labels, facts = agree_on_labels(dataset, looks, config.labels)
-    config = with_flips(config, has_sides(facts, labels))
+    sided = has_sides(facts, labels)
+    config = with_flips(config, sided)
     sound = [case for case in facts if not case.problem]
     if not sound:
         raise InputError(facts[0].problem)

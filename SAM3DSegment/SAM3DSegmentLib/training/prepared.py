@@ -15,7 +15,7 @@ from torch import Tensor
 from ..base.files import write_json, written_whole
 from ..card import UNKNOWN, Label
 from ..geometry import Crop
-from ..preparation import Preparation, Prepared, SquareFit
+from ..preparation import Preparation, SquareFit
 from .case_files import CaseFiles
 from .classes import LabelRules
 from .reading import read_case
@@ -83,31 +83,27 @@ def prepare_case(
         image, classes_kji = read_case(files, labels, rules)
         for name, box in zip(names, boxes or [Crop.whole(classes_kji.shape)]):
             prepared = preparation.prepare(tuple(map(box.take, image.channels)), box.move(image.ijk_to_ras))
-            _write(name, prepared, box.take(classes_kji), labels, folder)
+            classes = prepared.classes(box.take(classes_kji), 0, prepared.depth)
+            fit = prepared.fit
+            facts = {
+                "fit": [fit.height, fit.width, fit.size, list(fit.inner)],
+                "spacing_mm": list(prepared.slicing.spacing_mm),
+                "left_right_axis": prepared.slicing.left_right_axis,
+                "is_partly_known": bool((classes == UNKNOWN).any()),
+                "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
+            }
+            with written_whole(_file_of(name, folder, "grey")) as partial:
+                shape = (prepared.channels, prepared.depth, *fit.grid)
+                grey = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+                for start in range(0, prepared.depth, SLICES_AT_A_TIME):
+                    stop = min(start + SLICES_AT_A_TIME, prepared.depth)
+                    grey[:, start:stop] = prepared.grey(start, stop).transpose(0, 1).numpy()
+                grey.flush()
+                del grey  # Windows renames no file that is mapped
+            with written_whole(_file_of(name, folder, "classes")) as partial:
+                np.save(partial, classes.numpy())
+            write_json(_facts_file(name, folder), facts)  # last, so that a case with facts is complete
     return tuple(_open_case(name, folder) for name in names)
-
-
-def _write(name: str, prepared: Prepared, classes_kji: np.ndarray, labels: tuple[Label, ...], folder: Path) -> None:
-    classes = prepared.classes(classes_kji, 0, prepared.depth)
-    fit = prepared.fit
-    facts = {
-        "fit": [fit.height, fit.width, fit.size, list(fit.inner)],
-        "spacing_mm": list(prepared.slicing.spacing_mm),
-        "left_right_axis": prepared.slicing.left_right_axis,
-        "is_partly_known": bool((classes == UNKNOWN).any()),
-        "has_class": [[bool((piece == index).any()) for index in range(len(labels) + 1)] for piece in classes],
-    }
-    with written_whole(_file_of(name, folder, "grey")) as partial:
-        shape = (prepared.channels, prepared.depth, *fit.grid)
-        grey = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-        for start in range(0, prepared.depth, SLICES_AT_A_TIME):
-            stop = min(start + SLICES_AT_A_TIME, prepared.depth)
-            grey[:, start:stop] = prepared.grey(start, stop).transpose(0, 1).numpy()
-        grey.flush()
-        del grey  # Windows renames no file that is mapped
-    with written_whole(_file_of(name, folder, "classes")) as partial:
-        np.save(partial, classes.numpy())
-    write_json(_facts_file(name, folder), facts)  # last, so that a case with facts is complete
 
 
 def plain_view(case: PreparedCase, start: int, stop: int) -> tuple[Tensor, Tensor]:

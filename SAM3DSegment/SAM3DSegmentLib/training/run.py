@@ -7,6 +7,7 @@ from pathlib import Path
 from ..base.watch import UNWATCHED, Watch
 from ..model_file import Sam3dModel
 from ..settings import TrainingConfig
+from .coarse import look_for_places
 from .execution import train_as_planned
 from .plan import make_plan
 from .run_folder import Options, RunFolder
@@ -29,4 +30,4 @@ def train(
     folder = RunFolder(Path(output))
     folder.check(options)
     plan = make_plan(data, config, options.cases, True, watch, options.sam_checkpoint)
-    return train_as_planned(plan, folder, options, watch)
+    return train_as_planned(plan, folder, options, watch, look_for_places)
