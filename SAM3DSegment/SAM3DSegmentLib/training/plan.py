@@ -12,7 +12,7 @@ from ..base.errors import InputError
 from ..base.jsonable import from_json, to_json
 from ..base.watch import UNWATCHED, Watch
 from ..card import PATCH_SIZE, Label, ModelCard
-from ..geometry import slicing_of
+from ..geometry import Slicing, slicing_of
 from ..model_store import find_model, read_card
 from ..places.blocks import Blocks
 from ..preparation import Preparation, SquareFit
@@ -139,11 +139,6 @@ def make_plan(
     slicings = {case.files.name: slicing_of(case.ijk_to_ras, config.slicing) for case in sound}
     grid = _coarse_grid(config, sound)
     boxes = guess_boxes(sound, grid) if grid is not None else {}
-    depths = {}
-    for case in sound:
-        axis = slicings[case.files.name].kji_axes[0]
-        sizes: list[tuple[int, ...]] = [box.size_kji for box in boxes.get(case.files.name, ())]
-        depths[case.files.name] = sum(size_kji[axis] for size_kji in sizes or [case.shape_kji])
     spacing = _median([slicing.spacing_mm for slicing in slicings.values()])
     extent = median_extent_mm(sound, boxes, config.slicing)
     image_size = config.image_size or encoder.image_size(spacing, extent)
@@ -162,7 +157,7 @@ def make_plan(
         card=card,
         preparation=Preparation(config.slicing, card.intensities, image_size),
         fit=fit,
-        depths=depths,
+        depths={case.files.name: _depth(case, boxes, slicings[case.files.name]) for case in sound},
         spacings_mm={name: slicing.spacing_mm for name, slicing in slicings.items()},
         files=files,
         fingerprint={look.files.name: look.sha256 for look in looks if hashed},
@@ -170,6 +165,12 @@ def make_plan(
         boxes=boxes,
     )
     return _within_cache(plan)
+
+
+def _depth(case: CaseFacts, boxes: Boxes, slicing: Slicing) -> int:
+    """Slices that are trained on."""
+    sizes: list[tuple[int, ...]] = [box.size_kji for box in boxes.get(case.files.name, ())]
+    return sum(size_kji[slicing.kji_axes[0]] for size_kji in sizes or [case.shape_kji])
 
 
 def _coarse_grid(config: TrainingConfig, sound: list[CaseFacts]) -> CoarseGrid | None:
