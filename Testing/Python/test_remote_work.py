@@ -70,6 +70,8 @@ def large(tmp_path):
 
 def test_one_volume_gives_the_same_files(there, run_cli, far, d, tiny):
     """Mask, confidence and record; the model is sent once, and other files are not kept."""
+    received = far.home / "cache" / "received"
+    shutil.rmtree(received, ignore_errors=True)  # of other tests
     shutil.copy(MRI, d / "v.nii.gz")
     outputs = ("-o", "m.seg.nrrd", "--confidence", "c.nrrd", "--report", "r.json", "--table", "t.csv")
     arguments = ("segment", "v.nii.gz", *outputs, "--model", tiny, "--device", "cpu", "--progress", "json")
@@ -92,7 +94,7 @@ def test_one_volume_gives_the_same_files(there, run_cli, far, d, tiny):
     stages = [json.loads(line).get("stage") for line in done.stdout.splitlines()]
     assert stages[0] == "send"
     assert stages[-1] == "segment"
-    assert [path.stat().st_size for path in (far.home / "cache" / "received").iterdir()] == [tiny.stat().st_size]
+    assert [path.stat().st_size for path in received.iterdir()] == [tiny.stat().st_size]
     again = there(*arguments, "--overwrite")
     sent = [json.loads(line)["total"] for line in again.stdout.splitlines() if '"send"' in line]
     assert sent[0] == MRI.stat().st_size
