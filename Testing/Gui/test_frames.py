@@ -56,6 +56,7 @@ def ask_for_all(widget, volume, model):
     widget.ui.framesBox.setCurrentIndex(1)
 
 
+@pytest.mark.slow
 def test_all_frames_become_a_sequence_in_the_same_browser_with_the_voxels_of_single_runs(widget, array, tiny_model):
     arrays = frames_of(array)
     singles = []

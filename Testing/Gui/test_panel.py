@@ -65,6 +65,7 @@ print("still there")
 """
 
 
+@pytest.mark.slow
 def test_a_parameter_node_that_is_observed_for_ever_calls_nobody_who_is_gone():
     """Slicer 5.10 does not remove the observer; a crash would end the process."""
     command = [sys.executable, "-c", OBSERVED_FOR_EVER, ROOT / "Testing" / "Host", MODULE]

@@ -91,6 +91,7 @@ def test_one_click_segments_and_the_event_loop_never_stalls(widget, volume):
     assert 30 < confidence.max() <= 100
 
 
+@pytest.mark.slow
 def test_results_lead_on_to_the_segment_editor_and_3d(widget, volume):
     node = segment(widget, volume)
     host.mouse_click(widget.ui.show3DButton)
@@ -305,6 +306,7 @@ def test_an_exception_in_delivery_gives_the_panel_back(widget, volume, tiny_mode
     assert not temporary_folders()
 
 
+@pytest.mark.slow
 def test_results_follow_the_segmentation(widget, volume, tiny_model):
     node, table = segment(widget, volume, tiny_model), widget.ui.resultsTable
     drawn = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)

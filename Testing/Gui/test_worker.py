@@ -90,6 +90,7 @@ def large_volume():
     return add_volume(array, np.diag([1.0, 1.0, 1.0, 1.0]))
 
 
+@pytest.mark.slow
 def test_a_child_that_ends_neither_by_itself_nor_by_its_launcher_is_killed(use_program):
     use_program(STUBBORN)
     ends = Ends()
@@ -170,6 +171,7 @@ def test_no_file_of_the_current_folder_is_taken_for_a_library(tmp_path, monkeypa
     assert any(line.startswith("hippocampus-mri ") for line in ends.lines), call
 
 
+@pytest.mark.slow
 def test_the_child_works_in_its_folder_with_bare_names(array, tiny_model, tmp_path, monkeypatch):
     folder = tmp_path / "\u6587\u4ef6 caf\u00e9"
     folder.mkdir()
@@ -185,6 +187,7 @@ def test_the_child_works_in_its_folder_with_bare_names(array, tiny_model, tmp_pa
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["starting", "computing"])
 def test_cancel_ends_the_computing_process(large_volume, tiny_model, stage):
     lines = []
@@ -209,6 +212,7 @@ def test_cancel_before_the_child_starts(array, tiny_model):
     assert not temporary_folders()
 
 
+@pytest.mark.slow
 def test_a_job_needs_nobody_to_keep_it(array, tiny_model):
     ended = start(add_volume(array, np.eye(4)), tiny_model)[1]
     gc.collect()
@@ -247,6 +251,7 @@ def test_when_slicer_dies_the_computing_process_and_its_files_go(tiny_model, tmp
     assert not list(tmp_path.glob("SAM3DSegment-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_a_child_killed_from_outside_is_a_crash(large_volume, tiny_model):
     lines = []
@@ -258,6 +263,7 @@ def test_a_child_killed_from_outside_is_a_crash(large_volume, tiny_model):
     assert not temporary_folders()
 
 
+@pytest.mark.slow
 def test_an_exception_in_delivery_is_a_failure_that_leaves_nothing(array, tiny_model, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("no such luck")

@@ -520,6 +520,7 @@ def test_an_input_that_cannot_be_segmented_is_refused(d, command, make_input, me
     assert contents(d) == before
 
 
+@pytest.mark.slow
 def test_what_the_tables_say_holds_in_a_process_of_its_own(d, run_child, tiny):
     """The cases above run in this process, to be fast."""
     path = two_series(d)

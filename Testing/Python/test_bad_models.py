@@ -218,6 +218,7 @@ def test_a_model_that_may_not_be_read(tmp_path, good):
     assert "Permission denied" in result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_a_bad_model_costs_no_memory(tmp_path, good):
     """The cards that ask for petabytes are refused by a process that may take no more than it has."""
     for case in ("channels of petabytes", "impossible image size", "header of 1 GB"):

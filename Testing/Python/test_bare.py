@@ -117,6 +117,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_what_training_lacks_is_installed_by_one_command(tmp_path):
     """As after a plain `pip install .`."""
     command = [sys.executable, "-c", PLAIN, "train", "--data", tmp_path, "-o", tmp_path / "m.sam3d"]

@@ -161,6 +161,7 @@ def test_wrong_usage_is_2(run_cli, run_child):
         assert "'0' is not a whole number above 0" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a child")
 def test_an_interrupt_cancels_with_130_and_leaves_nothing(tmp_path):
     out = tmp_path / "x.nii.gz"
@@ -226,6 +227,7 @@ def test_train_and_evaluate_and_segment_with_the_new_model(run_cli, tmp_path):
     assert len((tmp_path / "e.csv").read_text().splitlines()) == 4 * 2 + 2 + 1
 
 
+@pytest.mark.slow
 def test_models_weights_cache_and_doctor_answer(run_cli, tmp_path):
     assert run_cli("models", "list").stdout.startswith("hippocampus-mri")
     card = json.loads(run_cli("models", "show", "hippocampus-mri").stdout)

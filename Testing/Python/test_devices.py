@@ -232,6 +232,7 @@ def test_memory_of_the_host():
     assert 0 < devices.available_memory_bytes(CPU) <= psutil.virtual_memory().total
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 def test_a_limit_of_the_process_counts():
     code = (

@@ -34,6 +34,7 @@ def test_equals_segment_anything_at_1024(untrained_sam, upstream):
     torch.testing.assert_close(ours(x), upstream(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("size", [128, 160])
 def test_equals_segment_anything_at_an_interpolated_size(untrained_sam, upstream, size):

@@ -132,6 +132,7 @@ def test_the_scalar_type_does_not_matter(segmenter, mri, rounded_mask, dtype):
     np.testing.assert_array_equal(segmenter.segment(rounded, mri.ijk_to_ras), rounded_mask)
 
 
+@pytest.mark.slow
 def test_a_function_call_is_enough(bundled_model, mri, whole_mask):
     np.testing.assert_array_equal(
         segment_volume(mri.array_kji, mri.ijk_to_ras, bundled_model, "cpu", precision="fp32"), whole_mask

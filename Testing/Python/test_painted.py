@@ -298,6 +298,7 @@ def test_a_case_painted_on_all_its_slices_is_as_a_complete_one(tmp_path):
     assert np.array_equal(ways[0].classes, ways[1].classes)
 
 
+@pytest.mark.slow
 def test_a_set_that_is_painted_on_all_slices_trains_to_the_same_weights(tmp_path):
     """Each case is cut to the box of its structures, so that there is one on every slice of every direction."""
     folder = tmp_path / "cut"

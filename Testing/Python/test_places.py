@@ -268,6 +268,7 @@ def settings(**more):
     return make_config({"encoder": "compact_vit", "validations": 1, "validation_cases": 1, **more}, {})
 
 
+@pytest.mark.slow
 def test_the_check_says_that_places_are_looked_for_first_and_how_not_to(balls):
     lines, problems = check(balls, settings(), CPU)
     (line,) = [line for line in lines if line.startswith("places: ")]

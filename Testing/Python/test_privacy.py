@@ -135,6 +135,7 @@ def test_a_dicom_segmentation_alone_names_the_patient(run_cli, places, series):
     assert "out/report.json" in assert_clean(places, result.stdout, result.stderr)
 
 
+@pytest.mark.slow
 def test_what_fails_says_nothing_of_the_patient(run_child, places, series):
     for path in sorted(series.iterdir())[3:6]:
         path.unlink()

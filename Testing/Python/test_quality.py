@@ -161,6 +161,7 @@ def test_auto_is_the_best_that_takes_a_minute(seconds, expected):
     assert f"quality {expected}: about {choice.seconds[expected]:.0f} s" in str(choice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patience_s", "expected"), [(1e9, "best"), (0, "fast")])
 def test_auto_gives_what_the_level_that_it_chooses_gives(best, mri, monkeypatch, patience_s, expected):
     monkeypatch.setattr(quality, "PATIENCE_S", patience_s)

@@ -95,6 +95,7 @@ def test_segment_stops_while_it_imports_and_loads(large, tmp_path, wait_s):
     assert [path.name for path in tmp_path.iterdir()] == [large.name]
 
 
+@pytest.mark.slow
 def test_segment_stops_while_it_computes_and_removes_the_folder_of_the_program_that_began_it(large, tmp_path):
     folder, other = tmp_path / "SAM3DSegment-abc", tmp_path / "precious"
     for path in (folder, other):
@@ -274,6 +275,7 @@ def test_whatever_it_does_it_stops_and_leaves_no_partial_file(tmp_path, work):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_terminal_has_nothing_of_it():
     """Without the variable nothing is written first, and the end of input means nothing."""
     source = (

@@ -35,6 +35,7 @@ def shell(*arguments, redirections="", **environment):
     )
 
 
+@pytest.mark.slow
 @on_posix
 @pytest.mark.parametrize(
     ("redirections", "more"),

@@ -85,6 +85,7 @@ def test_a_finished_training_leaves_no_prepared_case_where_open_files_cannot_be_
     assert "could not be removed" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are mapped")
 def test_what_cannot_be_removed_is_said(tmp_path, windows, caplog, monkeypatch):
     monkeypatch.setattr("SAM3DSegmentLib.training.prepared.PreparedCase.close", lambda self: None)

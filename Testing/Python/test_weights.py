@@ -141,6 +141,7 @@ def test_an_error_of_the_server_is_tried_again(server, checkpoint):
     assert here() == []
 
 
+@pytest.mark.slow
 def test_a_server_slower_than_the_time_out(server, checkpoint):
     server.behaviours = ["stall"] * 3
     with pytest.raises(WeightsError, match="timed out"):
