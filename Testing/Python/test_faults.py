@@ -178,17 +178,26 @@ def test_a_folder_run_goes_on_where_it_was_killed(start, tmp_path, model):
     seconds = timed(lambda: segment(tmp_path / "undisturbed"))
     expected = contents(tmp_path / "undisturbed")
     assert len(expected) == 4
-    folder, kept = tmp_path / "killed", 0
-    for _ in killed_runs(lambda: segment(emptied(folder)), seconds, 300):
+    folder = tmp_path / "killed"
+
+    def go_on():
+        """Of how many volumes a mask was there."""
         there = contents(folder) if folder.exists() else {}
         assert there.items() <= expected.items()
         times = {name: (folder / name).stat().st_mtime_ns for name in there}
-        kept += len(times)
         succeed(segment(folder))
         assert contents(folder) == expected
         assert {name: (folder / name).stat().st_mtime_ns for name in times} == times, "what was done is not done again"
         assert len(list(folder.iterdir())) == 4
-    assert kept > 0
+        return len(there)
+
+    for _ in killed_runs(lambda: segment(emptied(folder)), seconds, 300):
+        go_on()
+    process = segment(emptied(folder))
+    while process.is_alive() and not (folder.exists() and contents(folder)):
+        time.sleep(0.001)
+    kill_at(process, 0)
+    assert go_on() > 0, "killed as soon as the first mask was there"
 
 
 def test_train(start, tmp_path):
