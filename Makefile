@@ -49,7 +49,7 @@ part-t-z := Testing/Python/test_[t-z]*.py
 SHOWN = > $(VENV)/$@.log 2>&1; code=$$?; cat $(VENV)/$@.log; exit $$code
 
 test: venv libraries
-	@$(AT_ONCE) $(PARTS:%=fast-%) lint
+	@$(AT_ONCE) lint $(PARTS:%=fast-%)
 
 test-slow: venv libraries
 	@$(AT_ONCE) $(PARTS:%=slow-%)
