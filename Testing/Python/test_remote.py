@@ -278,6 +278,15 @@ def test_the_far_side_takes_no_other_command_and_no_name_outside_of_its_folder(f
 
 
 @needs_sshd
+def test_a_connection_that_is_closed_reads_nothing_more(far):
+    """A thread of it would read from the descriptors of the next, which would wait for a greeting for ever."""
+    for _ in range(3):
+        connection = Connection(ALIAS)
+        connection.close()
+        assert not any(thread.is_alive() for thread in (*connection._threads, connection._outbox._thread))
+
+
+@needs_sshd
 def test_a_cut_connection_is_one_line_and_nothing_stays_there(far, tmp_path):
     """While files are being sent, of which this end would send more."""
     (tmp_path / "a").write_bytes(os.urandom(10**6))

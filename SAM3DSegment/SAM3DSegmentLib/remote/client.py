@@ -8,6 +8,7 @@ import queue
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,9 +90,23 @@ class Connection:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        if not self._end_threads():
+            return
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
+
+    def _end_threads(self) -> bool:
+        """Whether they have ended, now that ssh has.
+
+        A stream that one of them is about to read is not to be closed: the next connection may get its descriptor, and
+        would lose to this thread what it waits for.
+        """
+        until = time.monotonic() + _PATIENCE_S
+        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < until:
+            with contextlib.suppress(queue.Empty):
+                self._inbox.get(timeout=0.01)  # one may wait for room
+        return self._outbox.close(0.1) and not any(thread.is_alive() for thread in self._threads)
 
     def run(self, words: list[str], parcel: Parcel, tell: Callable[[str], None]) -> None:
         """A command that makes no files; tell: called with each line of its standard output, in the paths of here.

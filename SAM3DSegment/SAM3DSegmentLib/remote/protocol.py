@@ -126,11 +126,12 @@ class Outbox:
             except queue.Full:
                 self._wait()
 
-    def close(self, patience_s: float) -> None:
-        """Send what is waiting, if that takes no longer."""
+    def close(self, patience_s: float) -> bool:
+        """Send what is waiting, if that takes no longer; whether nothing more will be sent."""
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=patience_s)
         self._thread.join(patience_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         is_open = True
