@@ -14,6 +14,7 @@ PATCH_SIZE = 16  # pixels per token along each in-plane axis, the same in every 
 # With one cell in each direction, the decoder's norms would see a single value in a volume of one slice.
 LEAST_IMAGE_SIZE, LARGEST_IMAGE_SIZE = 2 * PATCH_SIZE, 4096
 LARGEST_DEPTH = 4096  # slices that a decoder sees at once
+LARGEST_PLACES = 255  # that a coarse look hands on
 UNKNOWN = 255  # in place of a class index: nobody has said what this voxel is
 EMBEDDING_CHANNELS = 256  # channels of the feature that SAM's encoder hands on
 ANATOMICAL_PLANES = ("axial", "coronal", "sagittal")
@@ -263,7 +264,7 @@ class CoarseLook:
             f"a coarse look has one label, the place, and no coarse look itself, not {len(self.card.labels)} labels.",
         )
         require(
-            0 < self.spacing_mm <= 1000 and 1 <= self.places <= 255 and 0 <= self.margin_mm <= 1000,
+            0 < self.spacing_mm <= 1000 and 1 <= self.places <= LARGEST_PLACES and 0 <= self.margin_mm <= 1000,
             f"a coarse look at {self.spacing_mm} mm for {self.places} places with margins of {self.margin_mm} mm is "
             "impossible; 3 mm, 1 place and 6 mm are usual.",
         )

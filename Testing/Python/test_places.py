@@ -24,8 +24,9 @@ from SAM3DSegmentLib.places.finder import Finder
 from SAM3DSegmentLib.suitability import VolumeFacts, find_misfits
 from SAM3DSegmentLib.training.case_files import CaseFiles
 from SAM3DSegmentLib.training.check import check
-from SAM3DSegmentLib.training.classes import CaseFacts
+from SAM3DSegmentLib.training.classes import CaseFacts, LabelRules
 from SAM3DSegmentLib.training.dataset import find_dataset
+from SAM3DSegmentLib.training.look import look_at_cases
 from SAM3DSegmentLib.training.places import Misses, choose_grid, find_misses, guess_boxes, jitter_boxes
 from SAM3DSegmentLib.training.plan import make_config, make_plan
 from SAM3DSegmentLib.training.reading import read_case
@@ -132,6 +133,28 @@ def test_where_structures_are_small_in_each_direction_that_counts_they_are_looke
     if grid is not None:
         (box,) = guess_boxes([case], grid)["a"]
         assert all(a <= b for a, b in zip(box.low_ijk, case.places[0].low_ijk))
+
+
+def test_structures_in_many_places_are_not_looked_for():
+    """As lesions; where the settings ask for it all the same, a card can say how many."""
+    lesions = [Crop((i, 7, 7), (i + 1, 9, 9), (300, 300, 300)) for i in range(0, 600, 2)]
+    case = case_of(*lesions, shape=(300, 300, 300))
+    assert choose_grid([case], None) is None
+    assert choose_grid([case], True).places == 255
+
+
+def test_painted_slices_of_a_structure_are_one_place(tmp_path):
+    """In a training that begins with a model that looks twice; between the slices nobody knows."""
+    painted = np.zeros((40, 40, 40), np.uint8)
+    painted[8:32:8, 10:20, 12:22] = 1
+    for name in ("a", "b"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.float32(painted)), str(tmp_path / f"{name}.nii"))
+        sitk.WriteImage(sitk.GetImageFromArray(painted), str(tmp_path / f"{name}_label.nii"))
+    dataset = find_dataset(tmp_path)
+    looks = look_at_cases(dataset, LabelRules(only_painted=True)), look_at_cases(dataset)
+    assert [[len(look.places) for look in cases] for cases in looks] == [[1, 1], [3, 3]]
+    (place,) = looks[0][0].places
+    assert (place.low_ijk, place.high_ijk) == ((12, 10, 8), (22, 20, 25))
 
 
 @pytest.mark.parametrize("permutation", [(0, 1, 2), (2, 0, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,7 @@ def join_overlapping(boxes: list[Crop]) -> tuple[Crop, ...]:
     for box in boxes:
         while touched := [other for other in joined if other.overlaps(box)]:
             joined = [other for other in joined if other not in touched]
-            box = _hull([box, *touched])
+            box = hull([box, *touched])
         joined.append(box)
     return tuple(joined)
 
@@ -64,7 +65,8 @@ def dilated(mask_kji: np.ndarray, count: int) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.BinaryDilate(_as_image(mask_kji), (count,) * 3, sitk.sitkBox)) > 0
 
 
-def _hull(boxes: list[Crop]) -> Crop:
+def hull(boxes: Sequence[Crop]) -> Crop:
+    """The smallest box that holds all of these, of one volume."""
     low = np.min([box.low_ijk for box in boxes], axis=0).tolist()
     high = np.max([box.high_ijk for box in boxes], axis=0).tolist()
     return Crop(tuple(low), tuple(high), boxes[0].shape_kji)

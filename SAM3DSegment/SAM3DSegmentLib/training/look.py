@@ -21,7 +21,7 @@ from ..formats.painted import PaintedSlices, looks_painted
 from ..formats.volumes import Volume
 from ..geometry import Crop
 from ..places.blocks import MOST_BLOCKS, Blocks
-from ..places.boxes import boxes_around, places_of
+from ..places.boxes import boxes_around, hull, places_of
 from .case_files import CaseFiles, Dataset
 from .classes import COMPLETE, LabelRules, Look, Painting, classes_on, own_labels
 
@@ -70,10 +70,15 @@ def _count(indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def _places(indices_kji: np.ndarray, ijk_to_ras: np.ndarray) -> tuple[Crop, ...]:
-    """Boxes around the structures; those of which less than a block of a coarse grid lies between are one."""
+    """Boxes around the structures; those of which less than a block of a coarse grid lies between are one.
+
+    Where voxels are unknown there is one box: what lies between painted slices may be a structure, too.
+    """
     is_structure = (indices_kji > 0) & (indices_kji != UNKNOWN)
     blocks = Blocks.of_at_most(MOST_BLOCKS, indices_kji.shape, ijk_to_ras)
     boxes = boxes_around(places_of(blocks.any(is_structure)), blocks, 0.0, ijk_to_ras)
+    if boxes and (indices_kji == UNKNOWN).any():
+        boxes = (hull(boxes),)
     return tuple(box.shrunk_to(is_structure) for box in boxes)
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..card import SlicingRule
+from ..card import LARGEST_PLACES, SlicingRule
 from ..geometry import Crop, slicing_of, spacing_and_directions
 from ..places.blocks import MOST_BLOCKS, longest_mm
 from .classes import CaseFacts
 
 SHARE = 0.4  # of the minutes of a training, for what finds places
 SMALL = 1 / 3  # of a volume's length, in each direction that counts
+MOST_PLACES = 16  # of a case; more, as of lesions, are everywhere
 COUNTS_FROM = 64  # voxels of a direction; where there are fewer, little is gained by cutting them
 BLOCKS_ACROSS = 4  # of the coarse grid, across the shortest side of a structure's box
 MOST_OFF = 8  # blocks between the end of a box that was found and that of the structure
@@ -34,18 +35,19 @@ class CoarseGrid:
 def choose_grid(facts: Sequence[CaseFacts], look_twice: bool | None) -> CoarseGrid | None:
     """None if the volumes of these cases are looked at whole.
 
-    That is so unless all of their voxels are known, and the boxes of their structures are small in each direction that
-    counts; or as look_twice says.
+    That is so unless all of their voxels are known, and the boxes of their structures are few, and small in each
+    direction that counts; or as look_twice says.
     """
     with_places = [case for case in facts if case.places]
     if look_twice is False or not with_places or any(case.is_partly_known for case in facts):
         return None
-    if look_twice is None and not _are_small(with_places):
+    most = max(len(case.places) for case in with_places)
+    if look_twice is None and (most > MOST_PLACES or not _are_small(with_places)):
         return None
     shortest = np.median([_size_mm(box, case).min() for case in with_places for box in case.places])
     longest = np.median([longest_mm(case.shape_kji, case.ijk_to_ras) for case in with_places])
     spacing = max(float(shortest) / BLOCKS_ACROSS, float(longest) / MOST_BLOCKS)
-    return grid_of(float(f"{spacing:.3g}"), max(len(case.places) for case in with_places), with_places)
+    return grid_of(float(f"{spacing:.3g}"), min(most, LARGEST_PLACES), with_places)
 
 
 def grid_of(spacing_mm: float, places: int, facts: Sequence[CaseFacts]) -> CoarseGrid:
@@ -112,7 +114,7 @@ def find_misses(
 def jitter_boxes(
     facts: Sequence[CaseFacts], misses: Misses, margin_mm: float, copies: int, rule: SlicingRule, seed: int
 ) -> Boxes:
-    """Boxes as the coarse look finds them, so many around each place: the misses in turn, in a random order."""
+    """Boxes as the coarse look finds them, so many around each place, each with one of the misses at random."""
     rng = np.random.default_rng(seed)
 
     def draw(case: CaseFacts, place: Crop) -> Crop:
